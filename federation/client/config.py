@@ -1,0 +1,105 @@
+"""A partner's configuration: one YAML file, ``partner.yaml``; unknown keys are refused, secrets are given by path."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from federation.core.errors import ConfigError, Reason
+
+Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-\[\]:]+:\d{1,5}$")]
+FILE_NAME = "partner.yaml"
+MAX_CONFIG_BYTES = 1 << 20
+
+
+class Section(BaseModel):
+    """Base of every part of a configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Columns(Section):
+    """What the partner's columns are called."""
+
+    id: str = "customer_id"
+    email: str = "email"
+    phone: str = "phone"
+    region: str = "region"
+
+
+class DataConfig(Section):
+    """Where the partner's own files are. Paths are relative to the configuration file."""
+
+    customers: Path = Path("customers.csv")
+    consents: Path = Path("consents.csv")
+    holdings: Path = Path("holdings.csv")
+    columns: Columns = Columns()
+    phone_region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "US"
+    phone_numbers: Literal["valid", "possible"] = "valid"
+    """"possible" also takes numbers of the right length that nobody was assigned; for test data."""
+    max_empty_share: float = Field(default=0.5, ge=0, le=1)
+    """An identifier column emptier than this is refused: it is more likely a wrong file than a fact."""
+
+
+class Limits(Section):
+    """What the partner allows, whatever the gateway asks."""
+
+    epsilon_per_customer: float = Field(default=4.0, gt=0)
+    """Training privacy loss of one customer at this partner, over all runs ever, at ``delta``."""
+    delta: float = Field(default=1e-6, gt=0, le=1e-4)
+    max_epsilon_per_run: float = Field(default=3.0, gt=0)
+    features: tuple[str, ...] | None = None
+    """Columns a model may use; None: those of the partner's own policy."""
+    max_rows_blinded_per_epoch: int = Field(default=100_000_000, gt=0)
+    """Over all batches of others that this partner blinds in one epoch."""
+
+
+class PartnerConfig(Section):
+    """Everything the agent needs to know."""
+
+    party: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+    gateway: Address
+    identity: Path = Path("identity")
+    state: Path = Path("state")
+    policy: Path = Path("policies")
+    data: DataConfig = DataConfig()
+    limits: Limits = Limits()
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _resolve(value: Any, base: Path) -> Any:
+    """The same tree with every path made absolute against ``base``."""
+    if isinstance(value, Path):
+        return (base / value).absolute()
+    if isinstance(value, BaseModel):
+        return value.model_copy(
+            update={name: _resolve(getattr(value, name), base) for name in type(value).model_fields}
+        )
+    return value
+
+
+def load_partner_config(path: Path) -> PartnerConfig:
+    """Reads ``partner.yaml`` (or a folder that holds it); paths come back absolute.
+
+    Raises:
+        ConfigError: MISSING_FILE or BAD_CONFIG, naming the key.
+    """
+    path = path / FILE_NAME if path.is_dir() else path
+    try:
+        raw = path.read_bytes()[: MAX_CONFIG_BYTES + 1]
+    except OSError as exc:
+        fix = "Give the folder that `entente partner enrol` made, with --config."
+        raise ConfigError(Reason.MISSING_FILE, item=str(path), fix=fix) from exc
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise ConfigError(Reason.TOO_LARGE, item=str(path))
+    try:
+        config = PartnerConfig.model_validate(yaml.safe_load(raw))
+    except yaml.YAMLError as exc:
+        raise ConfigError(Reason.BAD_CONFIG, item=str(path), detail=str(exc)) from exc
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(Reason.BAD_CONFIG, item=f"{path}: {where}: {first['msg']}") from exc
+    resolved: PartnerConfig = _resolve(config, path.parent)
+    return resolved

@@ -1,0 +1,60 @@
+"""Time as a value that is passed in. Everything is UTC."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from federation.core.errors import DataError, Reason
+
+
+class Clock(Protocol):
+    """Tells the time."""
+
+    def now(self) -> datetime:
+        """The current time, with time zone UTC."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """The current time, with time zone UTC."""
+        return datetime.now(UTC)
+
+
+@dataclass
+class FixedClock:
+    """A clock that a test or a replay sets."""
+
+    at: datetime
+
+    def now(self) -> datetime:
+        """The time it was set to."""
+        return self.at
+
+
+def to_text(at: datetime) -> str:
+    """RFC 3339 in UTC, for example ``2026-11-01T00:00:00+00:00``. Raises DataError for a time without zone."""
+    if at.tzinfo is None:
+        raise DataError(Reason.BAD_TIME, item="time without zone")
+    return at.astimezone(UTC).isoformat()
+
+
+def from_text(text: str, *, item: str = "time") -> datetime:
+    """Reads RFC 3339; a time without zone is refused.
+
+    Args:
+        text: The time.
+        item: What it is called in the error.
+
+    Raises:
+        DataError: BAD_TIME.
+    """
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise DataError(Reason.BAD_TIME, item=item) from exc
+    if at.tzinfo is None:
+        raise DataError(Reason.BAD_TIME, item=item)
+    return at.astimezone(UTC)

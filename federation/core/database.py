@@ -1,0 +1,39 @@
+"""Durable state in SQLite, opened one way everywhere: write-ahead log, full synchronous, immediate transactions.
+
+A transaction that returned from ``begin`` without an error is on disk (``synchronous=FULL`` in WAL mode syncs at each
+commit). Writers queue for at most ``BUSY_TIMEOUT_MS``.
+Source: https://www.sqlite.org/pragma.html#pragma_synchronous
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.pool import StaticPool
+
+BUSY_TIMEOUT_MS = 10_000
+
+
+def open_database(path: Path | None) -> Engine:
+    """Opens (and makes, readable by the owner only) a database file; None gives one in memory, for tests."""
+    if path is None:
+        engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600, exist_ok=True)
+        engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we emit BEGIN ourselves, below
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Any) -> None:
+        # A deferred transaction that later writes can fail with SQLITE_BUSY at once; an immediate one waits its turn.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine

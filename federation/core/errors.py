@@ -1,0 +1,190 @@
+"""One error base, one subclass per gate or protocol, one catalog of reasons.
+
+An error carries a ``Reason`` and the ``item`` it is about. Both may be shown to a peer; ``detail`` is for the log of
+the process that raised it and never leaves it. The catalog gives each reason its gRPC status and its public sentence.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Reason(StrEnum):
+    """Why something was refused. The value is what travels as ``ErrorInfo.reason``."""
+
+    # Identity
+    NO_CERTIFICATE = "NO_CERTIFICATE"
+    BAD_CERTIFICATE = "BAD_CERTIFICATE"
+    CERTIFICATE_REVOKED = "CERTIFICATE_REVOKED"
+    CERTIFICATE_EXPIRED = "CERTIFICATE_EXPIRED"
+    ROLE_NOT_ALLOWED = "ROLE_NOT_ALLOWED"
+    PARTY_MISMATCH = "PARTY_MISMATCH"
+    BAD_INVITATION = "BAD_INVITATION"
+    BAD_CSR = "BAD_CSR"
+    BAD_SIGNATURE = "BAD_SIGNATURE"
+    UNKNOWN_REQUEST = "UNKNOWN_REQUEST"
+    # Input
+    BAD_FIELD = "BAD_FIELD"
+    BAD_TIME = "BAD_TIME"
+    NOT_CANONICAL = "NOT_CANONICAL"
+    TOO_LARGE = "TOO_LARGE"
+    MISSING_COLUMN = "MISSING_COLUMN"
+    HALF_EMPTY_COLUMN = "HALF_EMPTY_COLUMN"
+    BROKEN_ROW = "BROKEN_ROW"
+    MISSING_FILE = "MISSING_FILE"
+    BAD_CONFIG = "BAD_CONFIG"
+    # Policy
+    POLICY_INVALID = "POLICY_INVALID"
+    POLICY_DENIED = "POLICY_DENIED"
+    OBLIGATION_FAILED = "OBLIGATION_FAILED"
+    # Budget
+    BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
+    BAD_COST = "BAD_COST"
+    # Audit
+    AUDIT_UNAVAILABLE = "AUDIT_UNAVAILABLE"
+    AUDIT_BROKEN = "AUDIT_BROKEN"
+    # Overlap
+    BAD_POINT = "BAD_POINT"
+    TRUNCATED_STREAM = "TRUNCATED_STREAM"
+    BAD_MANIFEST = "BAD_MANIFEST"
+    DIGEST_MISMATCH = "DIGEST_MISMATCH"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    UNKNOWN_BATCH = "UNKNOWN_BATCH"
+    UNKNOWN_EPOCH = "UNKNOWN_EPOCH"
+    EPOCH_INCOMPLETE = "EPOCH_INCOMPLETE"
+    UNKNOWN_CUBE = "UNKNOWN_CUBE"
+    PARTNER_UNAVAILABLE = "PARTNER_UNAVAILABLE"
+    BUILD_FAILED = "BUILD_FAILED"
+    # Training
+    TOO_FEW_PARTNERS = "TOO_FEW_PARTNERS"
+    PROPOSAL_REFUSED = "PROPOSAL_REFUSED"
+    RUN_FAILED = "RUN_FAILED"
+    RUN_BUSY = "RUN_BUSY"
+    UNKNOWN_RUN = "UNKNOWN_RUN"
+    BAD_UPDATE = "BAD_UPDATE"
+    # Consent and offers
+    UNKNOWN_HANDLE = "UNKNOWN_HANDLE"
+    IDEMPOTENCY_CONFLICT = "IDEMPOTENCY_CONFLICT"
+    # Anything else
+    UNAVAILABLE = "UNAVAILABLE"
+    INTERNAL = "INTERNAL"
+
+
+class Entry(NamedTuple):
+    """What a reason means on the wire."""
+
+    status: str  # name of a grpc.StatusCode
+    message: str  # public sentence
+    retryable: bool = False
+
+
+CATALOG: dict[Reason, Entry] = {
+    Reason.NO_CERTIFICATE: Entry("UNAUTHENTICATED", "A client certificate of the alliance is required."),
+    Reason.BAD_CERTIFICATE: Entry(
+        "UNAUTHENTICATED", "The certificate does not name a party and role of this alliance."
+    ),
+    Reason.CERTIFICATE_REVOKED: Entry("UNAUTHENTICATED", "The certificate was revoked."),
+    Reason.CERTIFICATE_EXPIRED: Entry("UNAUTHENTICATED", "The certificate has expired."),
+    Reason.ROLE_NOT_ALLOWED: Entry("PERMISSION_DENIED", "The caller's role may not make this call."),
+    Reason.PARTY_MISMATCH: Entry("PERMISSION_DENIED", "A field names another party than the caller's certificate."),
+    Reason.BAD_INVITATION: Entry("PERMISSION_DENIED", "The invitation is unknown, used or expired."),
+    Reason.BAD_CSR: Entry("INVALID_ARGUMENT", "The certificate request is not acceptable."),
+    Reason.BAD_SIGNATURE: Entry("PERMISSION_DENIED", "A signature or its certificate does not verify."),
+    Reason.UNKNOWN_REQUEST: Entry("NOT_FOUND", "There is no such certificate request."),
+    Reason.BAD_FIELD: Entry("INVALID_ARGUMENT", "A field is missing or has a value that is not allowed."),
+    Reason.BAD_TIME: Entry("INVALID_ARGUMENT", "A time is not RFC 3339 with a zone."),
+    Reason.NOT_CANONICAL: Entry("INVALID_ARGUMENT", "A value has no canonical form."),
+    Reason.TOO_LARGE: Entry("RESOURCE_EXHAUSTED", "The input is larger than allowed."),
+    Reason.MISSING_COLUMN: Entry("INVALID_ARGUMENT", "A required column is missing."),
+    Reason.HALF_EMPTY_COLUMN: Entry("FAILED_PRECONDITION", "A required column is mostly empty."),
+    Reason.BROKEN_ROW: Entry("INVALID_ARGUMENT", "A row cannot be read."),
+    Reason.MISSING_FILE: Entry("FAILED_PRECONDITION", "A file is missing or cannot be read."),
+    Reason.BAD_CONFIG: Entry("FAILED_PRECONDITION", "The configuration is not valid."),
+    Reason.POLICY_INVALID: Entry("FAILED_PRECONDITION", "The policy files are not valid."),
+    Reason.POLICY_DENIED: Entry("PERMISSION_DENIED", "The policy does not permit this."),
+    Reason.OBLIGATION_FAILED: Entry("PERMISSION_DENIED", "A duty that the policy attaches could not be carried out."),
+    Reason.BUDGET_EXHAUSTED: Entry("RESOURCE_EXHAUSTED", "The privacy budget does not allow this."),
+    Reason.BAD_COST: Entry("INVALID_ARGUMENT", "The privacy cost of this request is not defined."),
+    Reason.AUDIT_UNAVAILABLE: Entry("UNAVAILABLE", "The audit log cannot be written, so nothing is released.", True),
+    Reason.AUDIT_BROKEN: Entry("DATA_LOSS", "The audit log does not verify."),
+    Reason.BAD_POINT: Entry("INVALID_ARGUMENT", "A point has a wrong length or low order."),
+    Reason.TRUNCATED_STREAM: Entry("INVALID_ARGUMENT", "The stream ended before the declared end.", True),
+    Reason.BAD_MANIFEST: Entry("INVALID_ARGUMENT", "The batch's manifest does not fit the epoch's plan."),
+    Reason.DIGEST_MISMATCH: Entry("INVALID_ARGUMENT", "The rows are not those that were signed."),
+    Reason.QUOTA_EXCEEDED: Entry("RESOURCE_EXHAUSTED", "More batches or rows than declared for this epoch."),
+    Reason.UNKNOWN_BATCH: Entry("NOT_FOUND", "There is no such batch for the caller."),
+    Reason.UNKNOWN_EPOCH: Entry("NOT_FOUND", "There is no such epoch."),
+    Reason.EPOCH_INCOMPLETE: Entry("FAILED_PRECONDITION", "The epoch's index is not complete yet."),
+    Reason.UNKNOWN_CUBE: Entry("NOT_FOUND", "The policy declares no such cube."),
+    Reason.PARTNER_UNAVAILABLE: Entry("UNAVAILABLE", "A partner's agent is not connected.", True),
+    Reason.BUILD_FAILED: Entry("ABORTED", "A partner could not do its part of the build.", True),
+    Reason.TOO_FEW_PARTNERS: Entry("FAILED_PRECONDITION", "There are fewer partners than required."),
+    Reason.PROPOSAL_REFUSED: Entry("PERMISSION_DENIED", "A partner's own limits refuse this."),
+    Reason.RUN_FAILED: Entry("ABORTED", "The training run ended without a model."),
+    Reason.RUN_BUSY: Entry("FAILED_PRECONDITION", "Another training run is under way.", True),
+    Reason.UNKNOWN_RUN: Entry("NOT_FOUND", "There is no such training run."),
+    Reason.BAD_UPDATE: Entry("INVALID_ARGUMENT", "A model update has a wrong shape or a value that is not finite."),
+    Reason.UNKNOWN_HANDLE: Entry("NOT_FOUND", "The caller has no such handle."),
+    Reason.IDEMPOTENCY_CONFLICT: Entry("ALREADY_EXISTS", "The same id was used before with other content."),
+    Reason.UNAVAILABLE: Entry("UNAVAILABLE", "The service cannot be reached.", True),
+    Reason.INTERNAL: Entry("INTERNAL", "The gateway failed; the incident was recorded."),
+}
+
+
+class EntenteError(Exception):
+    """Base of every error we raise on purpose.
+
+    Args:
+        reason: Why.
+        item: What it is about, in public words ("row 17", "column email", "field hops"). Never personal data.
+        detail: For the local log only.
+        fix: What to do, one imperative sentence; shown by the command line.
+    """
+
+    def __init__(self, reason: Reason, *, item: str = "", detail: str = "", fix: str = "") -> None:
+        self.reason, self.item, self.detail, self.fix = reason, item, detail, fix
+        super().__init__(f"{reason}: {self.public}" + (f" ({detail})" if detail else ""))
+
+    @property
+    def public(self) -> str:
+        """The sentence a peer may see."""
+        return CATALOG[self.reason].message + (f" Item: {self.item}." if self.item else "")
+
+
+class IdentityError(EntenteError):
+    """The caller or a signer is not who it must be."""
+
+
+class DataError(EntenteError):
+    """Input of a person, a file or a peer is not usable."""
+
+
+class ConfigError(EntenteError):
+    """A configuration file is not usable."""
+
+
+class PolicyError(EntenteError):
+    """The policy is invalid or says no."""
+
+
+class BudgetError(EntenteError):
+    """The privacy budget says no."""
+
+
+class AuditError(EntenteError):
+    """The audit log cannot be written or does not verify."""
+
+
+class OverlapError(EntenteError):
+    """The overlap protocol was not followed."""
+
+
+class TrainingError(EntenteError):
+    """A training run cannot start or go on."""
+
+
+class OfferError(EntenteError):
+    """An offer or a consent state is not acceptable."""
+
+
+class TransportError(EntenteError):
+    """A peer cannot be reached, or answered with an error."""

@@ -1,0 +1,1 @@
+"""The first gate: who is calling. Enrolment, revocation, and what each role may call."""

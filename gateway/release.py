@@ -1,0 +1,161 @@
+"""The one path by which anything leaves: identity -> policy -> spend -> audit intent -> do -> audit outcome.
+
+Start reading here. Whatever is released (a noisy table, a model, an offer) goes through ``ReleasePath.release`` and
+nothing else gives it away. The order is the promise:
+
+1. identity: there is a caller, from a certificate (the interceptor checked it; we only take it along);
+2. policy: every party whose data is in the release permits it, under one pinned version;
+3. spend: the privacy cost is reserved in the ledger, durably, before any noise is drawn;
+4. audit intent: what is about to leave, to whom and why, is in the log, durably;
+5. do: the release is made. If the process dies here, budget is wasted and the log shows an intent without an outcome;
+6. audit outcome: the digest of what left, or that it failed. Only then does the caller get it.
+
+If any step raises, nothing is released. A cost is given back only where ``do`` cannot have started (step 4 failed).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from dp_accounting import DpEvent
+
+from federation.core.errors import AuditError, EntenteError, PolicyError, Reason
+from federation.policy.facts import Decision, Facts
+from gateway.identity.caller import Caller
+
+T = TypeVar("T")
+
+
+class PolicyGate(Protocol):
+    """Decides under the one active version."""
+
+    def decide(self, facts: Facts) -> Decision:
+        """Permit or deny with reasons; never raises for missing input."""
+        ...
+
+
+class Ledger(Protocol):
+    """Counts privacy loss; durable when a call returns."""
+
+    def reserve(self, *, key: str, purpose: str, what: str, event: DpEvent) -> str:
+        """Reserves a cost and returns the entry's id. The same key with the same event returns the same entry.
+
+        Raises:
+            BudgetError: BUDGET_EXHAUSTED, BAD_COST.
+        """
+        ...
+
+    def commit(self, entry_id: str) -> None:
+        """The release was made (or may have been)."""
+        ...
+
+    def cancel(self, entry_id: str) -> None:
+        """The release cannot have been made: gives the cost back."""
+        ...
+
+
+class AuditLog(Protocol):
+    """Append-only; durable when a call returns."""
+
+    def append(self, kind: str, body: Mapping[str, Any]) -> int:
+        """Appends an entry and returns its index. Raises AuditError (AUDIT_UNAVAILABLE)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a release costs one person across the alliance."""
+
+    event: DpEvent
+    purpose: str
+    what: str  # for example "cube venn, epoch 2026-11-01.1"
+    key: str  # the same release has the same key, so that a repetition after a crash pays once
+
+
+@dataclass(frozen=True)
+class Exit:
+    """One thing that is about to leave."""
+
+    kind: str  # "cube", "model", "offer"
+    subject: Mapping[str, Any]  # what it is, for the log: names and digests, no person
+    facts: Sequence[Facts]  # one per party whose data is in it; all must be permitted
+    cost: Cost | None = None  # None: nothing statistical leaves
+
+
+@dataclass(frozen=True)
+class Released:
+    """What ``release`` hands to the action that makes the release."""
+
+    caller: Caller
+    decisions: tuple[Decision, ...]
+    intent: int  # audit index
+
+
+class ReleasePath:
+    """Puts the four gates in order."""
+
+    def __init__(self, policy: PolicyGate, ledger: Ledger, audit: AuditLog) -> None:
+        self._policy, self._ledger, self._audit = policy, ledger, audit
+
+    def release(
+        self, caller: Caller, leaving: Exit, do: Callable[[Released], T], digest: Callable[[T], Mapping[str, Any]]
+    ) -> T:
+        """Lets one thing leave, or raises.
+
+        Args:
+            caller: Who asked.
+            leaving: What, whose, and at what cost.
+            do: Makes the release; called once, after everything above is durable.
+            digest: What the log keeps of the result: hashes and counts, never people.
+
+        Raises:
+            PolicyError: POLICY_DENIED, with the reasons' codes as the item; the refusal is in the log.
+            BudgetError: see Ledger.
+            AuditError: AUDIT_UNAVAILABLE; then nothing has left.
+        """
+        about = {
+            "what": leaving.kind,
+            "caller": caller.party,
+            "role": str(caller.role),
+            "subject": dict(leaving.subject),
+        }
+        decisions = self._decide(leaving, about)
+        entry = None
+        if leaving.cost is not None:
+            cost = leaving.cost
+            try:
+                entry = self._ledger.reserve(key=cost.key, purpose=cost.purpose, what=cost.what, event=cost.event)
+            except EntenteError as exc:
+                self._audit.append("refused", {**about, "reason": str(exc.reason), "item": exc.item})
+                raise
+        try:
+            intent = self._audit.append(
+                "intent", {**about, "policy": [d.version for d in decisions], "budget_entry": entry or ""}
+            )
+        except AuditError:
+            if entry is not None:
+                self._ledger.cancel(entry)
+            raise
+        if entry is not None:
+            self._ledger.commit(entry)
+        try:
+            result = do(Released(caller, decisions, intent))
+        except Exception as exc:
+            reason = exc.reason if isinstance(exc, EntenteError) else Reason.INTERNAL
+            self._audit.append("failed", {"intent": intent, "reason": str(reason)})
+            raise
+        self._audit.append("outcome", {"intent": intent, "result": dict(digest(result))})
+        return result
+
+    def _decide(self, leaving: Exit, about: Mapping[str, Any]) -> tuple[Decision, ...]:
+        """All decisions, or PolicyError after the refusal is in the log. Nothing to decide about is a denial."""
+        decisions = tuple(self._policy.decide(facts) for facts in leaving.facts)
+        versions = {decision.version for decision in decisions}
+        if decisions and all(d.permitted for d in decisions) and len(versions) == 1:
+            return decisions
+        reasons = [given for d in decisions if not d.permitted for given in d.reasons]
+        codes = ", ".join(dict.fromkeys(given.code for given in reasons)) or "no single policy version permits it"
+        facts = [facts.to_json() for facts in leaving.facts]
+        given = [{"rule": g.rule, "code": g.code, "legal_ref": g.legal_ref} for g in reasons]
+        self._audit.append("refused", {**about, "facts": facts, "reasons": given, "policy": sorted(versions)})
+        raise PolicyError(Reason.POLICY_DENIED, item=codes)

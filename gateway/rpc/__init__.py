@@ -1,0 +1,1 @@
+"""Servicers, and the one interceptor for identity and errors."""
