@@ -1,7 +1,7 @@
 """A partner's configuration: one YAML file, ``partner.yaml``; unknown keys are refused, secrets are given by path."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,6 +10,7 @@ from federation.core.errors import ConfigError, Reason
 
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-\[\]:]+:\d{1,5}$")]
 FILE_NAME = "partner.yaml"
+CLIENT_FILE_NAME = "client.yaml"
 MAX_CONFIG_BYTES = 1 << 20
 
 
@@ -17,6 +18,9 @@ class Section(BaseModel):
     """Base of every part of a configuration."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Section)
 
 
 class Columns(Section):
@@ -65,7 +69,14 @@ class PartnerConfig(Section):
     policy: Path = Path("policies")
     data: DataConfig = DataConfig()
     limits: Limits = Limits()
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClientConfig(Section):
+    """What a person of the alliance (marketing, compliance, operator, auditor) needs to call the gateway."""
+
+    gateway: Address
+    identity: Path = Path("identity")
+    state: Path = Path("state")
 
 
 def _resolve(value: Any, base: Path) -> Any:
@@ -80,26 +91,39 @@ def _resolve(value: Any, base: Path) -> Any:
 
 
 def load_partner_config(path: Path) -> PartnerConfig:
-    """Reads ``partner.yaml`` (or a folder that holds it); paths come back absolute.
+    """Reads ``partner.yaml`` (or a folder that holds it); paths come back absolute. Raises ConfigError."""
+    return load_section(PartnerConfig, path, FILE_NAME, "Make a partner folder with: entente partner enrol.")
+
+
+def load_client_config(path: Path) -> ClientConfig:
+    """Reads ``client.yaml`` of a person, or what a person needs of a partner's file. Raises ConfigError."""
+    if (path / FILE_NAME).is_file() or path.name == FILE_NAME:
+        partner = load_partner_config(path)
+        return ClientConfig(gateway=partner.gateway, identity=partner.identity, state=partner.state)
+    return load_section(ClientConfig, path, CLIENT_FILE_NAME, "Give the folder of your identity with --config.")
+
+
+def load_section(kind: type[S], path: Path, file_name: str, fix: str) -> S:
+    """Reads one configuration file, or the one of that name in a folder; relative paths become absolute.
 
     Raises:
-        ConfigError: MISSING_FILE or BAD_CONFIG, naming the key.
+        ConfigError: MISSING_FILE, TOO_LARGE, or BAD_CONFIG naming the key.
     """
-    path = path / FILE_NAME if path.is_dir() else path
+    path = path / file_name if path.is_dir() else path
     try:
-        raw = path.read_bytes()[: MAX_CONFIG_BYTES + 1]
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as exc:
-        fix = "Give the folder that `entente partner enrol` made, with --config."
         raise ConfigError(Reason.MISSING_FILE, item=str(path), fix=fix) from exc
     if len(raw) > MAX_CONFIG_BYTES:
         raise ConfigError(Reason.TOO_LARGE, item=str(path))
     try:
-        config = PartnerConfig.model_validate(yaml.safe_load(raw))
+        config = kind.model_validate(yaml.safe_load(raw))
     except yaml.YAMLError as exc:
         raise ConfigError(Reason.BAD_CONFIG, item=str(path), detail=str(exc)) from exc
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(Reason.BAD_CONFIG, item=f"{path}: {where}: {first['msg']}") from exc
-    resolved: PartnerConfig = _resolve(config, path.parent)
+    resolved: S = _resolve(config, path.parent)
     return resolved

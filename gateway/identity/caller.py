@@ -16,6 +16,7 @@ class Caller:
     party: PartyId
     role: Role
     serial: str
+    issued_at: datetime
     expires_at: datetime
 
 

@@ -1,0 +1,57 @@
+# Everything a newcomer types. `make demo` and `make test` need Python 3.11+ and make, nothing else.
+PYTHON ?= python3
+# Where torch comes from. Empty: pip's default index. Elsewhere than on our build machines, name PyTorch's CPU index here.
+TORCH_INDEX_URL ?=
+BENCH ?= full
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+
+.PHONY: help setup demo test test-fast lint proto bench-overlap bench-policy bench-training clean
+
+help:
+	@echo "make demo            the whole story on a built-in alliance; DATA=DIR for your own"
+	@echo "make test            everything CI runs: lint, contract check, all tests"
+	@echo "make test-fast       unit and contract tests only"
+	@echo "make lint | proto    ruff, mypy, import-linter, buf | regenerate federation/v1"
+	@echo "make bench-overlap | bench-policy | bench-training   BENCH=short for under a minute"
+
+$(VENV)/.demo: pyproject.toml
+	@echo "Setting up $(VENV) (once; a few minutes on a slow line)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install torch==2.13.0 $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL))
+	@$(PIP) install --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	@$(PIP) install --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.dev
+
+demo: $(VENV)/.demo
+	@$(BIN)/entente demo $(if $(DATA),--data $(DATA))
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint protos
+	$(BIN)/python protos/generate.py --check
+
+proto: $(VENV)/.dev
+	$(BIN)/python protos/generate.py
+
+test-fast: $(VENV)/.dev
+	$(BIN)/pytest tests/unit tests/contract
+
+test: lint
+	$(BIN)/pytest
+
+bench-overlap bench-policy bench-training: bench-%: $(VENV)/.dev
+	@BENCH=$(BENCH) $(BIN)/python tests/bench/$*.py
+
+clean:
+	rm -rf $(VENV) demo-alliance bench-out

@@ -1,0 +1,109 @@
+"""The connection of a party to the gateway: mutual TLS, typed stubs, errors turned back into ours.
+
+Trusts the alliance CA for the gateway's certificate, and nothing else. The gateway can be impersonated only by whoever
+holds the CA's key.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from federation.client.egress import EgressLedger, RecordedChannel
+from federation.core.errors import EntenteError, Reason, TransportError
+from federation.core.identity import Identity
+from federation.v1.audit_pb2_grpc import AuditServiceStub
+from federation.v1.budget_pb2_grpc import BudgetServiceStub
+from federation.v1.consent_pb2_grpc import ConsentServiceStub
+from federation.v1.enrolment_pb2_grpc import EnrolmentServiceStub
+from federation.v1.offers_pb2_grpc import OfferServiceStub
+from federation.v1.overlap_pb2_grpc import OverlapServiceStub
+from federation.v1.policy_pb2_grpc import PolicyServiceStub
+from federation.v1.training_pb2_grpc import TrainingServiceStub
+
+MAX_MESSAGE_BYTES = 16 << 20
+OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+]
+
+
+class Connection:
+    """One channel and a stub for each service.
+
+    Args:
+        target: ``host:port`` of the gateway.
+        identity: The caller's key and certificate; None for the enrolment port, where only ``ca_pem`` is used.
+        ca_pem: The alliance CA, where there is no identity yet.
+        egress: Records what leaves; every partner has one.
+    """
+
+    def __init__(
+        self, target: str, identity: Identity | None, *, ca_pem: bytes = b"", egress: EgressLedger | None = None
+    ) -> None:
+        if identity is not None:
+            credentials = grpc.ssl_channel_credentials(identity.ca_pem, identity.key_pem, identity.certificate_pem)
+        else:
+            credentials = grpc.ssl_channel_credentials(ca_pem)
+        channel = grpc.secure_channel(target, credentials, options=OPTIONS)
+        self.target = target
+        self.channel: grpc.Channel = RecordedChannel(channel, egress) if egress is not None else channel
+        self.enrolment = EnrolmentServiceStub(self.channel)
+        self.overlap = OverlapServiceStub(self.channel)
+        self.training = TrainingServiceStub(self.channel)
+        self.consent = ConsentServiceStub(self.channel)
+        self.policy = PolicyServiceStub(self.channel)
+        self.budget = BudgetServiceStub(self.channel)
+        self.offers = OfferServiceStub(self.channel)
+        self.audit = AuditServiceStub(self.channel)
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Waits until the gateway answers. Raises TransportError (UNAVAILABLE)."""
+        try:
+            grpc.channel_ready_future(self.channel).result(timeout=timeout_s)
+        except grpc.FutureTimeoutError as exc:
+            fix = "Is the gateway running at this address, and is this certificate still valid?"
+            raise TransportError(Reason.UNAVAILABLE, item=f"gateway {self.target}", fix=fix) from exc
+
+    def close(self) -> None:
+        """Ends every call and closes the channel."""
+        self.channel.close()
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *_args: object) -> None:
+        self.close()
+
+
+def raise_translated(exc: grpc.RpcError) -> NoReturn:
+    """Raises what a gateway's error means as an EntenteError with its reason and item."""
+    status = rpc_status.from_call(exc) if isinstance(exc, grpc.Call) else None
+    details: list[Any] = list(status.details) if status is not None else []
+    for detail in details:
+        info = error_details_pb2.ErrorInfo()
+        if detail.Is(info.DESCRIPTOR) and detail.Unpack(info) and info.reason in set(Reason):
+            incident = info.metadata.get("incident", "")
+            detail_text = f"incident {incident}" if incident else ""
+            raise EntenteError(Reason(info.reason), item=info.metadata.get("item", ""), detail=detail_text) from exc
+    code = exc.code() if isinstance(exc, grpc.Call) else None
+    text = (exc.details() if isinstance(exc, grpc.Call) else "") or ""
+    fix = "Check the address, that the gateway runs, and that this certificate is the alliance's and still valid."
+    raise TransportError(Reason.UNAVAILABLE, item=str(code or "no answer"), detail=text[:300], fix=fix) from exc
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Calls within raise EntenteError instead of grpc.RpcError."""
+    try:
+        yield
+    except grpc.RpcError as exc:
+        raise_translated(exc)

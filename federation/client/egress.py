@@ -1,0 +1,106 @@
+"""The partner's own record of every byte that left it.
+
+Each message is recorded (time, method, size, SHA-256) and on disk before it is handed to the network, so the record can
+be longer than what left, never shorter. Where ``tap`` names a folder, the messages themselves are kept too, for an
+inspection; what they hold is what the partner sent, so guard it like the partner's own data.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, func, insert, select
+
+from federation.core.clock import Clock, to_text
+
+_META = MetaData()
+_EGRESS = Table(
+    "egress",
+    _META,
+    Column("id", Integer, primary_key=True),
+    Column("at", String(40), nullable=False),
+    Column("method", String(120), nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),
+)
+
+
+class EgressLedger:
+    """Records messages; ``summary`` says how much went where."""
+
+    def __init__(self, engine: Engine, clock: Clock, tap: Path | None = None) -> None:
+        self._engine, self._clock, self._tap = engine, clock, tap
+        self._lock = threading.Lock()
+        _META.create_all(engine)
+        if tap is not None:
+            tap.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def record(self, method: str, message: bytes) -> None:
+        """Records one message; raises if it cannot, and then the message does not leave."""
+        row = {"at": to_text(self._clock.now()), "method": method, "size_bytes": len(message)}
+        digest = hashlib.sha256(message).hexdigest()
+        with self._lock, self._engine.begin() as db:
+            number = db.execute(insert(_EGRESS).values(**row, sha256=digest)).inserted_primary_key
+            if self._tap is not None and number is not None:
+                name = f"{number[0]:09d}-{method.strip('/').replace('/', '.')}.bin"
+                (self._tap / name).write_bytes(message)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Messages and bytes by method."""
+        count, size = func.count(), func.coalesce(func.sum(_EGRESS.c.size_bytes), 0)
+        query = select(_EGRESS.c.method, count, size).group_by(_EGRESS.c.method).order_by(_EGRESS.c.method)
+        with self._engine.begin() as db:
+            rows = db.execute(query).all()
+        return [{"method": method, "messages": n, "bytes": total} for method, n, total in rows]
+
+
+class RecordedChannel(grpc.Channel):
+    """A channel whose every outgoing message passes the egress ledger, after serialization and before encryption."""
+
+    def __init__(self, inner: grpc.Channel, egress: EgressLedger) -> None:
+        self._inner, self._egress = inner, egress
+
+    def _recording(self, method: str, serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+        def recorded(message: Any) -> bytes:
+            data = serialize(message) if serialize is not None else bytes(message)
+            self._egress.record(method, data)
+            return data
+
+        return recorded
+
+    def unary_unary(self, method: str, request_serializer: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As grpc.Channel."""
+        return self._inner.unary_unary(method, self._recording(method, request_serializer), *args, **kwargs)
+
+    def unary_stream(self, method: str, request_serializer: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As grpc.Channel."""
+        return self._inner.unary_stream(method, self._recording(method, request_serializer), *args, **kwargs)
+
+    def stream_unary(self, method: str, request_serializer: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As grpc.Channel."""
+        return self._inner.stream_unary(method, self._recording(method, request_serializer), *args, **kwargs)
+
+    def stream_stream(self, method: str, request_serializer: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As grpc.Channel."""
+        return self._inner.stream_stream(method, self._recording(method, request_serializer), *args, **kwargs)
+
+    def subscribe(self, callback: Any, try_to_connect: bool | None = False) -> None:
+        """As grpc.Channel."""
+        self._inner.subscribe(callback, bool(try_to_connect))
+
+    def unsubscribe(self, callback: Any) -> None:
+        """As grpc.Channel."""
+        self._inner.unsubscribe(callback)
+
+    def close(self) -> None:
+        """As grpc.Channel."""
+        self._inner.close()
+
+    def __enter__(self) -> "RecordedChannel":
+        return self
+
+    def __exit__(self, *_args: object) -> None:
+        self.close()

@@ -1,0 +1,140 @@
+"""How a party gets its identity: an invitation file, a key made here, a request, and the certificate when it is signed.
+
+The private key is made beside the data and never leaves. The invitation carries the alliance CA's certificate, so the
+first connection already knows whom to trust; hand it over on a channel that you trust.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import ValidationError
+
+from federation.client.config import Address, Section
+from federation.client.connection import Connection, translated
+from federation.core.errors import ConfigError, DataError, Reason, TransportError
+from federation.core.identity import (
+    PARTY_PATTERN,
+    Identity,
+    Role,
+    Subject,
+    certificate_request,
+    load_identity,
+    new_key,
+    private_pem,
+    write_secret,
+)
+from federation.core.ids import PartyId
+from federation.v1 import enrolment_pb2, policy_pb2
+
+POLL_S = 0.5
+LOG_KEY_FILE = "log.vkey"
+MAX_INVITATION_BYTES = 65_536
+
+
+class Invitation(Section):
+    """What the operator hands to a party."""
+
+    alliance: str
+    party: str
+    role: Role
+    gateway: Address
+    enrolment: Address
+    code: str
+    ca_pem: str
+    log_vkey: str
+
+    def save(self, path: Path) -> None:
+        """Writes it so that only the owner can read it."""
+        write_secret(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False).encode())
+
+
+def load_invitation(path: Path) -> Invitation:
+    """Reads an invitation. Raises ConfigError (MISSING_FILE, BAD_CONFIG)."""
+    try:
+        raw = path.read_bytes()
+    except OSError as exc:
+        fix = "Ask the operator for the invitation file of your party."
+        raise ConfigError(Reason.MISSING_FILE, item=str(path), fix=fix) from exc
+    if len(raw) > MAX_INVITATION_BYTES:
+        raise ConfigError(Reason.TOO_LARGE, item=str(path))
+    try:
+        return Invitation.model_validate(yaml.safe_load(raw))
+    except (yaml.YAMLError, ValidationError) as exc:
+        raise ConfigError(Reason.BAD_CONFIG, item=str(path), detail=str(exc)) from exc
+
+
+def enrol(
+    invitation: Invitation, folder: Path, wait_s: float, on_waiting: Callable[[str], None] = lambda _id: None
+) -> Identity:
+    """Gets a certificate for a key that is made (or was made by an earlier try) in ``folder``.
+
+    Args:
+        invitation: From the operator.
+        folder: Receives ``key.pem``, ``certificate.pem``, ``ca.pem`` and ``log.vkey``.
+        wait_s: How long to wait for the operator's signature, in seconds.
+        on_waiting: Told the request's id once, when the operator has to act.
+
+    Raises:
+        IdentityError, EntenteError: as the gateway answers.
+        TransportError: UNAVAILABLE when the time is over; calling again continues.
+    """
+    subject = Subject(invitation.alliance, invitation.role, PartyId(invitation.party))
+    key = _key(folder / "key.pem")
+    request = enrolment_pb2.RequestCertificateRequest(
+        csr_pem=certificate_request(key, subject).decode(), invitation=invitation.code
+    )
+    write_secret(folder / "ca.pem", invitation.ca_pem.encode())
+    write_secret(folder / LOG_KEY_FILE, invitation.log_vkey.encode())
+    deadline, told = time.monotonic() + wait_s, False
+    with Connection(invitation.enrolment, None, ca_pem=invitation.ca_pem.encode()) as connection:
+        connection.wait_ready(min(wait_s, 10))
+        while True:
+            with translated():
+                answer = connection.enrolment.RequestCertificate(request, timeout=10)
+            if answer.certificate_pem:
+                write_secret(folder / "certificate.pem", answer.certificate_pem.encode())
+                return load_identity(folder)
+            if not told:
+                on_waiting(answer.request_id)
+                told = True
+            if time.monotonic() > deadline:
+                fix = f"The operator has to approve request {answer.request_id}; then run the same command again."
+                raise TransportError(Reason.UNAVAILABLE, item="signature of the operator", fix=fix)
+            time.sleep(POLL_S)
+
+
+def _key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The key of an earlier try, so that a request is not made twice, or a new one."""
+    if path.exists():
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ConfigError(Reason.BAD_CONFIG, item=f"{path}, expected a P-256 key")
+        return key
+    key = new_key()
+    write_secret(path, private_pem(key))
+    return key
+
+
+def copy_policy(connection: Connection, folder: Path) -> str:
+    """Writes the alliance's policy as the partner's own starting copy, if it has none; returns the version.
+
+    From then on the partner edits its own copy: both it and the gateway's must permit.
+
+    Raises:
+        DataError: BAD_FIELD for a file name that is not a plain ``*.yaml`` name.
+    """
+    with translated():
+        answer = connection.policy.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=10)
+    for file in answer.files:
+        stem, _, suffix = file.name.rpartition(".")
+        if suffix != "yaml" or not PARTY_PATTERN.fullmatch(stem.replace("_", "-")):
+            raise DataError(Reason.BAD_FIELD, item="name of a policy file")
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        for file in answer.files:
+            (folder / file.name).write_text(file.yaml)
+    return answer.version

@@ -1,0 +1,48 @@
+"""Which role may make which call. A method that is not here may be called by nobody; a test keeps the table total."""
+
+from federation.core.errors import IdentityError, Reason
+from federation.core.identity import Role
+
+_P, _M, _C, _O, _A = Role.PARTNER, Role.MARKETING, Role.COMPLIANCE, Role.OPERATOR, Role.AUDITOR
+_ALL = frozenset({_P, _M, _C, _O, _A})
+
+ROLES: dict[str, frozenset[Role]] = {
+    "EnrolmentService/RequestCertificate": _ALL,  # renewal; the first request comes through the enrolment port
+    "EnrolmentService/ListCertificateRequests": frozenset({_O}),
+    "EnrolmentService/IssueCertificate": frozenset({_O}),
+    "EnrolmentService/RevokeCertificate": frozenset({_O}),
+    "EnrolmentService/WhoAmI": _ALL,
+    "OverlapService/BuildIndex": frozenset({_O}),
+    "OverlapService/WatchOverlapTasks": frozenset({_P}),
+    "OverlapService/GetBatch": frozenset({_P}),
+    "OverlapService/PutBatch": frozenset({_P}),
+    "OverlapService/ReportOverlapTask": frozenset({_P}),
+    "OverlapService/QueryCube": frozenset({_M}),
+    "OverlapService/ListCubes": frozenset({_M, _C, _O, _A}),
+    "TrainingService/ExchangeMessages": frozenset({_P}),
+    "TrainingService/StartRun": frozenset({_M, _O}),
+    "TrainingService/ListRuns": _ALL,
+    "TrainingService/GetModel": frozenset({_P, _M, _O}),
+    "ConsentService/RecordConsents": frozenset({_P}),
+    "ConsentService/WithdrawConsent": frozenset({_P}),
+    "ConsentService/GetConsents": frozenset({_P}),
+    "PolicyService/GetPolicy": _ALL,
+    "PolicyService/ExplainRequest": frozenset({_C, _A}),
+    "BudgetService/GetBudget": _ALL,
+    "OfferService/ProposeOffers": frozenset({_P}),
+    "OfferService/PullInbox": frozenset({_P}),
+    "OfferService/AcknowledgeOffers": frozenset({_P}),
+    "OfferService/ListDecisions": frozenset({_C, _A}),
+    "AuditService/GetCheckpoint": _ALL,
+    "AuditService/ListEntries": frozenset({_C, _A, _O}),
+    "AuditService/GetInclusionProof": _ALL,
+    "AuditService/GetConsistencyProof": _ALL,
+}
+"""``Service/Method`` without the package, to the roles that may call it."""
+
+
+def check_role(method: str, role: Role) -> None:
+    """Raises IdentityError (ROLE_NOT_ALLOWED) unless the role may call ``/federation.v1.Service/Method``."""
+    allowed = ROLES.get(method.removeprefix("/federation.v1."), frozenset())
+    if role not in allowed:
+        raise IdentityError(Reason.ROLE_NOT_ALLOWED, item=f"{role} calling {method.rsplit('/', 1)[-1]}")
