@@ -1,0 +1,1 @@
+"""Differential privacy as pure functions: noise, its calibration, and what releases add up to."""
