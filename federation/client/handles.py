@@ -1,0 +1,67 @@
+"""The partner's opaque handles: 16 random bytes per customer, which alone name the customer at the gateway.
+
+A handle is made once, is on disk before it is handed out, and says nothing about the customer. The table that links the
+two never leaves the partner.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from sqlalchemy import Column, Engine, LargeBinary, MetaData, String, Table, select
+
+from federation.core.ids import HANDLE_BYTES, CustomerId, Handle
+
+_KEYS_PER_QUERY = 500  # SQLite allows 999 parameters in old builds
+
+metadata = MetaData()
+handles = Table(
+    "handles",
+    metadata,
+    Column("customer_id", String, primary_key=True),
+    Column("handle", LargeBinary(HANDLE_BYTES), nullable=False, unique=True),
+)
+
+
+class HandleBook:
+    """Which handle stands for which customer.
+
+    Args:
+        engine: The partner's durable state.
+        random: Source of randomness; os.urandom but in tests.
+    """
+
+    def __init__(self, engine: Engine, random: Callable[[int], bytes] = os.urandom) -> None:
+        self._engine, self._random = engine, random
+        metadata.create_all(engine)
+
+    def handles_for(self, ids: Sequence[CustomerId]) -> list[Handle]:
+        """One handle per id, in order; missing ones are made, all in one transaction."""
+        with self._engine.begin() as connection:
+            known = dict[CustomerId, Handle]()
+            for part in _batched(dict.fromkeys(ids)):
+                rows = connection.execute(select(handles).where(handles.c.customer_id.in_(part)))
+                known.update((CustomerId(row.customer_id), Handle(row.handle)) for row in rows)
+            made = {i: Handle(self._random(HANDLE_BYTES)) for i in dict.fromkeys(ids) if i not in known}
+            if made:
+                rows_to_add = [{"customer_id": i, "handle": handle} for i, handle in made.items()]
+                connection.execute(handles.insert(), rows_to_add)
+        known |= made
+        return [known[i] for i in ids]
+
+    def existing(self, customer_id: CustomerId) -> Handle | None:
+        """The customer's handle if one was ever made."""
+        with self._engine.begin() as connection:
+            found = connection.scalar(select(handles.c.handle).where(handles.c.customer_id == customer_id))
+        return None if found is None else Handle(found)
+
+    def customer_of(self, handle: Handle) -> CustomerId | None:
+        """Whom a handle stands for, or None where it is not one of ours."""
+        with self._engine.begin() as connection:
+            found = connection.scalar(select(handles.c.customer_id).where(handles.c.handle == handle))
+        return None if found is None else CustomerId(found)
+
+
+def _batched(ids: Iterable[CustomerId]) -> Iterator[list[CustomerId]]:
+    everything = list(ids)
+    for start in range(0, len(everything), _KEYS_PER_QUERY):
+        yield everything[start : start + _KEYS_PER_QUERY]
