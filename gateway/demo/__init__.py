@@ -1,0 +1,1 @@
+"""The demonstration: one gateway and three partners on one machine, and a report of what they did."""
