@@ -25,6 +25,7 @@ from federation.core.identity import (
     load_identity,
     new_key,
     private_pem,
+    request_id_of,
     write_secret,
 )
 from federation.core.ids import PartyId
@@ -76,7 +77,7 @@ def enrol(
         invitation: From the operator.
         folder: Receives ``key.pem``, ``certificate.pem``, ``ca.pem`` and ``log.vkey``.
         wait_s: How long to wait for the operator's signature, in seconds.
-        on_waiting: Told the request's id once, when the operator has to act.
+        on_waiting: Told the request's id once, when the operator has to act; it is computed here, from the key.
 
     Raises:
         IdentityError, EntenteError: as the gateway answers.
@@ -84,6 +85,7 @@ def enrol(
     """
     subject = Subject(invitation.alliance, invitation.role, PartyId(invitation.party))
     key = _key(folder / "key.pem")
+    request_id = request_id_of(key.public_key(), subject)
     request = enrolment_pb2.RequestCertificateRequest(
         csr_pem=certificate_request(key, subject).decode(), invitation=invitation.code
     )
@@ -99,10 +101,10 @@ def enrol(
                 write_secret(folder / "certificate.pem", answer.certificate_pem.encode())
                 return load_identity(folder)
             if not told:
-                on_waiting(answer.request_id)
+                on_waiting(request_id)
                 told = True
             if time.monotonic() > deadline:
-                fix = f"The operator has to approve request {answer.request_id}; then run the same command again."
+                fix = f"The operator has to approve request {request_id}; then run the same command again."
                 raise TransportError(Reason.UNAVAILABLE, item="signature of the operator", fix=fix)
             time.sleep(POLL_S)
 

@@ -7,6 +7,7 @@ issued by the given CA, is valid at the given time and names the party. It does 
 refuses revoked certificates at its door; a hop that verifies another partner's signature relies on short lifetimes.
 """
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -158,6 +159,16 @@ def certificate_request(key: ec.EllipticCurvePrivateKey, subject: Subject) -> by
     uri = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(subject.uri)])
     builder = x509.CertificateSigningRequestBuilder().subject_name(name).add_extension(uri, critical=False)
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def request_id_of(key: ec.EllipticCurvePublicKey, subject: Subject) -> str:
+    """Names a certificate request by what it asks: 128 bits of SHA-256 over public key and subject.
+
+    The party computes it from its own key and tells it to the operator, who recomputes it from the request. A gateway
+    that puts another key into a request changes the id.
+    """
+    kinds = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    return hashlib.sha256(key.public_bytes(*kinds) + subject.uri.encode()).hexdigest()[:32]
 
 
 def write_secret(path: Path, data: bytes) -> None:

@@ -24,8 +24,8 @@ MAX_CSR_BYTES = 8192
 SKEW = timedelta(minutes=5)
 
 
-def read_csr(pem: str) -> tuple[x509.CertificateSigningRequest, Subject]:
-    """Reads a request: P-256, signed by its own key, naming one subject. Raises IdentityError (BAD_CSR)."""
+def read_csr(pem: str) -> tuple[ec.EllipticCurvePublicKey, Subject]:
+    """Reads a request: P-256, signed by its own key, naming one party. Raises IdentityError (BAD_CSR)."""
     if len(pem) > MAX_CSR_BYTES:
         raise IdentityError(Reason.BAD_CSR, item="size")
     try:
@@ -37,7 +37,10 @@ def read_csr(pem: str) -> tuple[x509.CertificateSigningRequest, Subject]:
         raise IdentityError(Reason.BAD_CSR, item="key type, expected P-256")
     if not csr.is_signature_valid:
         raise IdentityError(Reason.BAD_CSR, item="signature")
-    return csr, subject_of(csr.extensions)
+    subject = subject_of(csr.extensions)
+    if subject.role is Role.GATEWAY:
+        raise IdentityError(Reason.BAD_CSR, item="role gateway")
+    return key, subject
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, Text, insert, select, update
 
 from federation.core.clock import Clock, from_text, to_text
 from federation.core.errors import IdentityError, Reason
-from federation.core.identity import PARTY_PATTERN, Role, Subject, verify_certificate
+from federation.core.identity import PARTY_PATTERN, Role, Subject, request_id_of, verify_certificate
 from federation.core.ids import PartyId
 from gateway.identity.authority import SKEW, read_csr
 from gateway.identity.caller import Caller
@@ -94,11 +93,10 @@ class Registry:
             IdentityError: BAD_CSR; BAD_INVITATION for a code that is unknown, expired, used for another key, or of
                 another party; PARTY_MISMATCH when a caller asks for another subject than its own.
         """
-        csr, subject = read_csr(csr_pem)
+        key, subject = read_csr(csr_pem)
         if subject.alliance != self._alliance:
             raise IdentityError(Reason.BAD_CSR, item="alliance")
-        key = csr.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        request_id = hashlib.sha256(key + subject.uri.encode()).hexdigest()[:32]
+        request_id = request_id_of(key, subject)
         if caller is not None and (caller.party, caller.role) != (subject.party, subject.role):
             raise IdentityError(Reason.PARTY_MISMATCH, item="certificate request")
         with self._engine.begin() as db:
@@ -142,8 +140,8 @@ class Registry:
             if row is None:
                 raise IdentityError(Reason.UNKNOWN_REQUEST)
             certificate, subject = verify_certificate(certificate_pem.encode(), self._ca, self._clock.now())
-            csr, wanted = read_csr(row.csr_pem)
-            if subject != wanted or certificate.public_key() != csr.public_key():
+            key, wanted = read_csr(row.csr_pem)
+            if subject != wanted or certificate.public_key() != key:
                 raise IdentityError(Reason.BAD_CERTIFICATE, item="does not fit the request")
             db.execute(update(_REQUESTS).where(_REQUESTS.c.id == request_id).values(certificate_pem=certificate_pem))
 

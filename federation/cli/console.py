@@ -1,0 +1,111 @@
+"""What all commands share: options, output as text or JSON, progress, and how an error ends a command.
+
+Exit codes, for scripts: 0 done; 1 a gate said no (identity, policy, budget, audit); 2 wrong usage; 3 bad input or
+configuration; 4 not reachable or not now, try again; 5 a fault of ours; 130 interrupted.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from federation.client.config import load_client_config
+from federation.client.connection import Connection, translated
+from federation.core.errors import CATALOG, EntenteError
+from federation.core.identity import load_identity
+from federation.v1 import common_pb2
+
+T = TypeVar("T")
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False)
+
+ConfigOption = Annotated[
+    Path,
+    typer.Option("--config", "-c", envvar="ENTENTE_CONFIG", help="Folder with partner.yaml or client.yaml."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+RPC_TIMEOUT_S = 30.0
+
+_EXIT = {
+    "UNAUTHENTICATED": 1,
+    "PERMISSION_DENIED": 1,
+    "RESOURCE_EXHAUSTED": 1,
+    "DATA_LOSS": 1,
+    "INVALID_ARGUMENT": 3,
+    "FAILED_PRECONDITION": 3,
+    "NOT_FOUND": 3,
+    "ALREADY_EXISTS": 3,
+    "UNAVAILABLE": 4,
+    "ABORTED": 4,
+    "INTERNAL": 5,
+}
+
+
+def exit_code(error: EntenteError) -> int:
+    """The exit code that tells a script what kind of error it was."""
+    return _EXIT[CATALOG[error.reason].status]
+
+
+def report(error: EntenteError) -> None:
+    """Prints what is wrong, where, and what to do, on standard error; as JSON where the command was asked for it."""
+    entry = CATALOG[error.reason]
+    if "--json" in sys.argv:
+        body = {"reason": str(error.reason), "message": entry.message, "item": error.item, "fix": error.fix}
+        print(json.dumps({"error": {**body, "detail": error.detail, "retryable": entry.retryable}}), file=sys.stderr)
+        return
+    err.print(f"[bold red]Error[/] {entry.message}  [dim]{error.reason}[/]")
+    for name, text in (("where", error.item), ("detail", error.detail), ("do", error.fix)):
+        if text:
+            err.print(f"  [bold]{name}[/]: ", end="")
+            err.print(text, markup=False)
+
+
+def emit(as_json: bool, value: Any, text: Callable[[], None]) -> None:
+    """Prints a result: the value as one JSON object, or the text form."""
+    if as_json:
+        print(json.dumps(value, ensure_ascii=False, sort_keys=True))
+    else:
+        text()
+
+
+def table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
+    """A table in the style of all commands; columns named in ``right`` hold numbers."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    numbers = set(right)
+    for column in columns:
+        made.add_column(column, justify="right" if column in numbers else "left")
+    return made
+
+
+@contextmanager
+def connect(config: Path, timeout_s: float = 10.0) -> Iterator[Connection]:
+    """A connection as the party of a configuration; RPC errors within come out as EntenteError."""
+    settings = load_client_config(config)
+    with Connection(settings.gateway, load_identity(settings.identity)) as connection:
+        connection.wait_ready(timeout_s)
+        with translated():
+            yield connection
+
+
+def follow(stream: Iterable[T], progress_of: Callable[[T], common_pb2.Progress], quiet: bool) -> T | None:
+    """Draws a bar for each stage of a stream, on standard error, and returns the last message."""
+    last: T | None = None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, disable=quiet, transient=not err.is_terminal) as bars:
+        stages: dict[str, TaskID] = {}
+        for last in stream:
+            step = progress_of(last)
+            if not step.stage:
+                continue
+            if step.stage not in stages:
+                stages[step.stage] = bars.add_task(step.stage)
+            described = step.stage + (f": {step.text}" if step.text else "")
+            bars.update(stages[step.stage], completed=step.done, total=step.total or None, description=described)
+    return last

@@ -1,0 +1,141 @@
+"""Makes an alliance folder: CA, gateway, identities for people, invitations for partners, and the policy files.
+
+DIR/ca/                    the CA's key: the operator's, kept away from the gateway in real life
+DIR/gateway/               gateway.yaml, its identity and state
+DIR/people/<role>/         client.yaml and identity of marketing, compliance, operator, auditor
+DIR/invitations/<party>.yaml  what a partner needs to enrol, to be handed over in confidence
+DIR/policies/              what compliance edits
+"""
+
+import shutil
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from cryptography.hazmat.primitives import serialization
+
+from federation.client.config import CLIENT_FILE_NAME
+from federation.client.enrolment import LOG_KEY_FILE, Invitation
+from federation.core.clock import Clock
+from federation.core.database import open_database
+from federation.core.errors import ConfigError, Reason
+from federation.core.identity import Role, Subject, load_identity, new_key, private_pem, write_secret
+from federation.core.ids import PartyId
+from federation.policy.load import load_policy
+from gateway.audit.log import make_log_key
+from gateway.config import FILE_NAME, load_gateway_config
+from gateway.identity.authority import Authority
+from gateway.identity.registry import Registry
+
+STATE_FILE = "gateway.db"
+
+
+@dataclass(frozen=True)
+class Created:
+    """What ``create_alliance`` made."""
+
+    alliance: str
+    partners: tuple[str, ...]
+    people: tuple[str, ...]
+    policy_version: str
+
+
+def shipped_policies() -> Path:
+    """The policy files that come with the project: beside the packages in a checkout, inside them when installed."""
+    checkout = Path(__file__).resolve().parent.parent / "policies"
+    installed = Path(str(resources.files("gateway"))) / "shipped" / "policies"
+    return checkout if checkout.is_dir() else installed
+
+
+def create_alliance(
+    folder: Path, clock: Clock, *, policies: Path | None = None, host: str = "127.0.0.1", port: int = 7443
+) -> Created:
+    """Makes the folder; it must not hold an alliance yet.
+
+    Args:
+        folder: Where. Made if it is not there.
+        clock: Dates the certificates.
+        policies: Policy files to copy; None takes the shipped set.
+        host: Name or address by which partners reach the gateway.
+        port: Port for mutual TLS; the next one is for enrolment.
+
+    Raises:
+        ConfigError: BAD_CONFIG when there is an alliance already.
+        PolicyError: the policy files do not load.
+    """
+    if (folder / "ca").exists():
+        fix = "Choose another folder, or remove this one if nobody uses it."
+        raise ConfigError(Reason.BAD_CONFIG, item=f"{folder} already holds an alliance", fix=fix)
+    source = policies or shipped_policies()
+    policy = load_policy(source)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    shutil.copytree(source, folder / "policies", dirs_exist_ok=True)
+    # The CA comes into being under another name and is renamed last: its presence says that the folder is complete.
+    scratch = folder / ".ca-unfinished"
+    shutil.rmtree(scratch, ignore_errors=True)
+    authority = Authority.create(policy.alliance, clock.now())
+    authority.save(scratch)
+
+    gateway_folder = folder / "gateway"
+    hosts = tuple(dict.fromkeys((host, "localhost", "127.0.0.1")))
+    gateway = Subject(policy.alliance, Role.GATEWAY, PartyId("gateway"))
+    _write_identity(gateway_folder / "identity", authority, gateway, clock, hosts)
+    make_log_key(gateway_folder / "state", f"{policy.alliance}-audit")
+    log_vkey = (gateway_folder / "state" / LOG_KEY_FILE).read_text()
+    address = f"{host}:{port}"
+    config = {"listen": address, "listen_enrolment": f"{host}:{port + 1}", "policies": "../policies"}
+    (gateway_folder / FILE_NAME).write_text(yaml.safe_dump(config, sort_keys=False))
+
+    partners, people = [], []
+    for party in policy.parties.values():
+        if party.role == "partner":
+            _invitation(folder, party.id, policy.alliance, clock).save(folder / "invitations" / f"{party.id}.yaml")
+            partners.append(party.id)
+        else:
+            person = folder / "people" / party.id
+            subject = Subject(policy.alliance, Role(party.role), PartyId(party.id))
+            _write_identity(person / "identity", authority, subject, clock)
+            (person / "identity" / LOG_KEY_FILE).write_text(log_vkey)
+            (person / CLIENT_FILE_NAME).write_text(yaml.safe_dump({"gateway": address}))
+            people.append(party.id)
+    scratch.rename(folder / "ca")
+    return Created(policy.alliance, tuple(partners), tuple(people), policy.version)
+
+
+def invite_partner(folder: Path, party: str, clock: Clock) -> Invitation:
+    """A new invitation for a partner of the agreement, on the gateway's machine.
+
+    Raises:
+        ConfigError: BAD_FIELD for a party that the agreement does not name as a partner; MISSING_FILE.
+    """
+    policy = load_policy(folder / "policies")
+    spec = policy.parties.get(party)
+    if spec is None or spec.role != "partner":
+        raise ConfigError(Reason.BAD_FIELD, item=f"party {party!r} is no partner of the agreement")
+    return _invitation(folder, party, policy.alliance, clock)
+
+
+def _invitation(folder: Path, party: str, alliance: str, clock: Clock) -> Invitation:
+    config = load_gateway_config(folder / "gateway")
+    ca = load_identity(config.identity).ca
+    registry = Registry(open_database(config.state / STATE_FILE), alliance, ca, clock)
+    return Invitation(
+        alliance=alliance,
+        party=party,
+        role=Role.PARTNER,
+        gateway=config.listen,
+        enrolment=config.listen_enrolment,
+        code=registry.invite(PartyId(party), Role.PARTNER),
+        ca_pem=ca.public_bytes(serialization.Encoding.PEM).decode(),
+        log_vkey=(config.state / LOG_KEY_FILE).read_text(),
+    )
+
+
+def _write_identity(
+    folder: Path, authority: Authority, subject: Subject, clock: Clock, hosts: tuple[str, ...] = ()
+) -> None:
+    key = new_key()
+    write_secret(folder / "key.pem", private_pem(key))
+    write_secret(folder / "certificate.pem", authority.issue(key.public_key(), subject, clock.now(), hosts))
+    write_secret(folder / "ca.pem", authority.pem)

@@ -1,0 +1,204 @@
+"""The ``entente`` command: the parties' commands, and those that need the gateway's own code (init, gateway, demo).
+
+Heavy parts are imported by the command that needs them, so that help and small commands start fast and a partner-only
+or gateway-only installation works without the other's libraries.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from federation.cli import audit, budget, consent, offers, overlap, partner, policy, train
+from federation.cli.console import ConfigOption, JsonOption, connect, emit, err, exit_code, out, report, table
+from federation.core.errors import ConfigError, EntenteError, IdentityError, Reason
+from federation.v1 import enrolment_pb2
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Sell to each other's customers, lawfully and privately. Start with: entente demo",
+)
+gateway_app = typer.Typer(no_args_is_help=True, help="The gateway itself.")
+operator_app = typer.Typer(no_args_is_help=True, help="The operator's work: certificates.")
+app.add_typer(gateway_app, name="gateway")
+app.add_typer(operator_app, name="operator")
+for name, part in (
+    ("partner", partner),
+    ("overlap", overlap),
+    ("train", train),
+    ("offers", offers),
+    ("consent", consent),
+    ("policy", policy),
+    ("budget", budget),
+    ("audit", audit),
+):
+    app.add_typer(part.app, name=name)
+
+AuthorityOption = Annotated[Path, typer.Option("--ca", help="Folder with the CA's key (ca.key, ca.pem).")]
+
+
+@app.command(epilog="Example: entente init my-alliance --host gateway.example.org")
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+    host: Annotated[str, typer.Option(help="Name or address by which partners reach the gateway.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1024, max=65534, help="Mutual TLS; the next port is for enrolment.")] = 7443,
+    policies: Annotated[Path | None, typer.Option(help="Policy files to copy; empty for the shipped set.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an alliance folder: CA, gateway, identities for people, invitations for partners, policies."""
+    from federation.core.clock import SystemClock
+    from gateway.alliance import create_alliance
+
+    made = create_alliance(folder, SystemClock(), policies=policies, host=host, port=port)
+    value = {"alliance": made.alliance, "folder": str(folder), "partners": made.partners, "people": made.people}
+
+    def text() -> None:
+        out.print(f"Alliance [bold]{made.alliance}[/] is in {folder}")
+        out.print(f"  start it      entente gateway serve --config {folder}/gateway")
+        for party in made.partners:
+            out.print(
+                f"  {party:<12}  entente partner enrol {folder}/invitations/{party}.yaml --dir {party} --data DATA"
+            )
+        out.print(f"  approve them  entente operator approve --all --config {folder}/people/operator --ca {folder}/ca")
+
+    emit(as_json, {**value, "policy_version": made.policy_version}, text)
+
+
+@gateway_app.command(epilog="Example: entente gateway serve --config my-alliance/gateway")
+def serve(
+    config: Annotated[Path, typer.Option("--config", "-c", envvar="ENTENTE_CONFIG", help="Folder with gateway.yaml.")],
+) -> None:
+    """Serve until stopped (SIGTERM or Ctrl-C)."""
+    from federation.core.clock import SystemClock
+    from gateway.config import load_gateway_config
+    from gateway.server import run
+
+    run(load_gateway_config(config), SystemClock())
+
+
+@operator_app.command(epilog="Example: entente operator pending --config people/operator")
+def pending(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """List certificate requests that wait for a signature."""
+    with connect(config) as connection:
+        answer = connection.enrolment.ListCertificateRequests(enrolment_pb2.ListCertificateRequestsRequest())
+    rows = [
+        {"request_id": r.request_id, "party": r.party, "role": r.role, "requested_at": r.requested_at}
+        for r in answer.requests
+    ]
+
+    def text() -> None:
+        shown = table("Waiting", "request", "party", "role", "since")
+        for r in rows:
+            shown.add_row(r["request_id"], r["party"], r["role"], r["requested_at"][:19])
+        out.print(shown)
+
+    emit(as_json, {"requests": rows}, text)
+
+
+@operator_app.command(epilog="Example: entente operator approve 3f0c... --config people/operator --ca ca")
+def approve(
+    config: ConfigOption,
+    authority: AuthorityOption,
+    requests: Annotated[list[str] | None, typer.Argument(help="Request ids, as the parties told you.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that wait; trusts the gateway for who asked.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign certificate requests with the CA's key and hand in the certificates.
+
+    The key is used here, on the operator's machine; the gateway never sees it. The id of a request is a digest of the
+    key in it: if it is the one that the party told you, the gateway has not put in its own.
+    """
+    from federation.core.clock import SystemClock
+    from federation.core.identity import request_id_of
+    from gateway.identity.authority import Authority, read_csr
+
+    if bool(requests) == every:
+        raise typer.BadParameter("name the requests, or say --all")
+    signer, clock, done = Authority.load(authority), SystemClock(), []
+    with connect(config) as connection:
+        waiting = connection.enrolment.ListCertificateRequests(enrolment_pb2.ListCertificateRequestsRequest()).requests
+        read = {request_id_of(*read_csr(r.csr_pem)): read_csr(r.csr_pem) for r in waiting}
+        for wanted in read if every else requests or []:
+            if wanted not in read:
+                raise IdentityError(Reason.UNKNOWN_REQUEST, item=wanted, fix="See: entente operator pending.")
+            key, subject = read[wanted]
+            pem = signer.issue(key, subject, clock.now()).decode()
+            connection.enrolment.IssueCertificate(
+                enrolment_pb2.IssueCertificateRequest(request_id=wanted, certificate_pem=pem)
+            )
+            done.append(str(subject.party))
+    emit(as_json, {"approved": done}, lambda: out.print(f"Approved: {', '.join(done) or 'none waiting'}"))
+
+
+@operator_app.command(
+    epilog="Example: entente operator revoke --party bank --reason 'key lost' --config people/operator"
+)
+def revoke(
+    config: ConfigOption,
+    reason: Annotated[str, typer.Option(help="Kept in the registry.")],
+    party: Annotated[str, typer.Option(help="All certificates that the party holds now.")] = "",
+    serial: Annotated[str, typer.Option(help="One certificate, by its serial number in hexadecimal.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Revoke certificates; in force before the command returns."""
+    with connect(config) as connection:
+        connection.enrolment.RevokeCertificate(
+            enrolment_pb2.RevokeCertificateRequest(serial=serial, party=party, reason=reason)
+        )
+    value = {"party": party, "serial": serial}
+    emit(as_json, {"revoked": value}, lambda: out.print(f"Revoked {party or serial}."))
+
+
+@operator_app.command(epilog="Example: entente operator invite bank --dir my-alliance --out bank.yaml")
+def invite(
+    party: Annotated[str, typer.Argument(help="A partner of the agreement.")],
+    folder: Annotated[Path, typer.Option("--dir", help="The alliance folder.")],
+    out_file: Annotated[Path, typer.Option("--out", help="Invitation file to write.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make a new invitation, for a party that lost its key or its first invitation (on the gateway's machine)."""
+    from federation.core.clock import SystemClock
+    from gateway.alliance import invite_partner
+
+    invite_partner(folder, party, SystemClock()).save(out_file)
+    emit(as_json, {"invitation": str(out_file)}, lambda: out.print(f"Invitation for {party} is in {out_file}"))
+
+
+@app.command(epilog="Example: entente demo --data my-data")
+def demo(
+    data: Annotated[Path | None, typer.Option(help="Alliance data; empty for a synthetic one made here.")] = None,
+    folder: Annotated[Path, typer.Option("--dir", help="Where the demo lives.")] = Path("demo-alliance"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over even if a demo was interrupted.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Play the whole story: three companies overlap, train and share offers through one gateway.
+
+    An interrupted demo continues from where it was; a finished one starts over.
+    """
+    from gateway.demo.story import play
+
+    report_file = play(folder, data, fresh=fresh, quiet=as_json)
+    emit(as_json, {"report": str(report_file)}, lambda: out.print(f"\nReport: [bold]{report_file}[/]"))
+
+
+def main() -> None:
+    """Entry point: runs the command; an error ends it with a message and an exit code of its kind."""
+    try:
+        app()
+    except EntenteError as error:
+        report(error)
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        err.print("Interrupted; run the same command again to continue.")
+        sys.exit(130)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("gateway", "federation"):
+            raise
+        fix = f"This installation leaves {missing} out; install entente[partner], [gateway] or [demo]."
+        report(ConfigError(Reason.BAD_CONFIG, item=f"missing library {missing}", fix=fix))
+        sys.exit(3)

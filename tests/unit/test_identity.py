@@ -1,0 +1,222 @@
+"""Certificates, signed envelopes, invitations, revocation, roles."""
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from federation.core.clock import FixedClock
+from federation.core.database import open_database
+from federation.core.errors import ConfigError, IdentityError, Reason
+from federation.core.identity import (
+    Identity,
+    Role,
+    Subject,
+    certificate_request,
+    load_identity,
+    new_key,
+    parse_uri,
+    private_pem,
+    verify_signed,
+    write_secret,
+)
+from federation.core.ids import PartyId
+from federation.v1 import (
+    audit_pb2,
+    budget_pb2,
+    consent_pb2,
+    enrolment_pb2,
+    offers_pb2,
+    overlap_pb2,
+    policy_pb2,
+    training_pb2,
+)
+from gateway.identity.authority import PARTY_DAYS, Authority
+from gateway.identity.registry import Registry
+from gateway.identity.roles import ROLES, check_role
+
+BANK = Subject("skyline", Role.PARTNER, PartyId("bank"))
+
+
+@pytest.fixture
+def authority(clock: FixedClock) -> Authority:
+    return Authority.create("skyline", clock.now())
+
+
+@pytest.fixture
+def registry(authority: Authority, clock: FixedClock) -> Registry:
+    return Registry(open_database(None), "skyline", authority.certificate, clock)
+
+
+def make_identity(authority: Authority, clock: FixedClock, subject: Subject = BANK) -> Identity:
+    key = new_key()
+    pem = authority.issue(key.public_key(), subject, clock.now())
+    return Identity(subject, key, pem, authority.certificate)
+
+
+def refused(call: object, *args: object) -> Reason:
+    with pytest.raises(IdentityError) as caught:
+        call(*args)  # type: ignore[operator]
+    return caught.value.reason
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["", "http://skyline/partner/bank", "entente://skyline/partner/bank/x", "entente://skyline/king/bank",
+     "entente://skyline/partner/Bank", "entente://skyline/partner/../bank", "entente://skyline/partner/" + "b" * 33],
+)  # fmt: skip
+def test_a_uri_that_is_not_ours_is_refused(uri: str) -> None:
+    assert refused(parse_uri, uri) is Reason.BAD_CERTIFICATE
+
+
+def test_signed_envelope_says_who_signed(authority: Authority, clock: FixedClock) -> None:
+    identity = make_identity(authority, clock)
+    signed = identity.sign("manifest", b"payload")
+    assert verify_signed(signed, "manifest", authority.certificate, clock.now()) == BANK
+
+
+def test_envelope_of_another_kind_payload_key_or_ca_is_refused(authority: Authority, clock: FixedClock) -> None:
+    identity = make_identity(authority, clock)
+    signed = identity.sign("manifest", b"payload")
+    now, ca = clock.now(), authority.certificate
+    assert refused(verify_signed, signed, "hop-receipt", ca, now) is Reason.BAD_SIGNATURE
+    other = identity.sign("manifest", b"payload")
+    other.payload = b"payloae"
+    assert refused(verify_signed, other, "manifest", ca, now) is Reason.BAD_SIGNATURE
+    stranger = Authority.create("skyline", now)
+    assert refused(verify_signed, signed, "manifest", stranger.certificate, now) is Reason.BAD_SIGNATURE
+    later = now + timedelta(days=PARTY_DAYS, seconds=1)
+    assert refused(verify_signed, signed, "manifest", ca, later) is Reason.CERTIFICATE_EXPIRED
+    renamed = identity.sign("hop-receipt", b"payload")
+    renamed.kind = "manifest"
+    assert refused(verify_signed, renamed, "manifest", ca, now) is Reason.BAD_SIGNATURE
+
+
+def test_enrolment_from_invitation_to_certificate(registry: Registry, authority: Authority, clock: FixedClock) -> None:
+    code, key = registry.invite(PartyId("bank"), Role.PARTNER), new_key()
+    csr = certificate_request(key, BANK).decode()
+    request_id, pem = registry.request(csr, code, None)
+    assert pem == ""
+    assert registry.request(csr, code, None) == (request_id, "")
+    assert [p.party for p in registry.pending()] == ["bank"]
+    registry.issue(request_id, authority.issue(key.public_key(), BANK, clock.now()).decode())
+    assert registry.pending() == []
+    _, pem = registry.request(csr, code, None)
+    caller = registry.authenticate(pem.encode())
+    assert (caller.party, caller.role) == ("bank", Role.PARTNER)
+
+
+def test_invitation_works_for_one_key_one_party_and_a_while(registry: Registry, clock: FixedClock) -> None:
+    code = registry.invite(PartyId("bank"), Role.PARTNER)
+    insurer = certificate_request(new_key(), replace(BANK, party=PartyId("insurer"))).decode()
+    bank = certificate_request(new_key(), BANK).decode()
+    assert refused(registry.request, insurer, code, None) is Reason.BAD_INVITATION
+    assert refused(registry.request, bank, "guess", None) is Reason.BAD_INVITATION
+    assert refused(registry.request, bank, "", None) is Reason.BAD_INVITATION
+    registry.request(bank, code, None)
+    second = certificate_request(new_key(), BANK).decode()
+    assert refused(registry.request, second, code, None) is Reason.BAD_INVITATION
+    late = registry.invite(PartyId("bank"), Role.PARTNER)
+    clock.at += timedelta(days=15)
+    assert refused(registry.request, second, late, None) is Reason.BAD_INVITATION
+
+
+def test_a_party_cannot_ask_for_anothers_certificate(
+    registry: Registry, authority: Authority, clock: FixedClock
+) -> None:
+    caller = registry.authenticate(make_identity(authority, clock).certificate_pem)
+    csr = certificate_request(new_key(), replace(BANK, party=PartyId("insurer"))).decode()
+    assert refused(registry.request, csr, "", caller) is Reason.PARTY_MISMATCH
+    operator = certificate_request(new_key(), replace(BANK, role=Role.OPERATOR)).decode()
+    assert refused(registry.request, operator, "", caller) is Reason.PARTY_MISMATCH
+
+
+def test_operator_cannot_hand_in_a_certificate_that_does_not_fit(
+    registry: Registry, authority: Authority, clock: FixedClock
+) -> None:
+    code = registry.invite(PartyId("bank"), Role.PARTNER)
+    request_id, _ = registry.request(certificate_request(new_key(), BANK).decode(), code, None)
+    other = make_identity(authority, clock).certificate_pem.decode()
+    assert refused(registry.issue, request_id, other) is Reason.BAD_CERTIFICATE
+    stranger = make_identity(Authority.create("skyline", clock.now()), clock).certificate_pem.decode()
+    assert refused(registry.issue, request_id, stranger) is Reason.BAD_SIGNATURE
+    assert refused(registry.issue, "nothing", other) is Reason.UNKNOWN_REQUEST
+
+
+def test_csr_that_is_broken_or_forged_is_refused(registry: Registry) -> None:
+    good = certificate_request(new_key(), BANK).decode()
+    lines = good.splitlines()
+    lines[-2] = lines[-2][:-6] + ("A" * 5 if lines[-2][-6:-1] != "A" * 5 else "B" * 5) + lines[-2][-1]
+    for bad in ("", "nonsense", "x" * 10_000, "\n".join(lines)):
+        assert refused(registry.request, bad, "code", None) in (Reason.BAD_CSR, Reason.BAD_CERTIFICATE)
+
+
+def test_revocation_is_in_force_at_once_and_survives_a_restart(
+    tmp_path: Path, authority: Authority, clock: FixedClock
+) -> None:
+    registry = Registry(open_database(tmp_path / "g.db"), "skyline", authority.certificate, clock)
+    first, second = make_identity(authority, clock), make_identity(authority, clock)
+    caller = registry.authenticate(first.certificate_pem)
+    registry.revoke(caller.serial, "", "lost key")
+    assert refused(registry.authenticate, first.certificate_pem) is Reason.CERTIFICATE_REVOKED
+    assert refused(registry.check_live, caller) is Reason.CERTIFICATE_REVOKED
+    registry.authenticate(second.certificate_pem)
+    registry.revoke("", "bank", "left the alliance")
+    reopened = Registry(open_database(tmp_path / "g.db"), "skyline", authority.certificate, clock)
+    for identity in (first, second):
+        assert refused(reopened.authenticate, identity.certificate_pem) is Reason.CERTIFICATE_REVOKED
+    clock.at += timedelta(seconds=1)
+    reopened.authenticate(make_identity(authority, clock).certificate_pem)
+
+
+def test_another_alliance_or_an_expired_certificate_is_refused(
+    registry: Registry, authority: Authority, clock: FixedClock
+) -> None:
+    foreign = make_identity(authority, clock, replace(BANK, alliance="other"))
+    assert refused(registry.authenticate, foreign.certificate_pem) is Reason.BAD_CERTIFICATE
+    gateway = make_identity(authority, clock, replace(BANK, role=Role.GATEWAY))
+    assert refused(registry.authenticate, gateway.certificate_pem) is Reason.BAD_CERTIFICATE
+    as_gateway = certificate_request(new_key(), replace(BANK, role=Role.GATEWAY)).decode()
+    assert refused(registry.request, as_gateway, "code", None) is Reason.BAD_CSR
+    gateway = make_identity(authority, clock, replace(BANK, role=Role.GATEWAY))
+    assert refused(registry.authenticate, gateway.certificate_pem) is Reason.BAD_CERTIFICATE
+    as_gateway = certificate_request(new_key(), replace(BANK, role=Role.GATEWAY)).decode()
+    assert refused(registry.request, as_gateway, "code", None) is Reason.BAD_CSR
+    bank = make_identity(authority, clock)
+    clock.at += timedelta(days=PARTY_DAYS + 1)
+    assert refused(registry.authenticate, bank.certificate_pem) is Reason.CERTIFICATE_EXPIRED
+
+
+def test_role_table_names_every_method_and_nothing_else() -> None:
+    modules = (audit_pb2, budget_pb2, consent_pb2, enrolment_pb2, offers_pb2, overlap_pb2, policy_pb2, training_pb2)
+    methods = {
+        f"{service.name}/{method.name}"
+        for module in modules
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+    assert methods == set(ROLES)
+
+
+def test_a_role_or_method_that_is_not_in_the_table_is_refused() -> None:
+    assert refused(check_role, "/federation.v1.OverlapService/QueryCube", Role.PARTNER) is Reason.ROLE_NOT_ALLOWED
+    assert refused(check_role, "/federation.v1.OverlapService/Nothing", Role.OPERATOR) is Reason.ROLE_NOT_ALLOWED
+    check_role("/federation.v1.OverlapService/QueryCube", Role.MARKETING)
+
+
+def test_identity_folder_with_a_foreign_key_or_a_missing_file_is_refused(
+    tmp_path: Path, authority: Authority, clock: FixedClock
+) -> None:
+    identity = make_identity(authority, clock)
+    write_secret(tmp_path / "key.pem", private_pem(new_key()))
+    write_secret(tmp_path / "certificate.pem", identity.certificate_pem)
+    with pytest.raises(ConfigError) as caught:
+        load_identity(tmp_path)
+    assert (caught.value.reason, caught.value.item) == (Reason.MISSING_FILE, str(tmp_path / "ca.pem"))
+    write_secret(tmp_path / "ca.pem", identity.ca_pem)
+    with pytest.raises(ConfigError):
+        load_identity(tmp_path)
+    write_secret(tmp_path / "key.pem", identity.key_pem)
+    assert load_identity(tmp_path).subject == BANK
+    assert (tmp_path / "key.pem").stat().st_mode & 0o077 == 0
