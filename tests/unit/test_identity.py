@@ -179,10 +179,6 @@ def test_another_alliance_or_an_expired_certificate_is_refused(
     assert refused(registry.authenticate, gateway.certificate_pem) is Reason.BAD_CERTIFICATE
     as_gateway = certificate_request(new_key(), replace(BANK, role=Role.GATEWAY)).decode()
     assert refused(registry.request, as_gateway, "code", None) is Reason.BAD_CSR
-    gateway = make_identity(authority, clock, replace(BANK, role=Role.GATEWAY))
-    assert refused(registry.authenticate, gateway.certificate_pem) is Reason.BAD_CERTIFICATE
-    as_gateway = certificate_request(new_key(), replace(BANK, role=Role.GATEWAY)).decode()
-    assert refused(registry.request, as_gateway, "code", None) is Reason.BAD_CSR
     bank = make_identity(authority, clock)
     clock.at += timedelta(days=PARTY_DAYS + 1)
     assert refused(registry.authenticate, bank.certificate_pem) is Reason.CERTIFICATE_EXPIRED
