@@ -1,0 +1,71 @@
+"""Opens a gRPC port with TLS, the gatekeeper, health and reflection.
+
+Limits that hold for every peer: message size, header size, streams a connection, idle connections; what a stream may
+carry in all is each servicer's to bound.
+"""
+
+from collections.abc import Callable, Sequence
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from federation.core.errors import ConfigError, Reason
+from federation.core.identity import Identity
+from gateway.rpc.interceptor import Gatekeeper
+
+MAX_MESSAGE_BYTES = 16 << 20
+OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", 32 << 10),
+    ("grpc.max_concurrent_streams", 64),
+    ("grpc.so_reuseport", 0),  # a second gateway on the port is an error, not a silent half
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+
+
+async def open_port(
+    address: str,
+    identity: Identity,
+    gatekeeper: Gatekeeper,
+    add: Sequence[tuple[str, Callable[[grpc.aio.Server], None]]],
+    *,
+    client_certificates: bool,
+) -> tuple[grpc.aio.Server, int]:
+    """Starts serving and returns the server with its port number.
+
+    Args:
+        address: ``host:port``; port 0 lets the system choose.
+        identity: The gateway's own.
+        gatekeeper: Authenticates every call of ours.
+        add: Full service name and the function that registers its servicer.
+        client_certificates: Whether TLS asks for a certificate of the alliance CA; only the enrolment port does not.
+
+    Raises:
+        ConfigError: the address cannot be bound.
+    """
+    server = grpc.aio.server(interceptors=[gatekeeper], options=OPTIONS)
+    health = health_aio.HealthServicer()
+    names = [name for name, _ in add]
+    for name, register in add:
+        register(server)
+        await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+    await health.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    if client_certificates:  # strangers need no map of the service
+        reflection.enable_server_reflection([*names, reflection.SERVICE_NAME, "grpc.health.v1.Health"], server)
+    pair = [(identity.key_pem, identity.certificate_pem)]
+    ca = identity.ca_pem if client_certificates else None
+    credentials = grpc.ssl_server_credentials(pair, ca, require_client_auth=client_certificates)
+    try:
+        port = server.add_secure_port(address, credentials)
+    except RuntimeError as exc:
+        fix = "Is another process using it? Change `listen` in gateway.yaml."
+        raise ConfigError(Reason.BAD_CONFIG, item=f"address {address}", detail=str(exc), fix=fix) from exc
+    await server.start()
+    return server, port

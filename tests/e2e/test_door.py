@@ -1,0 +1,220 @@
+"""The gateway's door with real TLS: who gets in, who does not, and what an error looks like from outside."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+
+from federation.client.connection import Connection, raise_translated, translated
+from federation.core.clock import SystemClock
+from federation.core.database import open_database
+from federation.core.errors import EntenteError, Reason
+from federation.core.identity import Identity, Role, Subject, certificate_request, new_key
+from federation.core.ids import PartyId
+from federation.v1 import audit_pb2, audit_pb2_grpc, enrolment_pb2, enrolment_pb2_grpc
+from gateway.identity.authority import PARTY_DAYS, Authority
+from gateway.identity.caller import current_caller
+from gateway.identity.registry import Registry
+from gateway.rpc.enrolment import EnrolmentServicer
+from gateway.rpc.interceptor import Gatekeeper
+from gateway.rpc.port import open_port
+
+BANK = Subject("skyline", Role.PARTNER, PartyId("bank"))
+OPEN = "/federation.v1.EnrolmentService/RequestCertificate"
+
+
+class Probe(audit_pb2_grpc.AuditServiceServicer):
+    """Stands for any service: one call that fails inside, one stream that goes on as long as the caller listens."""
+
+    async def GetCheckpoint(self, _request: Any, _context: Any) -> Any:
+        raise RuntimeError("customer alice@example.com is in table x")
+
+    async def ListEntries(self, _request: Any, _context: Any) -> AsyncIterator[Any]:
+        number = 0
+        while True:
+            yield audit_pb2.ListEntriesResponse(start=number, entries=[current_caller().party.encode()])
+            number += 1
+            await asyncio.sleep(0.01)
+
+
+@dataclass
+class Door:
+    authority: Authority
+    registry: Registry
+    address: str
+    enrolment: str
+
+    def identity(self, subject: Subject = BANK, ago_days: int = 0) -> Identity:
+        key, now = new_key(), SystemClock().now() - timedelta(days=ago_days)
+        return Identity(subject, key, self.authority.issue(key.public_key(), subject, now), self.authority.certificate)
+
+
+@pytest.fixture
+def door() -> Iterator[Door]:
+    clock = SystemClock()
+    authority = Authority.create("skyline", clock.now())
+    registry = Registry(open_database(None), "skyline", authority.certificate, clock)
+    subject = Subject("skyline", Role.GATEWAY, PartyId("gateway"))
+    key = new_key()
+    pem = authority.issue(key.public_key(), subject, clock.now(), ("localhost", "127.0.0.1"))
+    identity = Identity(subject, key, pem, authority.certificate)
+    servicer = EnrolmentServicer(registry, "skyline", list)
+    enrolment = (
+        "federation.v1.EnrolmentService",
+        lambda server: enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(servicer, server),
+    )
+    audit = (
+        "federation.v1.AuditService",
+        lambda server: audit_pb2_grpc.add_AuditServiceServicer_to_server(Probe(), server),
+    )
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def start() -> tuple[Any, int, Any, int]:
+        door = Gatekeeper(registry)
+        main, port = await open_port("127.0.0.1:0", identity, door, [enrolment, audit], client_certificates=True)
+        open_door = Gatekeeper(None, frozenset({OPEN}))
+        first, other = await open_port("127.0.0.1:0", identity, open_door, [enrolment], client_certificates=False)
+        return main, port, first, other
+
+    main, port, first, other = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+    yield Door(authority, registry, f"127.0.0.1:{port}", f"127.0.0.1:{other}")
+
+    async def stop() -> None:
+        await main.stop(0)
+        await first.stop(0)
+
+    asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    loop.close()
+
+
+def who(connection: Connection) -> enrolment_pb2.WhoAmIResponse:
+    return connection.enrolment.WhoAmI(enrolment_pb2.WhoAmIRequest(), timeout=5)
+
+
+def refusal(call: Any) -> EntenteError:
+    with pytest.raises(EntenteError) as caught, translated():
+        call()
+    return caught.value
+
+
+def test_a_live_certificate_gets_in_and_is_known_by_it(door: Door) -> None:
+    with Connection(door.address, door.identity()) as connection:
+        answer = who(connection)
+    assert (answer.party, answer.role, answer.alliance) == ("bank", "partner", "skyline")
+
+
+def test_no_certificate_or_one_of_another_ca_ends_at_tls(door: Door) -> None:
+    with Connection(door.address, None, ca_pem=door.authority.pem) as connection:
+        assert refusal(lambda: who(connection)).reason is Reason.UNAVAILABLE
+    stranger = Authority.create("skyline", SystemClock().now())
+    key = new_key()
+    forged = Identity(
+        BANK, key, stranger.issue(key.public_key(), BANK, SystemClock().now()), door.authority.certificate
+    )
+    with Connection(door.address, forged) as connection:
+        assert refusal(lambda: who(connection)).reason is Reason.UNAVAILABLE
+
+
+def test_an_expired_certificate_is_refused(door: Door) -> None:
+    with Connection(door.address, door.identity(ago_days=PARTY_DAYS + 1)) as connection:
+        assert refusal(lambda: who(connection)).reason is Reason.UNAVAILABLE
+
+
+def test_revocation_stops_the_next_call_and_a_running_stream(door: Door) -> None:
+    auditor = Subject("skyline", Role.AUDITOR, PartyId("auditor"))
+    identity = door.identity(auditor)
+    with Connection(door.address, identity) as connection:
+        stream = connection.audit.ListEntries(audit_pb2.ListEntriesRequest(), timeout=10)
+        assert next(iter(stream)).entries == [b"auditor"]
+        caller = door.registry.authenticate(identity.certificate_pem)
+        door.registry.revoke(caller.serial, "", "test")
+        error = refusal(lambda: list(stream))
+        assert error.reason is Reason.CERTIFICATE_REVOKED
+        assert refusal(lambda: who(connection)).reason is Reason.CERTIFICATE_REVOKED
+    with Connection(door.address, door.identity()) as other:
+        assert who(other).party == "bank"
+
+
+def test_a_role_may_not_call_what_is_not_its_own(door: Door) -> None:
+    with Connection(door.address, door.identity()) as connection:
+        error = refusal(lambda: connection.enrolment.ListCertificateRequests(
+            enrolment_pb2.ListCertificateRequestsRequest(), timeout=5))  # fmt: skip
+    assert (error.reason, error.item) == (Reason.ROLE_NOT_ALLOWED, "partner calling ListCertificateRequests")
+
+
+def test_a_fault_inside_shows_an_incident_and_nothing_else(door: Door) -> None:
+    with Connection(door.address, door.identity()) as connection:
+        with pytest.raises(grpc.RpcError) as caught:
+            connection.audit.GetCheckpoint(audit_pb2.GetCheckpointRequest(), timeout=5)
+        with pytest.raises(EntenteError) as translated_error:
+            raise_translated(caught.value)
+        assert who(connection).party == "bank"  # the process lives on
+    assert translated_error.value.reason is Reason.INTERNAL
+    assert translated_error.value.detail.startswith("incident ")
+    shown = f"{caught.value.details()}{caught.value.trailing_metadata()}"  # type: ignore[attr-defined]
+    assert "alice" not in shown
+    assert "table" not in shown
+
+
+def test_enrolment_port_serves_the_first_request_only(door: Door) -> None:
+    with Connection(door.enrolment, None, ca_pem=door.authority.pem) as connection:
+        assert refusal(lambda: who(connection)).reason is Reason.NO_CERTIFICATE
+        csr = certificate_request(new_key(), BANK).decode()
+        request = enrolment_pb2.RequestCertificateRequest(csr_pem=csr, invitation="guess")
+        call = connection.enrolment.RequestCertificate
+        assert refusal(lambda: call(request, timeout=5)).reason is Reason.BAD_INVITATION
+        request.invitation = door.registry.invite(PartyId("bank"), Role.PARTNER)
+        assert call(request, timeout=5).certificate_pem == ""
+
+
+def test_a_party_cannot_ask_in_anothers_name(door: Door) -> None:
+    csr = certificate_request(new_key(), replace(BANK, party=PartyId("insurer"))).decode()
+    with Connection(door.address, door.identity()) as connection:
+        request = enrolment_pb2.RequestCertificateRequest(csr_pem=csr)
+        error = refusal(lambda: connection.enrolment.RequestCertificate(request, timeout=5))
+    assert error.reason is Reason.PARTY_MISMATCH
+
+
+def test_a_message_over_the_limit_is_refused_and_the_process_lives_on(door: Door) -> None:
+    with Connection(door.address, door.identity()) as connection:
+        request = enrolment_pb2.RequestCertificateRequest(csr_pem="x" * 100_000)
+        error = refusal(lambda: connection.enrolment.RequestCertificate(request, timeout=5))
+        assert (error.reason, error.item) == (Reason.TOO_LARGE, "field csr_pem")
+        huge = enrolment_pb2.RequestCertificateRequest(csr_pem="x" * (17 << 20))
+        assert refusal(lambda: connection.enrolment.RequestCertificate(huge, timeout=5)).reason is Reason.UNAVAILABLE
+        assert who(connection).party == "bank"
+
+
+def test_a_stock_client_can_list_and_describe_the_service_by_reflection(door: Door) -> None:
+    from google.protobuf.descriptor_pool import DescriptorPool
+    from google.protobuf.message_factory import GetMessageClass
+    from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+    with Connection(door.address, door.identity()) as connection:
+        database = ProtoReflectionDescriptorDatabase(connection.channel)
+        assert "federation.v1.EnrolmentService" in database.get_services()
+        pool = DescriptorPool(database)
+        method = pool.FindServiceByName("federation.v1.EnrolmentService").FindMethodByName("WhoAmI")
+        ask, tell = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+        call = connection.channel.unary_unary(
+            "/federation.v1.EnrolmentService/WhoAmI", ask.SerializeToString, tell.FromString
+        )
+        assert call(ask(), timeout=5).party == "bank"
+
+
+def test_health_says_serving(door: Door) -> None:
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with Connection(door.address, door.identity()) as connection:
+        stub = health_pb2_grpc.HealthStub(connection.channel)
+        answer = stub.Check(health_pb2.HealthCheckRequest(service="federation.v1.EnrolmentService"), timeout=5)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
