@@ -1,0 +1,1 @@
+"""The gate that remembers: an append-only log which shows any change to itself."""

@@ -1,0 +1,247 @@
+"""The privacy ledger: every release is paid for, on disk, before it is made.
+
+An entry is *reserved*, then either *committed* (the release was, or may have been, made) or *cancelled* (it cannot
+have been). Reserved and committed entries count alike, so a crash can waste budget and never create it: a commit of
+an entry that was cancelled meanwhile is refused.
+
+What counts now is every entry whose own period overlaps the period of the active policy. An entry's period is that of
+the policy under which it was reserved, never the clock's: a clock that jumps cannot move a spend, and a policy that
+shifts its period by a day cannot shed one. Limits and delta are those of the active policy; losses are composed again
+from the events each time (see ``federation.privacy.composition``), never from stored epsilons.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import structlog
+from dp_accounting import DpEvent
+from sqlalchemy import Column, Connection, Engine, Index, MetaData, Row, String, Table, insert, select, update
+
+from federation.core.canonical import canonical_json
+from federation.core.clock import Clock, to_text
+from federation.core.errors import BudgetError, Reason
+from federation.policy.specs import BudgetSpec
+from federation.privacy.composition import describe, epsilon_of, event_from_json, event_to_json
+
+ALLIANCE = "alliance"
+"""The scope that holds everything."""
+MAX_TEXT = 400
+RESERVED, COMMITTED, CANCELLED = "reserved", "committed", "cancelled"
+
+_METADATA = MetaData()
+_ENTRIES = Table(
+    "budget_entries",
+    _METADATA,
+    Column("entry_id", String(32), primary_key=True),
+    Column("key", String(MAX_TEXT), nullable=False),
+    Column("period_start", String(10), nullable=False),
+    Column("period_end", String(10), nullable=False),
+    Column("purpose", String(48), nullable=False),
+    Column("what", String(MAX_TEXT), nullable=False),
+    Column("event", String, nullable=False),  # canonical JSON
+    Column("state", String(9), nullable=False),
+    Column("at", String(40), nullable=False),
+)
+# One live entry a key and period, whatever the code does; a cancelled one leaves its key free.
+Index(
+    "budget_entries_key",
+    _ENTRIES.c.period_start,
+    _ENTRIES.c.key,
+    unique=True,
+    sqlite_where=_ENTRIES.c.state != CANCELLED,
+    postgresql_where=_ENTRIES.c.state != CANCELLED,
+)
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class BudgetEntry:
+    """One release that was paid for."""
+
+    entry_id: str
+    at: str
+    purpose: str
+    what: str
+    epsilon: float  # alone, at the budget's delta
+    state: str
+    mechanism: str
+
+
+@dataclass(frozen=True)
+class BudgetScope:
+    """What a purpose, or the whole alliance, may spend and has spent."""
+
+    scope: str
+    epsilon_limit: float
+    epsilon_spent: float
+    delta: float
+
+
+@dataclass(frozen=True)
+class BudgetOverview:
+    """Everything that counts in the active period."""
+
+    period_start: date
+    period_end: date  # exclusive
+    scopes: tuple[BudgetScope, ...]
+    entries: tuple[BudgetEntry, ...]
+
+
+class SqlLedger:
+    """The ledger in an SQL database.
+
+    Args:
+        engine: From ``federation.core.database.open_database``.
+        budget: Gives the limits of the active policy.
+        clock: Dates the entries.
+        random: Gives that many random bytes, for entry ids.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        budget: Callable[[], BudgetSpec],
+        clock: Clock,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._engine, self._budget, self._clock, self._random = engine, budget, clock, random
+        self._lock = threading.Lock()
+        _METADATA.create_all(engine)
+
+    def reserve(self, *, key: str, purpose: str, what: str, event: DpEvent) -> str:
+        """Reserves a cost, durably, and returns the entry's id.
+
+        The same key with the same purpose and event returns the entry there is, also when it was committed: a release
+        that is made again after a crash pays once. Whoever uses a key must see to it that what it names is released
+        once, and stored with its noise.
+
+        Args:
+            key: Names the release, 1 to 400 characters.
+            purpose: As the policy calls it.
+            what: For people; 1 to 400 characters, nothing personal.
+            event: The loss for one person.
+
+        Raises:
+            BudgetError: BUDGET_EXHAUSTED when a limit would be passed, there is none, or now is outside of the
+                period; BAD_COST; IDEMPOTENCY_CONFLICT when the key stands for something else.
+        """
+        if not (0 < len(key) <= MAX_TEXT and 0 < len(what) <= MAX_TEXT):
+            raise BudgetError(Reason.BAD_COST, item="key or description of a cost")
+        written = canonical_json(event_to_json(event)).decode()
+        spec, now = self._budget(), self._clock.now()
+        with self._transaction() as connection:
+            rows = _counted(connection, spec)
+            for row in rows:
+                if row.key == key:
+                    if (row.purpose, row.event) != (purpose, written):
+                        raise BudgetError(Reason.IDEMPOTENCY_CONFLICT, item=f"budget entry for {row.what}")
+                    return str(row.entry_id)
+            if not spec.period_start <= now.date() < spec.period_end:
+                period = f"{spec.period_start} to {spec.period_end}"
+                raise BudgetError(Reason.BUDGET_EXHAUSTED, item=f"today is outside of the budget's period {period}")
+            self._check(spec, rows, purpose, event)
+            entry_id = self._random(16).hex()
+            connection.execute(
+                insert(_ENTRIES),
+                {
+                    "entry_id": entry_id,
+                    "key": key,
+                    "period_start": spec.period_start.isoformat(),
+                    "period_end": spec.period_end.isoformat(),
+                    "purpose": purpose,
+                    "what": what,
+                    "event": written,
+                    "state": RESERVED,
+                    "at": to_text(now),
+                },
+            )
+        return entry_id
+
+    def commit(self, entry_id: str) -> None:
+        """The release was made (or may have been). Again is fine.
+
+        Raises:
+            BudgetError: BAD_COST for an entry that there is not, or that was cancelled; then nothing may be released.
+        """
+        with self._transaction() as connection:
+            state = _state(connection, entry_id)
+            if state == CANCELLED:
+                raise BudgetError(Reason.BAD_COST, item=f"budget entry {entry_id} was cancelled")
+            connection.execute(update(_ENTRIES).where(_ENTRIES.c.entry_id == entry_id).values(state=COMMITTED))
+
+    def cancel(self, entry_id: str) -> None:
+        """The release cannot have been made: gives the cost back, unless it was committed (then it stays).
+
+        Raises:
+            BudgetError: BAD_COST for an entry that there is not.
+        """
+        with self._transaction() as connection:
+            state = _state(connection, entry_id)
+            if state == COMMITTED:
+                _log.warning("budget_cancel_ignored", entry=entry_id)
+                return
+            connection.execute(update(_ENTRIES).where(_ENTRIES.c.entry_id == entry_id).values(state=CANCELLED))
+
+    def overview(self) -> BudgetOverview:
+        """Limits, totals and entries of the active period, by one consistent read."""
+        spec = self._budget()
+        with self._transaction() as connection:
+            rows = _counted(connection, spec)
+        scopes = tuple(
+            BudgetScope(scope, limit, _spent(rows, scope, spec.delta), spec.delta)
+            for scope, limit in ((ALLIANCE, spec.epsilon), *sorted(spec.purposes.items()))
+        )
+        entries = []
+        for row in rows:
+            event = _event(row)
+            cost = epsilon_of([event], spec.delta)
+            entries.append(BudgetEntry(row.entry_id, row.at, row.purpose, row.what, cost, row.state, describe(event)))
+        return BudgetOverview(spec.period_start, spec.period_end, scopes, tuple(entries))
+
+    def _check(self, spec: BudgetSpec, rows: Sequence[Row[Any]], purpose: str, event: DpEvent) -> None:
+        limit = spec.purposes.get(purpose)
+        if limit is None:
+            raise BudgetError(Reason.BUDGET_EXHAUSTED, item=f"purpose {purpose[:48]} has no budget")
+        for scope, allowed in ((f"purpose {purpose}", limit), (ALLIANCE, spec.epsilon)):
+            counted = [_event(row) for row in rows if scope == ALLIANCE or row.purpose == purpose]
+            total = epsilon_of([*counted, event], spec.delta)
+            if not total <= allowed:
+                item = f"{scope}: epsilon would be {total:.4g}, limit {allowed:.4g} at delta {spec.delta:g}"
+                raise BudgetError(Reason.BUDGET_EXHAUSTED, item=item)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """One at a time in this process; the database keeps other processes out."""
+        with self._lock, self._engine.begin() as connection:
+            yield connection
+
+
+def _counted(connection: Connection, spec: BudgetSpec) -> Sequence[Row[Any]]:
+    """Live entries whose period overlaps the given one, oldest first (ISO dates order as text)."""
+    wanted = select(_ENTRIES).where(
+        _ENTRIES.c.state != CANCELLED,
+        _ENTRIES.c.period_start < spec.period_end.isoformat(),
+        _ENTRIES.c.period_end > spec.period_start.isoformat(),
+    )
+    return connection.execute(wanted.order_by(_ENTRIES.c.at, _ENTRIES.c.entry_id)).all()
+
+
+def _spent(rows: Sequence[Row[Any]], scope: str, delta: float) -> float:
+    return epsilon_of([_event(row) for row in rows if scope in (ALLIANCE, row.purpose)], delta)
+
+
+def _event(row: Row[Any]) -> DpEvent:
+    return event_from_json(json.loads(row.event))
+
+
+def _state(connection: Connection, entry_id: str) -> str:
+    state: str | None = connection.scalar(select(_ENTRIES.c.state).where(_ENTRIES.c.entry_id == entry_id))
+    if state is None:
+        raise BudgetError(Reason.BAD_COST, item="unknown budget entry")
+    return state
