@@ -1,0 +1,153 @@
+"""``entente partner``: get an identity, run the agent, see how it is doing."""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, emit, err, out, table
+from federation.client.config import FILE_NAME, load_partner_config
+from federation.client.connection import Connection, translated
+from federation.client.enrolment import copy_policy, enrol, load_invitation
+from federation.core.clock import SystemClock
+from federation.core.errors import ConfigError, EntenteError, Reason
+from federation.v1 import enrolment_pb2
+
+if TYPE_CHECKING:
+    from federation.client.workplace import Workplace
+
+app = typer.Typer(no_args_is_help=True, help="A partner institution's agent, beside its own data.")
+STATUS_FILE = "agent.json"
+
+
+@app.command("enrol", epilog="Example: entente partner enrol bank.yaml --dir bank --data /srv/bank")
+def enrol_command(
+    invitation: Annotated[Path, typer.Argument(help="Invitation file from the operator.")],
+    folder: Annotated[Path, typer.Option("--dir", help="The partner's folder; made if it is not there.")],
+    data: Annotated[Path, typer.Option(help="Folder with customers.csv, consents.csv and holdings.csv.")],
+    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the operator's signature.")] = 600,
+    phone_numbers: Annotated[str, typer.Option(help="valid, or possible for invented test numbers.")] = "valid",
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key, ask for a certificate, and write partner.yaml and a first copy of the policy.
+
+    Prints the request's id: read it out to the operator, who approves exactly that. Run it again to continue.
+    """
+    invited = load_invitation(invitation)
+    if not (data / "customers.csv").is_file():
+        raise ConfigError(Reason.MISSING_FILE, item=str(data / "customers.csv"), fix="Name the data folder by --data.")
+
+    def waiting(request_id: str) -> None:
+        if as_json:
+            print(json.dumps({"waiting": request_id}), flush=True)
+        else:
+            err.print(f"Request [bold]{request_id}[/] waits for the operator: entente operator approve {request_id}")
+
+    identity = enrol(invited, folder / "identity", wait_s, waiting)
+    config_file = folder / FILE_NAME
+    if not config_file.exists():
+        files = {name: str((data / f"{name}.csv").absolute()) for name in ("customers", "consents", "holdings")}
+        settings = {"party": invited.party, "gateway": invited.gateway}
+        text = yaml.safe_dump({**settings, "data": {**files, "phone_numbers": phone_numbers}}, sort_keys=False)
+        config_file.write_text(text)
+    config = load_partner_config(folder)
+    with Connection(config.gateway, identity) as connection:
+        connection.wait_ready(10)
+        version = copy_policy(connection, config.policy)
+    value = {"party": invited.party, "folder": str(folder), "policy_version": version}
+
+    def text_result() -> None:
+        out.print(f"[bold]{invited.party}[/] is enrolled in {folder}. Start it: entente partner run --config {folder}")
+
+    emit(as_json, value, text_result)
+
+
+@app.command(epilog="Example: entente partner run --config bank")
+def run(config: ConfigOption) -> None:
+    """Run the agent until it is stopped (SIGTERM or Ctrl-C)."""
+    from federation.client.agent import Agent, Status
+    from federation.client.overlap import OverlapAgent
+    from federation.client.training import TrainingAgent
+
+    with workplace(config) as place:
+        settings, connection = place.config, place.connection
+        # Consent states go up before the people they are about appear on the switchboard.
+        overlap = OverlapAgent(
+            connection.overlap,
+            place.identity,
+            place.data,
+            place.handles,
+            settings,
+            place.policy,
+            place.clock,
+            before_switchboard=lambda ids: _upload(place, ids),
+        )
+        training = TrainingAgent(connection.training, place.data, settings, place.policy, place.clock, place.engine)
+        parts = {"overlap": overlap, "training": training, "consents": place.consents}
+        agent = Agent(parts, Status(settings.state / STATUS_FILE, place.clock), connection.close)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: agent.stop())
+        out.print(f"Agent of [bold]{settings.party}[/] serves {settings.gateway}; stop it with Ctrl-C.")
+        agent.run()
+
+
+def _upload(place: "Workplace", ids: Any) -> None:
+    with translated():
+        place.consents.upload(ids)
+
+
+@app.command(epilog="Example: entente partner status --config bank")
+def status(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Show the identity, the connection, what the agent does, and what has left this partner."""
+    with workplace(config) as place:
+        state_file = place.config.state / STATUS_FILE
+        agent = json.loads(state_file.read_text()) if state_file.exists() else {"parts": {}}
+        try:
+            place.connection.wait_ready(5)
+            with translated():
+                me = place.connection.enrolment.WhoAmI(enrolment_pb2.WhoAmIRequest(), timeout=RPC_TIMEOUT_S)
+            gateway: dict[str, Any] = {"reachable": True, "certificate_expires_at": me.certificate_expires_at}
+            gateway["agent_connected"] = place.config.party in me.connected_partners
+        except EntenteError as error:
+            gateway = {"reachable": False, "reason": str(error.reason), "item": error.item}
+        reports = [json.loads(path.read_text()) for path in sorted((place.config.state / "reports").glob("*.json"))]
+        value = {
+            "party": place.config.party,
+            "gateway": {"address": place.config.gateway, **gateway},
+            "agent": agent,
+            "unsent_withdrawals": place.consents.pending(),
+            "egress": place.egress.summary(),
+            "reports": reports,
+        }
+
+    def text() -> None:
+        out.print(f"[bold]{value['party']}[/] at {place.config.gateway}")
+        for name, told in gateway.items():
+            out.print(f"  {name}: {told}")
+        parts = table("Agent", "part", "state", "since", "text")
+        for name, part in agent["parts"].items():
+            parts.add_row(name, part["state"], part["since"][:19], part["text"])
+        out.print(parts)
+        left = table("What left this partner", "call", "messages", "bytes", right=["messages", "bytes"])
+        for row in value["egress"]:
+            left.add_row(row["method"], f"{row['messages']:,}", f"{row['bytes']:,}")
+        out.print(left)
+
+    emit(as_json, value, text)
+
+
+@contextmanager
+def workplace(config: Path) -> Iterator["Workplace"]:
+    """A partner's workplace for the length of a command."""
+    from federation.client.workplace import open_workplace
+
+    place = open_workplace(load_partner_config(config), SystemClock())
+    try:
+        yield place
+    finally:
+        place.close()
