@@ -87,7 +87,14 @@ def run(config: ConfigOption) -> None:
             place.clock,
             before_switchboard=lambda ids: _upload(place, ids),
         )
-        training = TrainingAgent(connection.training, place.data, settings, place.policy, place.clock, place.engine)
+        training = TrainingAgent(
+            connection.training,
+            data=place.data,
+            config=settings,
+            policy=place.policy,
+            clock=place.clock,
+            engine=place.engine,
+        )
         parts = {"overlap": overlap, "training": training, "consents": place.consents}
         agent = Agent(parts, Status(settings.state / STATUS_FILE, place.clock), connection.close)
         for number in (signal.SIGTERM, signal.SIGINT):
