@@ -1,0 +1,100 @@
+"""Matplotlib figures as inline SVG that takes the page's fonts and its light or dark colours.
+
+Figures are drawn with marker colours that no plot would choose; ``to_inline`` replaces each by a CSS variable of the
+page. Text stays text, so it scales, prints and can be searched. What matplotlib adds for stand-alone files (metadata,
+namespaces, group ids) is taken out, so that several plots can live in one page that names no address.
+"""
+
+import io
+import re
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Colours that stand for the page's CSS variables.
+INK, MUTED, FAINT, PAPER = "#010203", "#020304", "#030405", "#040506"
+BLUE, ORANGE, GREEN, PURPLE, RED = "#050607", "#060708", "#070809", "#08090a", "#090a0b"
+VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    FAINT: "--faint",
+    PAPER: "--paper",
+    BLUE: "--blue",
+    ORANGE: "--orange",
+    GREEN: "--green",
+    PURPLE: "--purple",
+    RED: "--red",
+}
+WIDTH_IN = 4.7  # so that 10 points stay readable on a phone
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.7,
+    "legend.facecolor": PAPER,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 1.0,
+    "hatch.color": FAINT,
+    "hatch.linewidth": 1.0,
+}
+
+styled = mpl.rc_context(STYLE)
+"""Decorates a function that draws: artists take their style when they are made."""
+
+
+def new_figure(
+    *, height: float, rows: int = 1, height_ratios: tuple[float, ...] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure in the report's style.
+
+    Args:
+        height: In inches; all figures are equally wide.
+        rows: Axes, one above the other.
+        height_ratios: Of the rows.
+    """
+    figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
+    axes = figure.subplots(rows, 1, squeeze=False, height_ratios=height_ratios)
+    return figure, list(axes[:, 0])
+
+
+def to_inline(figure: Figure, name: str, title: str, described: str) -> str:
+    """The figure as an ``<svg>`` element.
+
+    Args:
+        figure: From ``new_figure``.
+        name: Unique in the page; goes into the ids.
+        title: What it shows; for screen readers, as is the next.
+        described: The numbers in words.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = svg.replace("font-family: 'DejaVu Sans'; ", "")  # inherit the page's
+    for marker, variable in VARIABLES.items():
+        svg = svg.replace(marker, f"var({variable})")
+    box = re.search(r'viewBox="[^"]*"', svg)
+    if box is None:
+        raise AssertionError("matplotlib writes a viewBox")
+    label = f'role="img" aria-labelledby="{name}-title {name}-text"'
+    opening = f'<svg class="plot" {box[0]} {label}><title id="{name}-title">{escape(title)}</title>'
+    return f'{opening}<desc id="{name}-text">{escape(described)}</desc>{svg[svg.index(">") + 1 :]}'
