@@ -6,8 +6,13 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from federation.core.clock import to_text
+from federation.core.clock import from_text, to_text
+from federation.core.errors import DataError, Reason
 from federation.core.ids import PolicyVersion
+
+MAX_TEXT = 64
+"""Characters of one text in facts that come from outside; every term of the vocabularies is shorter."""
+MAX_LIST = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class Facts:
     """One request that something may leave one party for another. A missing field is ``None`` and denies where used."""
 
     purpose: str | None  # "overlap_statistics", "model_training", "offer_sharing"
-    data_category: str | None  # "blinded_identifier", "aggregate_statistics", "model_update", "offer"
+    data_category: str | None  # a term of vocabulary.DATA_CATEGORIES, for example "offer"
     origin: str | None  # the party whose data it is
     recipient: str | None  # a party; "gateway" for what an agent sends up; the caller's party for aggregates
     at: datetime | None
@@ -69,6 +74,7 @@ class Obligations:
 
     mask: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # field name -> mask name
     min_k: int | None = None  # smallest noisy count that may be shown, in people
+    cap: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))  # field name -> largest value
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +85,79 @@ class Decision:
     reasons: tuple[Given, ...]
     obligations: Obligations
     version: PolicyVersion
+
+
+def facts_from_json(value: Any) -> Facts:
+    """Reads what ``Facts.to_json`` wrote. A key that is absent is missing input, as if it were null.
+
+    Raises:
+        DataError: BAD_FIELD for an unknown key or a value of the wrong type, BAD_TIME.
+    """
+    found = _mapping(value, Facts.__slots__, "facts")
+
+    def text(name: str) -> str | None:
+        return _text(found.get(name), f"facts.{name}")
+
+    return Facts(
+        purpose=text("purpose"),
+        data_category=text("data_category"),
+        origin=text("origin"),
+        recipient=text("recipient"),
+        at=_time(found.get("at"), "facts.at"),
+        channel=text("channel"),
+        subject_region=text("subject_region"),
+        consent=_consent(found.get("consent"), "facts.consent"),
+        recipient_consent=_consent(found.get("recipient_consent"), "facts.recipient_consent"),
+        fields=_texts(found.get("fields"), "facts.fields") or frozenset(),
+    )
+
+
+def _consent(value: Any, item: str) -> ConsentFact | None:
+    if value is None:
+        return None
+    found = _mapping(value, ConsentFact.__slots__, item)
+    return ConsentFact(
+        status=_text(found.get("status"), f"{item}.status"),
+        recipients=_texts(found.get("recipients"), f"{item}.recipients"),
+        given_at=_time(found.get("given_at"), f"{item}.given_at"),
+        expires_at=_time(found.get("expires_at"), f"{item}.expires_at"),
+        separate=_flag(found.get("separate"), f"{item}.separate"),
+        cross_border=_flag(found.get("cross_border"), f"{item}.cross_border"),
+        jurisdiction=_text(found.get("jurisdiction"), f"{item}.jurisdiction"),
+    )
+
+
+def _mapping(value: Any, known: tuple[str, ...], item: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(Reason.BAD_FIELD, item=item)
+    if unknown := set(value) - set(known):
+        raise DataError(Reason.BAD_FIELD, item=f"{item}: unknown key {min(map(str, unknown))[:MAX_TEXT]!r}")
+    return value
+
+
+def _text(value: Any, item: str) -> str | None:
+    if value is not None and (not isinstance(value, str) or len(value) > MAX_TEXT):
+        raise DataError(Reason.BAD_FIELD, item=item)
+    return value
+
+
+def _texts(value: Any, item: str) -> frozenset[str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) > MAX_LIST:
+        raise DataError(Reason.BAD_FIELD, item=item)
+    texts = frozenset(_text(entry, item) for entry in value)
+    if None in texts:
+        raise DataError(Reason.BAD_FIELD, item=item)
+    return frozenset(text for text in texts if text is not None)
+
+
+def _time(value: Any, item: str) -> datetime | None:
+    text = _text(value, item)
+    return None if text is None else from_text(text, item=item)
+
+
+def _flag(value: Any, item: str) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise DataError(Reason.BAD_FIELD, item=item)
+    return value

@@ -1,0 +1,152 @@
+"""Conditions of rules as closures: each takes the facts and adds what fails to a list. Nothing here raises.
+
+A failure is a stable code and a plain sentence with the value that decided. Missing input is a failure of its own.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from federation.policy.alliance import Alliance
+from federation.policy.documents import Conditions, ConsentNeed
+from federation.policy.facts import ConsentFact, Facts
+
+Failure = tuple[str, str]
+"""Code and sentence."""
+Condition = Callable[[Facts, list[Failure]], None]
+
+
+def is_time(at: object) -> bool:
+    """Whether a value is a time with a zone; anything else counts as missing."""
+    return isinstance(at, datetime) and at.tzinfo is not None
+
+
+def absent(name: str) -> Failure:
+    """The failure of a fact that is not there."""
+    return (f"missing_{name}", f"The request does not say its {'time' if name == 'at' else name.replace('_', ' ')}.")
+
+
+def compile_conditions(wanted: Conditions, alliance: Alliance) -> tuple[Condition, ...]:
+    """The closures of all conditions that are set."""
+    found: list[Condition] = []
+    if wanted.legal_basis is not None:
+        found.append(_legal_basis(frozenset(wanted.legal_basis), alliance))
+    if wanted.consent is not None:
+        if wanted.consent.at in {"origin", "both"}:
+            found.append(_consent(wanted.consent, alliance, at_recipient=False))
+        if wanted.consent.at in {"recipient", "both"}:
+            found.append(_consent(wanted.consent, alliance, at_recipient=True))
+    if wanted.transfer_mechanism is not None:
+        found.append(_transfer(frozenset(wanted.transfer_mechanism), alliance))
+    return tuple(found)
+
+
+def _legal_basis(allowed: frozenset[str], alliance: Alliance) -> Condition:
+    jurisdiction_of, declared = alliance.jurisdiction_of, alliance.basis
+
+    def check(facts: Facts, failed: list[Failure]) -> None:
+        if facts.subject_region is None:
+            failed.append(absent("subject_region"))
+            return
+        law = jurisdiction_of.get(facts.subject_region)
+        basis = declared.get((facts.purpose or "", law or ""))
+        if basis not in allowed:
+            have = f"has {basis}" if basis else "has no legal basis"
+            failed.append(("no_legal_basis", f"{facts.purpose} {have} for residents of {facts.subject_region}."))
+
+    return check
+
+
+def _consent(need: ConsentNeed, alliance: Alliance, *, at_recipient: bool) -> Condition:
+    jurisdiction_of = alliance.jurisdiction_of
+    prefix = "recipient_" if at_recipient else ""
+
+    def check(facts: Facts, failed: list[Failure]) -> None:
+        consent = facts.recipient_consent if at_recipient else facts.consent
+        holder = facts.recipient if at_recipient else facts.origin
+        which = f"The consent at {holder} for {facts.purpose}"
+        if consent is None:
+            failed.append((f"{prefix}consent_missing", f"There is no consent at {holder} for {facts.purpose}."))
+            return
+        if consent.status != "given":
+            failed.append(_status(consent, which, prefix))
+        _complete(consent, which, prefix, failed)
+        at = facts.at
+        if at is not None and is_time(at):
+            if consent.given_at is not None and is_time(consent.given_at) and at < consent.given_at:
+                text = f"{which} holds from {consent.given_at:%Y-%m-%d} only."
+                failed.append((f"{prefix}consent_not_yet_valid", text))
+            if consent.expires_at is not None and is_time(consent.expires_at) and at >= consent.expires_at:
+                failed.append((f"{prefix}consent_expired", f"{which} expired on {consent.expires_at:%Y-%m-%d}."))
+        law = jurisdiction_of.get(facts.subject_region or "")
+        if consent.jurisdiction is not None and law is not None and consent.jurisdiction != law:
+            text = f"{which} was taken under {consent.jurisdiction}, but {law} protects this person."
+            failed.append((f"{prefix}consent_other_jurisdiction", text))
+        if need.names_recipient and consent.recipients is not None and facts.recipient not in consent.recipients:
+            failed.append((f"{prefix}recipient_not_named", f"{which} does not name {facts.recipient}."))
+        if need.separate and consent.separate is False:
+            failed.append((f"{prefix}no_separate_consent", f"{which} was not given separately."))
+        if need.cross_border and consent.cross_border is False:
+            failed.append((f"{prefix}no_cross_border_consent", f"{which} does not cover transfer abroad."))
+
+    return check
+
+
+def _status(consent: ConsentFact, which: str, prefix: str) -> Failure:
+    if consent.status is None:
+        return (f"{prefix}missing_consent_status", f"{which} has no status.")
+    if consent.status in {"withdrawn", "refused"}:
+        return (f"{prefix}consent_{consent.status}", f"{which} was {consent.status}.")
+    return (f"{prefix}consent_unknown_status", f"{which} has a status that is not known.")
+
+
+def _complete(consent: ConsentFact, which: str, prefix: str, failed: list[Failure]) -> None:
+    """An incomplete record proves no consent, whatever the rule asks of it (GDPR 7(1), ISO/IEC TS 27560)."""
+    if (
+        consent.recipients is not None
+        and is_time(consent.given_at)
+        and is_time(consent.expires_at)
+        and isinstance(consent.separate, bool)
+        and isinstance(consent.cross_border, bool)
+        and consent.jurisdiction is not None
+    ):
+        return
+    there = {
+        "recipients": consent.recipients is not None,
+        "given_at": is_time(consent.given_at),
+        "expires_at": is_time(consent.expires_at),
+        "separate": isinstance(consent.separate, bool),
+        "cross_border": isinstance(consent.cross_border, bool),
+        "jurisdiction": consent.jurisdiction is not None,
+    }
+    failed.extend(
+        (f"{prefix}missing_consent_{name}", f"{which} has no {name}.") for name, ok in there.items() if not ok
+    )
+
+
+def _transfer(allowed: frozenset[str], alliance: Alliance) -> Condition:
+    countries, region_of, transfers = alliance.countries, alliance.region_of, alliance.transfers
+
+    def check(facts: Facts, failed: list[Failure]) -> None:
+        if facts.subject_region is None:
+            failed.append(absent("subject_region"))
+            return
+        subject, recipient = facts.subject_region, countries.get(facts.recipient or "")
+        if recipient is None or subject not in region_of:
+            text = f"It is not known which law a transfer of {subject} residents' data to {facts.recipient} is under."
+            failed.append(("no_transfer_mechanism", text))
+            return
+        if region_of[subject] == region_of.get(recipient):
+            return
+        declared = transfers.get((subject, recipient), ())
+        at = facts.at
+        if at is not None and is_time(at):
+            for period, transfer in declared:
+                if transfer.mechanism in allowed and period.holds(at):
+                    return
+        have = ", ".join(f"{t.mechanism} until {t.valid_to}" for _, t in declared) or "none"
+        text = (
+            f"No transfer mechanism in force covers {subject} residents' data going to {recipient} (declared: {have})."
+        )
+        failed.append(("no_transfer_mechanism", text))
+
+    return check

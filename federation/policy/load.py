@@ -1,0 +1,149 @@
+"""From a folder (or texts) to a policy set. All or nothing: one problem in one file, and there is no policy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from federation.core.canonical import canonical_json, digest_hex
+from federation.core.errors import PolicyError, Reason
+from federation.core.ids import PolicyVersion
+from federation.policy.alliance import build_alliance
+from federation.policy.check import Bundle, Problem, check_bundle
+from federation.policy.compile import compile_rules
+from federation.policy.documents import DOCUMENTS, RULE_FILES, RulesFile
+from federation.policy.policy_set import PolicySet
+from federation.policy.yaml_text import MAX_BYTES, Document, YamlTextError, read_yaml
+
+MAX_ITEM_CHARS = 400
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What texts gave: the documents with their places, the bundle if every file fits its model, and the problems."""
+
+    files: Mapping[str, str]
+    documents: Mapping[str, Document]
+    bundle: Bundle | None
+    problems: tuple[Problem, ...]
+
+    def place(self, problem: Problem) -> tuple[int, int]:
+        """Line and column of a problem, from 1."""
+        document = self.documents.get(problem.file)
+        return document.mark(problem.path) if document is not None else (1, 1)
+
+    def describe(self, problem: Problem) -> str:
+        """``file:line:column key: text``."""
+        line, column = self.place(problem)
+        key = ".".join(str(part) for part in problem.path)
+        return f"{problem.file}:{line}:{column} {key}: {problem.text}"[:MAX_ITEM_CHARS]
+
+
+def load_policy(folder: Path) -> PolicySet:
+    """Reads a policy folder.
+
+    Raises:
+        PolicyError: MISSING_FILE when the folder cannot be read; POLICY_INVALID with
+            ``agreement.yaml:12:3 parties.0.country: ...`` of the first problem.
+    """
+    return parse_policy(read_folder(folder))
+
+
+def parse_policy(files: Mapping[str, str]) -> PolicySet:
+    """Makes a policy set of texts: file name to YAML.
+
+    Raises:
+        PolicyError: POLICY_INVALID.
+    """
+    draft = draft_policy({name: text.encode("utf-8", "surrogatepass") for name, text in files.items()})
+    if draft.bundle is None or draft.problems:
+        more = f" (and {len(draft.problems) - 1} more)" if len(draft.problems) > 1 else ""
+        fix = "Run `entente policy check` on the folder; it lists every problem."
+        raise PolicyError(Reason.POLICY_INVALID, item=draft.describe(draft.problems[0]) + more, fix=fix)
+    bundle = draft.bundle
+    tables = build_alliance(bundle.agreement, bundle.purposes)
+    rules = tuple(rule for file in RULE_FILES for rule in bundle.rules[file].rules)
+    return PolicySet(
+        version=PolicyVersion(digest_hex({name: document.data for name, document in draft.documents.items()})),
+        alliance=bundle.agreement.alliance,
+        parties=MappingProxyType({party.id: party for party in bundle.agreement.parties}),
+        cubes=MappingProxyType({cube.name: cube for cube in bundle.cubes.cubes}),
+        budget=bundle.budget,
+        training=bundle.training,
+        offers=bundle.offers,
+        rules=rules,
+        files=MappingProxyType(dict(draft.files)),
+        _tables=tables,
+        _index=compile_rules(rules, (purpose.id for purpose in bundle.purposes.purposes), tables),
+    )
+
+
+def read_folder(folder: Path) -> dict[str, str]:
+    """The texts of a policy folder. Sub-folders and files that are no YAML are not part of the policy.
+
+    Raises:
+        PolicyError: MISSING_FILE or POLICY_INVALID.
+    """
+    found: dict[str, str] = {}
+    try:
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() not in {".yaml", ".yml"} or path.name.startswith("."):
+                continue
+            with path.open("rb") as file:
+                raw = file.read(MAX_BYTES + 1)
+            try:
+                found[path.name] = raw.decode("utf-8")
+            except UnicodeDecodeError as exc:
+                raise PolicyError(Reason.POLICY_INVALID, item=f"{path.name}:1:1 not UTF-8") from exc
+    except OSError as exc:
+        fix = "Give a folder like policies/ of this project."
+        raise PolicyError(Reason.MISSING_FILE, item=str(folder), detail=str(exc), fix=fix) from exc
+    return found
+
+
+def draft_policy(files: Mapping[str, bytes]) -> Draft:
+    """Parses and checks texts; never raises for what they hold."""
+    documents: dict[str, Document] = {}
+    parsed: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name in sorted(files):
+        if name not in DOCUMENTS:
+            known = ", ".join(DOCUMENTS)
+            problems.append(Problem(name[:80], (), f"no policy file has this name; known are {known}"))
+            continue
+        try:
+            documents[name] = read_yaml(files[name])
+        except YamlTextError as exc:
+            documents[name] = Document(None, {(): exc.mark, exc.path: exc.mark})
+            problems.append(Problem(name, exc.path, exc.text))
+            continue
+        try:
+            # Through JSON, because only there "strict" still takes lists for tuples and text for dates.
+            parsed[name] = DOCUMENTS[name].model_validate_json(canonical_json(documents[name].data), strict=True)
+        except ValidationError as exc:
+            problems.extend(
+                Problem(name, error["loc"], _plain(error["msg"])) for error in exc.errors(include_url=False)
+            )
+    problems.extend(Problem(name, (), "the file is missing") for name in DOCUMENTS if name not in files)
+    texts = {name: raw.decode("utf-8", "replace") for name, raw in files.items()}
+    if problems:
+        return Draft(texts, documents, None, tuple(problems))
+    bundle = Bundle(
+        agreement=parsed["agreement.yaml"],
+        purposes=parsed["purposes.yaml"],
+        offers=parsed["offers.yaml"],
+        cubes=parsed["cubes.yaml"],
+        budget=parsed["budget.yaml"],
+        training=parsed["training.yaml"],
+        rules={name: cast(RulesFile, parsed[name]) for name in RULE_FILES},
+    )
+    return Draft(texts, documents, bundle, tuple(check_bundle(bundle)))
+
+
+def _plain(message: str) -> str:
+    """Pydantic's words as ours."""
+    message = message.removeprefix("Value error, ")
+    return "unknown key" if message == "Extra inputs are not permitted" else message
