@@ -35,11 +35,11 @@ def test_joining_helps_and_the_model_is_worth_having(alliance):
 def test_only_live_consents_count(alliance):
     consents = pd.read_csv(alliance / "bank" / "consents.csv")
     given = consents[(consents["purpose"] == "model_training") & (consents["status"] == "given")]
-    for at in (TODAY, TODAY - timedelta(days=400)):
-        moment = at.isoformat()
-        expected = ((given["given_at"] <= moment) & (given["expires_at"] > moment)).sum()
-        rows = {curve.name: curve.rows for curve in measure(alliance, at).alone}
-        assert rows["bank"] == expected
+    at = TODAY - timedelta(days=400)  # some were not yet given, others have expired since
+    moment = at.isoformat()
+    expected = ((given["given_at"] <= moment) & (given["expires_at"] > moment)).sum()
+    rows = {curve.name: curve.rows for curve in measure(alliance, at).alone}
+    assert rows["bank"] == expected < len(given)
 
 
 def test_perfect_and_reversed_ranking():
