@@ -1,0 +1,118 @@
+"""The one door to Flower: every name we take from it, and the only place that touches its private ones.
+
+Flower's telemetry and update check are switched off before it is imported, and its log is cut to warnings. Private are:
+the process-wide ``TaskIdentity`` that new messages take their run and node from, and the message id, which Flower's own
+transport writes into the message's dictionary. The version is pinned; a test fails loudly when any of this changes.
+"""
+
+import os
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+import io
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from federation.core.errors import Reason, TrainingError
+from federation.training.features import Floats
+from federation.training.models import MAX_MODEL_BYTES
+
+__all__ = [
+    "ArrayRecord",
+    "ClientApp",
+    "ConfigRecord",
+    "Context",
+    "Grid",
+    "Message",
+    "MetricRecord",
+    "RecordDict",
+    "Run",
+    "Strategy",
+]
+
+logging.getLogger("flwr").setLevel(logging.WARNING)
+
+SERVER_NODE = 1
+"""Node id of the gateway in messages; partners come after it."""
+
+
+def become(run: int) -> None:
+    """Makes this process the server of a run: messages it creates carry the run's number. One run at a time."""
+    TaskIdentity.run_id = run
+    TaskIdentity.node_id = SERVER_NODE
+    TaskIdentity.task_id = 1
+
+
+def stamp(message: Message, message_id: str) -> None:
+    """Gives an outgoing message its id, as Flower's own transport does."""
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+def pack(message: Message) -> bytes:
+    """A message as bytes (flwr.proto.Message)."""
+    return bytes(message_to_proto(message).SerializeToString())
+
+
+def unpack(data: bytes, *, item: str) -> Message:
+    """Reads a message of a peer.
+
+    Args:
+        data: As it came.
+        item: Whom the error names.
+
+    Raises:
+        TrainingError: BAD_UPDATE for bytes that are no message.
+    """
+    if len(data) > MAX_MODEL_BYTES:
+        raise TrainingError(Reason.BAD_UPDATE, item=f"{item}: message of {len(data)} bytes")
+    try:
+        return message_from_proto(ProtoMessage.FromString(data))
+    except Exception as exc:  # Flower's readers raise whatever their parts raise; none of it is trusted
+        raise TrainingError(Reason.BAD_UPDATE, item=f"{item}: unreadable message", detail=repr(exc)[:300]) from exc
+
+
+def to_record(weights: Mapping[str, Floats]) -> ArrayRecord:
+    """Named arrays as Flower's record."""
+    return ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in weights.items()})
+
+
+def from_record(record: ArrayRecord, *, item: str) -> dict[str, npt.NDArray[np.generic]]:
+    """Named arrays of a peer's record.
+
+    The header inside each array's bytes is compared with the number of bytes before anything is allocated, so that a
+    small message cannot claim a huge array; pickled arrays are refused.
+
+    Raises:
+        TrainingError: BAD_UPDATE.
+    """
+    return {name: _read_array(array, f"{item}: array {name[:32]!r}") for name, array in record.items()}
+
+
+def _read_array(array: Any, item: str) -> npt.NDArray[np.generic]:
+    data = array.data if array.stype == "numpy.ndarray" else b""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"format version {version}")
+        shape, _fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+            raise ValueError("length")
+        found: npt.NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, TypeError, OverflowError, EOFError) as exc:
+        raise TrainingError(Reason.BAD_UPDATE, item=item, detail=str(exc)[:300]) from exc
+    return found

@@ -1,0 +1,111 @@
+"""What a run may do, read from a proposal of the contract and checked; the same for the gateway and every partner."""
+
+from dataclasses import dataclass
+
+from federation.core.errors import DataError, Reason
+from federation.training.accounting import Steps
+from federation.training.features import FeatureSchema, find_schema
+from federation.training.models import shapes
+from federation.v1 import training_pb2 as pb
+
+PURPOSE = "model_training"
+MAX_ROUNDS, MAX_STEPS, MAX_PARTNERS = 1_000, 1_000, 64
+MAX_ROW_NORM = 1.5
+"""Of the gradient of one row before clipping: an encoded row has norm 1, the constant term adds at most sqrt(2)."""
+UPDATE_NORM_FACTOR = 10.0
+"""A round's update may be this many times what its clipped gradients alone can make; the rest is room for noise."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one round at one partner."""
+
+    steps: int
+    sampling_rate: float
+    clipping_norm: float
+    noise_multiplier: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A proposal that makes sense."""
+
+    run_id: str
+    kind: str
+    schema: FeatureSchema
+    features: tuple[str, ...]
+    label: str
+    rounds: int
+    settings: Settings
+    epsilon: float
+    delta: float
+    partners: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        """Encoded columns."""
+        return self.schema.width(self.features)
+
+    @property
+    def steps(self) -> Steps:
+        """All gradient steps of the run at one partner, for the accountants."""
+        return self.steps_of(self.rounds)
+
+    def steps_of(self, rounds: int) -> Steps:
+        """The gradient steps of some rounds."""
+        return Steps(self.settings.noise_multiplier, self.settings.sampling_rate, self.settings.steps * rounds)
+
+    @property
+    def max_update_norm(self) -> float:
+        """Largest L2 norm of one partner's update in a round."""
+        reach = self.settings.steps * self.settings.learning_rate * min(self.settings.clipping_norm, MAX_ROW_NORM)
+        return UPDATE_NORM_FACTOR * reach
+
+
+def read_plan(proposal: pb.TrainingProposal) -> Plan:
+    """Checks every field of a complete proposal.
+
+    Raises:
+        DataError: BAD_FIELD, naming the field.
+    """
+    schema = find_schema(proposal.feature_schema)
+    features = tuple(feature.name for feature in schema.select(proposal.features))
+    shapes(proposal.model, schema.width(features))
+    in_range = {
+        "purpose": proposal.purpose == PURPOSE,
+        "run_id": 0 < len(proposal.run_id) <= 64,
+        "label": 0 < len(proposal.label) <= 48 and proposal.label not in features,
+        "rounds": 1 <= proposal.rounds <= MAX_ROUNDS,
+        "steps_per_round": 1 <= proposal.steps_per_round <= MAX_STEPS,
+        # Comparisons with NaN are false, so a NaN is refused too.
+        "sampling_rate": 1e-6 <= proposal.sampling_rate <= 1,
+        "clipping_norm": 0 < proposal.clipping_norm <= 1e3,
+        "noise_multiplier": 0.1 <= proposal.noise_multiplier <= 1e4,
+        "learning_rate": 0 < proposal.learning_rate <= 1e4,
+        "epsilon": 0 < proposal.epsilon <= 100,
+        "delta": 0 < proposal.delta <= 1e-4,
+        "partners": 2 <= len(set(proposal.partners)) == len(proposal.partners) <= MAX_PARTNERS,
+    }
+    wrong = [name for name, fine in in_range.items() if not fine]
+    if wrong:
+        raise DataError(Reason.BAD_FIELD, item=f"proposal: {', '.join(wrong)}")
+    settings = Settings(
+        steps=proposal.steps_per_round,
+        sampling_rate=proposal.sampling_rate,
+        clipping_norm=proposal.clipping_norm,
+        noise_multiplier=proposal.noise_multiplier,
+        learning_rate=proposal.learning_rate,
+    )
+    return Plan(
+        run_id=proposal.run_id,
+        kind=proposal.model,
+        schema=schema,
+        features=features,
+        label=proposal.label,
+        rounds=proposal.rounds,
+        settings=settings,
+        epsilon=proposal.epsilon,
+        delta=proposal.delta,
+        partners=tuple(proposal.partners),
+    )

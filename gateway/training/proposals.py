@@ -1,0 +1,88 @@
+"""From what somebody asked for to a complete proposal, within what the policy allows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from federation.core.errors import DataError, Reason, TrainingError
+from federation.policy.specs import TrainingSpec
+from federation.training.accounting import calibrate
+from federation.training.models import LOGISTIC_REGRESSION
+from federation.training.plan import PURPOSE
+from federation.v1 import training_pb2 as pb
+
+
+@dataclass(frozen=True)
+class TrainingRules:
+    """What the active policy says of training."""
+
+    spec: TrainingSpec
+    delta: float
+    """The budget's."""
+    partners: tuple[str, ...]
+    """All partners of the agreement."""
+
+
+def complete(asked: pb.TrainingProposal, rules: TrainingRules, connected: frozenset[str]) -> pb.TrainingProposal:
+    """Fills in the policy's defaults and the noise that the epsilon needs; the run's id stays empty.
+
+    Args:
+        asked: Zero or empty fields take the default. No partners: those of the agreement that are connected.
+        rules: What the policy says.
+        connected: Partners whose agent is there.
+
+    Raises:
+        DataError: BAD_FIELD where the proposal is outside of what the policy allows, or sets what is derived.
+        TrainingError: PARTNER_UNAVAILABLE naming who is missing, TOO_FEW_PARTNERS.
+        BudgetError: BAD_COST where no noise gives that epsilon.
+    """
+    spec = rules.spec
+    filled = pb.TrainingProposal(
+        purpose=asked.purpose or PURPOSE,
+        model=asked.model or LOGISTIC_REGRESSION,
+        feature_schema=asked.feature_schema or spec.feature_schema,
+        features=list(asked.features) or list(spec.features),
+        label=asked.label or spec.label,
+        rounds=asked.rounds or spec.rounds,
+        steps_per_round=asked.steps_per_round or spec.steps_per_round,
+        sampling_rate=asked.sampling_rate or spec.sampling_rate,
+        clipping_norm=asked.clipping_norm or spec.clipping_norm,
+        learning_rate=asked.learning_rate or spec.learning_rate,
+        epsilon=asked.epsilon or spec.epsilon,
+        delta=asked.delta or rules.delta,
+    )
+    allowed = {
+        "run_id": not asked.run_id,
+        "noise_multiplier": not asked.noise_multiplier,
+        "purpose": filled.purpose == PURPOSE,
+        "features": set(filled.features) <= set(spec.features),
+        "feature_schema": filled.feature_schema == spec.feature_schema,
+        "label": filled.label == spec.label,
+        "rounds": filled.rounds <= spec.max_rounds,
+        "steps_per_round": filled.steps_per_round <= 1000,
+        "sampling_rate": 1e-6 <= filled.sampling_rate <= 1,
+        "epsilon": 0 < filled.epsilon <= spec.max_epsilon,
+        "delta": 0 < filled.delta <= rules.delta,
+    }
+    wrong = [name for name, fine in allowed.items() if not fine]
+    if wrong:
+        raise DataError(Reason.BAD_FIELD, item=f"proposal: {', '.join(wrong)}")
+    filled.partners.extend(_choose(asked.partners, rules, connected))
+    steps = filled.rounds * filled.steps_per_round
+    filled.noise_multiplier = calibrate(filled.epsilon, filled.delta, filled.sampling_rate, steps)
+    return filled
+
+
+def _choose(asked: Sequence[str], rules: TrainingRules, connected: frozenset[str]) -> list[str]:
+    """The partners of the run. Raises DataError, TrainingError."""
+    strangers = sorted(set(asked) - set(rules.partners))
+    if strangers or len(set(asked)) != len(asked):
+        raise DataError(Reason.BAD_FIELD, item="proposal: partners unknown or repeated")
+    fewest = rules.spec.min_partners
+    if len(rules.partners) < fewest or (asked and len(asked) < fewest):
+        raise TrainingError(Reason.TOO_FEW_PARTNERS, item=f"at least {fewest}")
+    wanted = list(asked) or list(rules.partners)
+    missing = [party for party in wanted if party not in connected]
+    there = [party for party in wanted if party in connected]
+    if (asked and missing) or len(there) < fewest:
+        raise TrainingError(Reason.PARTNER_UNAVAILABLE, item=", ".join(missing))
+    return there
