@@ -44,7 +44,7 @@ class AuditReport:
     def summary(self) -> str:
         """One plain line."""
         grew = f"{self.size} entries" if self.old_size is None else f"grew from {self.old_size} to {self.size}"
-        unfinished = f"; {len(self.open_intents)} intents without outcome" if self.open_intents else ""
+        unfinished = f"; intents without outcome: {len(self.open_intents)}" if self.open_intents else ""
         return f"{grew}, intact{unfinished}"
 
 
