@@ -1,0 +1,1 @@
+"""Consent states of people on the switchboard, by party and handle."""

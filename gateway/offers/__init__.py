@@ -1,0 +1,1 @@
+"""Offers on their way from a proposer to a recipient's inbox."""

@@ -1,0 +1,182 @@
+"""Keeps the gateway's consent states in step with the partner's consent book.
+
+Only states of people who have a handle go up, by handle. A withdrawal is in force at this partner before anything is
+sent; the message to the gateway waits in a durable outbox, written in the same transaction, until it is acknowledged.
+What the gateway has not acknowledged, it does not know: the outcome says so.
+"""
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import grpc
+import structlog
+from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String, Table, func, select
+
+from federation.client.data import PartnerData
+from federation.client.handles import HandleBook
+from federation.core.clock import to_text
+from federation.core.ids import CustomerId, Handle
+from federation.policy.facts import ConsentFact
+from federation.v1 import consent_pb2 as pb
+from federation.v1 import consent_pb2_grpc
+
+STATES_PER_CALL = 5_000
+CALL_TIMEOUT_S = 60.0
+FLUSH_EVERY_S = 5.0
+_log = structlog.get_logger()
+
+metadata = MetaData()
+outbox = Table(
+    "withdrawal_outbox",
+    metadata,
+    Column("entry", Integer, primary_key=True, autoincrement=True),
+    Column("customer_id", String, nullable=False),
+    Column("purpose", String, nullable=False),
+    Column("withdrawn_at", String, nullable=False),
+    Column("sent_at", String),  # when the gateway acknowledged, or there was nothing to tell it
+)
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """What became of a withdrawal."""
+
+    at: datetime
+    """In force at this partner from then."""
+    acknowledged: bool
+    """The gateway knows it, or never heard of the person. False: it waits in the outbox and is retried."""
+    offers_removed: int
+    """Queued offers that the gateway removed."""
+
+    @property
+    def text(self) -> str:
+        """One plain sentence for a person."""
+        if not self.acknowledged:
+            return "Withdrawn here; the gateway has NOT acknowledged it yet. The agent keeps trying."
+        return f"Withdrawn here and at the gateway; queued offers removed: {self.offers_removed}."
+
+
+class ConsentLink:
+    """Sends consent states and withdrawals. A part of the agent (``serve``), and what the command line uses.
+
+    Args:
+        stub: The gateway's consent service.
+        data: The partner's data with its consent book.
+        handles: The partner's handles.
+        engine: The partner's durable state; the same as the book's.
+    """
+
+    def __init__(
+        self, stub: consent_pb2_grpc.ConsentServiceStub, data: PartnerData, handles: HandleBook, engine: Engine
+    ) -> None:
+        self._stub, self._data, self._handles, self._engine = stub, data, handles, engine
+        self._book, self._clock = data.consents, data.clock
+        metadata.create_all(engine)
+
+    def upload(self, ids: Sequence[CustomerId], purposes: Iterable[str] = ("offer_sharing",)) -> int:
+        """Sends the *current* states of people on the switchboard; safe to repeat. Returns how many states went up.
+
+        Raises:
+            DataError: the partner's files are not usable.
+            grpc.RpcError: the gateway refused or cannot be reached; repeat the call.
+        """
+        sent = 0
+        for start in range(0, len(ids), STATES_PER_CALL):
+            part = ids[start : start + STATES_PER_CALL]
+            pairs = list(zip(part, self._handles.handles_for(part), strict=True))
+            # Read when sent: a withdrawal since the list was made must go up as a withdrawal.
+            for purpose in purposes:
+                facts = self._book.for_purpose(purpose)
+                found = [(c, handle, facts.get(c)) for c, handle in pairs]
+                states = [self._state(c, handle, purpose, fact) for c, handle, fact in found if fact is not None]
+                if states:
+                    self._stub.RecordConsents(pb.RecordConsentsRequest(states=states), timeout=CALL_TIMEOUT_S)
+                    sent += len(states)
+        return sent
+
+    def record(self, customer_id: CustomerId, purpose: str, fact: ConsentFact) -> bool:
+        """Records a statement locally, and at the gateway where the person has a handle.
+
+        Returns:
+            Whether the gateway has it. Where not, the next index build sends it; until then the gateway denies or goes
+            by the older state.
+        """
+        self._book.record(customer_id, purpose, fact)
+        if self._handles.existing(customer_id) is None:
+            return False
+        try:
+            self.upload([customer_id], (purpose,))
+        except grpc.RpcError as exc:
+            _log.warning("consent_not_sent", status=_status(exc))
+            return False
+        return True
+
+    def withdraw(self, customer_id: CustomerId, purpose: str) -> Withdrawal:
+        """Withdraws here first, durably, then tells the gateway. Raises DataError for an unusable consent file."""
+        entries: list[int] = []
+
+        def enqueue(connection: Connection, at: datetime) -> None:
+            row = {"customer_id": customer_id, "purpose": purpose, "withdrawn_at": to_text(at)}
+            key = connection.execute(outbox.insert().values(**row)).inserted_primary_key
+            entries.append(int(key[0]) if key is not None else 0)
+
+        at = self._book.withdraw(customer_id, purpose, enqueue)
+        try:
+            removed = self._send(entries[0], customer_id, purpose)
+        except grpc.RpcError as exc:
+            _log.warning("withdrawal_waits", status=_status(exc))
+            return Withdrawal(at, acknowledged=False, offers_removed=0)
+        return Withdrawal(at, acknowledged=True, offers_removed=removed)
+
+    def pending(self) -> int:
+        """Withdrawals that the gateway has not acknowledged."""
+        with self._engine.begin() as connection:
+            return int(connection.scalar(select(func.count()).where(outbox.c.sent_at.is_(None))) or 0)
+
+    def flush(self) -> int:
+        """Sends what waits in the outbox; returns how many were acknowledged. Raises grpc.RpcError; the rest waits."""
+        with self._engine.begin() as connection:
+            waiting = connection.execute(select(outbox).where(outbox.c.sent_at.is_(None)).order_by("entry")).all()
+        for row in waiting:
+            self._send(row.entry, CustomerId(row.customer_id), row.purpose)
+        return len(waiting)
+
+    def serve(self, stop: threading.Event) -> None:
+        """Retries what waits until told to stop; also what another process put into the outbox."""
+        while not stop.is_set():
+            self.flush()
+            stop.wait(FLUSH_EVERY_S)
+
+    def _send(self, entry: int, customer_id: CustomerId, purpose: str) -> int:
+        """Tells the gateway of one withdrawal and marks it as sent; returns how many offers it removed."""
+        handle, removed = self._handles.existing(customer_id), 0
+        if handle is not None:
+            request = pb.WithdrawConsentRequest(handle=handle, purpose=purpose)
+            removed = self._stub.WithdrawConsent(request, timeout=CALL_TIMEOUT_S).offers_removed
+        # Without a handle the gateway never heard of the person. A handle made later comes with an upload, which reads
+        # the book and so says "withdrawn".
+        with self._engine.begin() as connection:
+            done = outbox.update().where(outbox.c.entry == entry).values(sent_at=to_text(self._clock.now()))
+            connection.execute(done)
+        return removed
+
+    def _state(self, customer: CustomerId, handle: Handle, purpose: str, fact: ConsentFact) -> pb.ConsentState:
+        return pb.ConsentState(
+            handle=handle,
+            purpose=purpose,
+            # What the partner cannot read, nobody gave.
+            status=fact.status or "refused",
+            recipients=sorted(fact.recipients or ()),
+            given_at=to_text(fact.given_at) if fact.given_at else "",
+            expires_at=to_text(fact.expires_at) if fact.expires_at else "",
+            separate_consent=bool(fact.separate),
+            cross_border_consent=bool(fact.cross_border),
+            jurisdiction=fact.jurisdiction or "",
+            region=self._data.region(customer) or "",
+        )
+
+
+def _status(exc: grpc.RpcError) -> str:
+    return str(exc.code()) if isinstance(exc, grpc.Call) else "unknown"

@@ -1,0 +1,302 @@
+"""Proposes offers about the partner's own customers.
+
+Guarantees that nobody is proposed whom the partner's own policy does not permit, that attributes are masked as that
+policy demands before they are sent, and that an offer is in the outbox, with its whole content, before it is sent: a
+process that is killed and started again sends the same offers under the same ids, which the gateway takes once.
+"""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, func, select
+
+from federation.client.data import PartnerData
+from federation.client.handles import HandleBook
+from federation.core.clock import to_text
+from federation.core.errors import DataError, Reason
+from federation.core.ids import CustomerId, Handle
+from federation.offers.offer import PURPOSE, score_band
+from federation.policy.facts import Decision, Facts
+from federation.policy.mask import apply_obligations, recipient_key
+from federation.v1 import offers_pb2 as pb
+from federation.v1 import offers_pb2_grpc
+
+DATA_CATEGORY = "offer_proposal"
+OFFERS_PER_CALL = 500
+CALL_TIMEOUT_S = 120.0
+
+metadata = MetaData()
+outbox = Table(
+    "offer_outbox",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("offer_id", String, nullable=False, unique=True),
+    Column("customer_id", String, nullable=False, index=True),
+    Column("recipient", String, nullable=False),
+    Column("product", String, nullable=False),
+    Column("channel", String, nullable=False),
+    Column("score_band", String, nullable=False),
+    Column("benefit", String, nullable=False),
+    Column("attributes", String, nullable=False),
+    Column("proposed_at", String, nullable=False),
+    Column("expires_at", String, nullable=False),
+    Column("answer", String),  # "accepted", or the first reason's code; none: not answered yet
+)
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What is to be proposed."""
+
+    product: str
+    recipient: str
+    channel: str
+    benefit: str
+    top: int
+    """How many people at most, the best first."""
+    attributes: Sequence[str] = ()
+    """Columns of the customer file that go along, masked."""
+    valid_days: int = 30
+
+
+@dataclass(frozen=True)
+class ProposalSummary:
+    """What became of a campaign at this partner; the decisions are the gateway's and are not told."""
+
+    scored: int
+    eligible: int
+    picked: int
+    already_proposed: int
+    """Of the picked: in the outbox before, not yet expired."""
+    accepted: int
+    """Taken by the gateway for decision."""
+    rejected: dict[str, int] = field(default_factory=dict)
+    """By the first reason's code: what the gateway found wrong on our own side."""
+    refused_by_own_policy: dict[str, int] = field(default_factory=dict)
+    """Customers whom our own policy kept out, by the first reason's code."""
+
+
+class OfferProposer:
+    """Picks, masks and sends.
+
+    Args:
+        stub: The gateway's offer service.
+        data: The partner's data under its own policy.
+        handles: The partner's handles.
+        engine: The partner's durable state.
+        mask_key: Secret of the partner, at least 32 bytes, for pseudonym masks.
+    """
+
+    def __init__(
+        self,
+        stub: offers_pb2_grpc.OfferServiceStub,
+        data: PartnerData,
+        handles: HandleBook,
+        engine: Engine,
+        mask_key: bytes,
+    ) -> None:
+        self._stub, self._data, self._handles, self._engine = stub, data, handles, engine
+        self._mask_key = mask_key
+        metadata.create_all(engine)
+
+    def propose(self, scores: Mapping[CustomerId, float] | "pd.Series[float]", campaign: Campaign) -> ProposalSummary:
+        """Proposes an offer to the best-scored people whom the partner's own policy permits.
+
+        Only the best quarter of all scored people is ever proposed, because no score band reaches further.
+
+        Args:
+            scores: By customer id; higher is better.
+            campaign: What to propose.
+
+        Raises:
+            DataError: an unusable file, MISSING_COLUMN for an attribute that is no column, BAD_FIELD for an identifier
+                as attribute or a score that is no number.
+            PolicyError: OBLIGATION_FAILED where a mask cannot be applied; nothing is sent.
+            grpc.RpcError: the gateway cannot be reached; the outbox keeps what was not sent. Call again, or ``flush``.
+        """
+        self._check_attributes(campaign)
+        allowed = self._data.eligible(
+            PURPOSE,
+            DATA_CATEGORY,
+            campaign.recipient,
+            channel=campaign.channel,
+            fields=frozenset(campaign.attributes),
+        )
+        ids = set(allowed.ids)
+        picked: dict[CustomerId, str] = {}
+        ranked = _rank(scores)
+        for rank, customer in enumerate(ranked):
+            band = score_band(rank, len(ranked))
+            if band is None or len(picked) == campaign.top:
+                break
+            if customer in ids:
+                picked[customer] = band
+        offer_ids, already = self._enqueue(picked, campaign)
+        self.flush()
+        answers = self._answers(offer_ids)
+        return ProposalSummary(
+            scored=len(ranked),
+            eligible=len(ids),
+            picked=len(picked),
+            already_proposed=already,
+            accepted=answers.pop("accepted", 0),
+            rejected=answers,
+            refused_by_own_policy=allowed.refused,
+        )
+
+    def flush(self) -> int:
+        """Sends what waits in the outbox; returns how many offers were answered.
+
+        What the partner's own policy does not permit any more, after a withdrawal say, is closed and never sent.
+
+        Raises:
+            DataError: the partner's files are not usable.
+            grpc.RpcError: the gateway cannot be reached; the rest waits.
+        """
+        sent = 0
+        while waiting := self._waiting():
+            answers = {row["offer_id"]: code for row in waiting if (code := self._barrier(row)) is not None}
+            going = [row for row in waiting if row["offer_id"] not in answers]
+            if going:
+                handles = self._handles.handles_for([CustomerId(row["customer_id"]) for row in going])
+                offers = [_to_message(row, handle) for row, handle in zip(going, handles, strict=True)]
+                reply = self._stub.ProposeOffers(pb.ProposeOffersRequest(offers=offers), timeout=CALL_TIMEOUT_S)
+                answers |= {receipt.offer_id: _answer(receipt) for receipt in reply.receipts}
+            with self._engine.begin() as connection:
+                for row in waiting:
+                    # A gateway that leaves one out breaks the contract; sending it for ever would not mend that.
+                    answer = answers.get(row["offer_id"], "no_receipt")
+                    this = outbox.c.number == row["number"]
+                    connection.execute(outbox.update().where(this).values(answer=answer))
+            sent += len(going)
+        return sent
+
+    def _check_attributes(self, campaign: Campaign) -> None:
+        names, table = self._data.config.columns, self._data.customers()
+        for column in campaign.attributes:
+            if column in {names.id, names.email, names.phone}:
+                raise DataError(Reason.BAD_FIELD, item=f"attribute {column}: an identifier never goes along")
+            if column not in table.columns:
+                raise DataError(Reason.MISSING_COLUMN, item=f"{self._data.config.customers.name}, column {column}")
+
+    def _enqueue(self, picked: Mapping[CustomerId, str], campaign: Campaign) -> tuple[list[str], int]:
+        """Puts an offer per person into the outbox, all in one transaction, unless a live one is there.
+
+        Returns:
+            The offers' ids, and how many were there before.
+        """
+        at = self._data.clock.now()
+        handles = dict(zip(picked, self._handles.handles_for(list(picked)), strict=True))
+        content = {customer: self._content(customer, campaign) for customer in picked}
+        route = {"recipient": campaign.recipient, "product": campaign.product, "channel": campaign.channel}
+        dates = {"proposed_at": to_text(at), "expires_at": to_text(at + timedelta(days=campaign.valid_days))}
+        offer_ids, already = [], 0
+        with self._engine.begin() as connection:
+            earlier, live = Counter[str](), dict[str, str]()
+            for row in connection.execute(select(outbox).where(*(outbox.c[name] == route[name] for name in route))):
+                earlier[row.customer_id] += 1
+                if row.expires_at > to_text(at) and row.answer in {None, "accepted"}:
+                    live[row.customer_id] = row.offer_id
+            for customer, band in picked.items():
+                if customer not in live:
+                    live[customer] = _offer_id(handles[customer], campaign, earlier[customer])
+                    person = {"offer_id": live[customer], "customer_id": customer, "score_band": band}
+                    what = {"benefit": campaign.benefit, "attributes": content[customer]}
+                    connection.execute(outbox.insert().values(**person, **what, **route, **dates))
+                else:
+                    already += 1
+                offer_ids.append(live[customer])
+        return offer_ids, already
+
+    def _decide(self, customer: CustomerId, recipient: str, channel: str, fields: Iterable[str]) -> Decision:
+        facts = Facts(
+            purpose=PURPOSE,
+            data_category=DATA_CATEGORY,
+            origin=self._data.party,
+            recipient=recipient,
+            at=self._data.clock.now(),
+            channel=channel,
+            subject_region=self._data.region(customer),
+            consent=self._data.consents.lookup(customer, PURPOSE),
+            fields=frozenset(fields),
+        )
+        return self._data.policy.decide(facts)
+
+    def _content(self, customer: CustomerId, campaign: Campaign) -> str:
+        """The attributes of one person, masked, as JSON. Raises PolicyError (OBLIGATION_FAILED)."""
+        decision = self._decide(customer, campaign.recipient, campaign.channel, campaign.attributes)
+        row = self._data.customers().loc[customer]
+        # Whoever is not permitted any more goes without content, and ``flush`` closes the offer.
+        columns = campaign.attributes if decision.permitted else ()
+        values = {column: str(row[column]) for column in columns if not pd.isna(row[column])}
+        return json.dumps(self._mask(values, decision, campaign.recipient), sort_keys=True)
+
+    def _barrier(self, row: Mapping[str, Any]) -> str | None:
+        """Why a waiting offer may not be sent now, as a code; None when it may."""
+        values = json.loads(row["attributes"])
+        decision = self._decide(CustomerId(row["customer_id"]), row["recipient"], row["channel"], values)
+        if not decision.permitted:
+            return decision.reasons[0].code if decision.reasons else "no_reason"
+        # Masks are idempotent: a difference means that the policy became stricter, and one id has one content.
+        return None if self._mask(values, decision, row["recipient"]) == values else "masks_changed"
+
+    def _mask(self, values: Mapping[str, str], decision: Decision, recipient: str) -> dict[str, str]:
+        return apply_obligations(values, decision.obligations, recipient_key(self._mask_key, recipient))
+
+    def _waiting(self) -> list[dict[str, Any]]:
+        unsent = outbox.c.answer.is_(None), outbox.c.expires_at > to_text(self._data.clock.now())
+        query = select(outbox).where(*unsent).order_by(outbox.c.number).limit(OFFERS_PER_CALL)
+        with self._engine.begin() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def _answers(self, offer_ids: Sequence[str]) -> dict[str, int]:
+        found = Counter[str]()
+        with self._engine.begin() as connection:
+            for start in range(0, len(offer_ids), OFFERS_PER_CALL):
+                part = outbox.c.offer_id.in_(offer_ids[start : start + OFFERS_PER_CALL])
+                query = select(outbox.c.answer, func.count()).where(part).group_by(outbox.c.answer)
+                for answer, count in connection.execute(query):
+                    found[answer or "not_sent"] += count
+        return dict(found)
+
+
+def _rank(scores: "Mapping[CustomerId, float] | pd.Series[float]") -> list[CustomerId]:
+    """Customers by falling score; equal scores by id, so that the order is always the same. Raises DataError."""
+    pairs = [(CustomerId(str(customer)), float(score)) for customer, score in scores.items()]
+    if not all(math.isfinite(score) for _, score in pairs):
+        raise DataError(Reason.BAD_FIELD, item="a score is not a finite number")
+    return [customer for customer, _ in sorted(pairs, key=lambda pair: (-pair[1], pair[0]))]
+
+
+def _offer_id(handle: Handle, campaign: Campaign, earlier: int) -> str:
+    """The same for the same person and campaign until that offer has expired or was rejected."""
+    words = (handle.hex(), campaign.recipient, campaign.product, campaign.channel, str(earlier))
+    return hashlib.sha256(b"entente/offer-id\0" + "\0".join(words).encode()).hexdigest()[:32]
+
+
+def _answer(receipt: pb.OfferReceipt) -> str:
+    if receipt.accepted:
+        return "accepted"
+    return receipt.reasons[0].code if receipt.reasons else "no_reason"
+
+
+def _to_message(row: Mapping[str, Any], handle: Handle) -> pb.Offer:
+    return pb.Offer(
+        offer_id=row["offer_id"],
+        handle=handle,
+        product=row["product"],
+        recipient=row["recipient"],
+        channel=row["channel"],
+        score_band=row["score_band"],
+        purpose=PURPOSE,
+        benefit=row["benefit"],
+        attributes=json.loads(row["attributes"]),
+        expires_at=row["expires_at"],
+    )

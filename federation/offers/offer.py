@@ -1,0 +1,116 @@
+"""What an offer is, and whether it is well formed under the alliance's offer rules.
+
+Everything here is decided from the proposer's own message and the public rules: the proposer may be told all of it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Any
+
+from federation.core.canonical import digest_hex
+from federation.core.clock import to_text
+from federation.core.ids import Handle
+from federation.policy.facts import Given
+from federation.policy.specs import OfferSpec
+
+PURPOSE = "offer_sharing"
+SCORE_BANDS = MappingProxyType({"top1": 0.01, "top5": 0.05, "top10": 0.10, "top25": 0.25})
+"""Band to the share of all scored people that it reaches to, best first."""
+MAX_BENEFIT_CHARS = 200
+_LINE = re.compile(r"[^\x00-\x1f\x7f\u2028\u2029]+")
+RULE = "offer-rules"
+"""What stands in the place of a rule id in reasons that the offer rules gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One offer about one person, as the proposer states it."""
+
+    offer_id: str
+    handle: Handle  # the proposer's
+    product: str
+    recipient: str
+    channel: str
+    score_band: str
+    purpose: str
+    benefit: str
+    attributes: Mapping[str, str]
+    expires_at: datetime
+
+    def digest(self) -> str:
+        """SHA-256 over the content; two offers with one id must have the same."""
+        return digest_hex(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field as plain JSON."""
+        return {
+            "offer_id": self.offer_id,
+            "handle": self.handle.hex(),
+            "product": self.product,
+            "recipient": self.recipient,
+            "channel": self.channel,
+            "score_band": self.score_band,
+            "purpose": self.purpose,
+            "benefit": self.benefit,
+            "attributes": dict(self.attributes),
+            "expires_at": to_text(self.expires_at),
+        }
+
+
+def score_band(rank: int, scored: int) -> str | None:
+    """The band of a rank among all scored people.
+
+    Args:
+        rank: From 0, the best.
+        scored: How many people were scored.
+
+    Returns:
+        The narrowest band that holds the rank, or None below the best quarter.
+    """
+    for band, share in SCORE_BANDS.items():
+        if rank < share * scored:
+            return band
+    return None
+
+
+def violations(offer: Offer, origin: str, spec: OfferSpec, at: datetime) -> tuple[Given, ...]:
+    """Every way in which an offer breaks the rules of form; empty when it is well formed.
+
+    Args:
+        offer: What is proposed.
+        origin: Who proposes.
+        spec: The offer rules in force.
+        at: When it is judged.
+    """
+    found: list[Given] = []
+
+    def say(code: str, text: str) -> None:
+        found.append(Given(RULE, code, text))
+
+    product = next((p for p in spec.products if p.id == offer.product), None)
+    if product is None:
+        say("unknown_product", "The product is not in the alliance's list.")
+    elif product.owner != offer.recipient:
+        say("not_the_recipients_product", f"{product.id} is sold by {product.owner}, not by the recipient.")
+    if offer.recipient == origin:
+        say("recipient_is_proposer", "An offer goes to another party.")
+    if offer.purpose != PURPOSE:
+        say("wrong_purpose", f"The purpose of an offer is {PURPOSE}.")
+    if offer.channel not in spec.channels:
+        say("unknown_channel", f"The channel is not one of: {', '.join(spec.channels)}.")
+    if offer.score_band not in SCORE_BANDS:
+        say("unknown_score_band", f"The score band is not one of: {', '.join(SCORE_BANDS)}.")
+    if extra := sorted(set(offer.attributes) - set(spec.attributes)):
+        say("attribute_not_allowed", f"{len(extra)} attributes are not among those that an offer may carry.")
+    if not offer.benefit.strip():
+        say("no_benefit", "An offer states the customer's benefit.")
+    elif len(offer.benefit) > MAX_BENEFIT_CHARS or not _LINE.fullmatch(offer.benefit):
+        say("bad_benefit", f"The benefit is one line of at most {MAX_BENEFIT_CHARS} characters.")
+    if offer.expires_at <= at:
+        say("offer_expired", "The offer has expired.")
+    elif offer.expires_at > at + timedelta(days=spec.max_valid_days):
+        say("valid_too_long", f"An offer is valid for at most {spec.max_valid_days} days.")
+    return tuple(found)

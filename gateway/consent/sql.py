@@ -1,0 +1,144 @@
+"""The consent store in SQL."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Boolean, Column, Connection, Engine, LargeBinary, MetaData, String, Table, select, tuple_
+
+from federation.core.clock import Clock, from_text, to_text
+from federation.core.ids import HANDLE_BYTES, Handle, PartyId
+from federation.policy.facts import ConsentFact
+from gateway.consent.store import ConsentRecord, Ended, supersedes
+
+Ending = Callable[[Connection, PartyId, Handle, str], int]
+"""Removes the queued offers that needed a consent (party, handle, purpose), in the given transaction; how many."""
+
+_KEYS_PER_QUERY = 400  # two parameters each; SQLite allows 999 in old builds
+
+metadata = MetaData()
+consents = Table(
+    "consents",
+    metadata,
+    Column("party", String, primary_key=True),
+    Column("handle", LargeBinary(HANDLE_BYTES), primary_key=True),
+    Column("purpose", String, primary_key=True),
+    Column("status", String),
+    Column("recipients", String),
+    Column("given_at", String),
+    Column("expires_at", String),
+    Column("separate", Boolean),
+    Column("cross_border", Boolean),
+    Column("jurisdiction", String),
+    Column("region", String),
+    Column("stated_at", String, nullable=False),
+)
+
+
+class SqlConsentStore:
+    """ConsentStore over a SQL database.
+
+    Args:
+        engine: The gateway's database; the offer book must be in the same.
+        clock: Dates withdrawals.
+        on_end: What else must happen in the transaction that ends a consent.
+    """
+
+    def __init__(self, engine: Engine, clock: Clock, on_end: Ending) -> None:
+        self._engine, self._clock, self._on_end = engine, clock, on_end
+        metadata.create_all(engine)
+
+    def record(self, party: PartyId, records: Sequence[ConsentRecord]) -> int:
+        """See ConsentStore."""
+        newest: dict[tuple[Handle, str], ConsentRecord] = {}
+        for record in records:
+            key = record.handle, record.purpose
+            if supersedes(record, newest.get(key)):
+                newest[key] = record
+        with self._engine.begin() as connection:
+            known = self._known(connection, party, list(newest))
+            stands = [r for key, r in newest.items() if supersedes(r, known.get(key))]
+            for record in stands:
+                if record.fact.status != "given":
+                    self._on_end(connection, party, record.handle, record.purpose)
+            self._write(connection, party, stands)
+        return len(stands)
+
+    def withdraw(self, party: PartyId, handle: Handle, purpose: str) -> Ended:
+        """See ConsentStore."""
+        now = self._clock.now()
+        with self._engine.begin() as connection:
+            before = self._known(connection, party, [(handle, purpose)]).get((handle, purpose))
+            # Later than anything known, so that nothing known can undo it.
+            at = max(now, before.stated_at) if before else now
+            fact = replace(before.fact if before else ConsentFact(), status="withdrawn")
+            record = ConsentRecord(handle, purpose, fact, before.region if before else None, at)
+            self._write(connection, party, [record])
+            removed = self._on_end(connection, party, handle, purpose)
+        return Ended(at, removed)
+
+    def get(self, party: PartyId, handle: Handle, purpose: str) -> ConsentRecord | None:
+        """See ConsentStore."""
+        with self._engine.begin() as connection:
+            return self._known(connection, party, [(handle, purpose)]).get((handle, purpose))
+
+    def all_of(self, party: PartyId, handle: Handle) -> list[ConsentRecord]:
+        """See ConsentStore."""
+        query = select(consents).where(consents.c.party == party, consents.c.handle == handle)
+        with self._engine.begin() as connection:
+            return [_from_row(row) for row in connection.execute(query.order_by(consents.c.purpose)).mappings()]
+
+    def _known(
+        self, connection: Connection, party: PartyId, keys: Sequence[tuple[Handle, str]]
+    ) -> dict[tuple[Handle, str], ConsentRecord]:
+        found = {}
+        for start in range(0, len(keys), _KEYS_PER_QUERY):
+            part = keys[start : start + _KEYS_PER_QUERY]
+            query = select(consents).where(
+                consents.c.party == party, tuple_(consents.c.handle, consents.c.purpose).in_(part)
+            )
+            for row in connection.execute(query).mappings():
+                record = _from_row(row)
+                found[record.handle, record.purpose] = record
+        return found
+
+    def _write(self, connection: Connection, party: PartyId, records: Sequence[ConsentRecord]) -> None:
+        if not records:
+            return
+        rows = [_to_row(party, record) for record in records]
+        for start in range(0, len(records), _KEYS_PER_QUERY):
+            part = [(r.handle, r.purpose) for r in records[start : start + _KEYS_PER_QUERY]]
+            replaced = consents.c.party == party, tuple_(consents.c.handle, consents.c.purpose).in_(part)
+            connection.execute(consents.delete().where(*replaced))
+        connection.execute(consents.insert(), rows)
+
+
+def _to_row(party: PartyId, record: ConsentRecord) -> dict[str, Any]:
+    fact = record.fact
+    return {
+        "party": party,
+        "handle": record.handle,
+        "purpose": record.purpose,
+        "status": fact.status,
+        "recipients": None if fact.recipients is None else " ".join(sorted(fact.recipients)),
+        "given_at": to_text(fact.given_at) if fact.given_at else None,
+        "expires_at": to_text(fact.expires_at) if fact.expires_at else None,
+        "separate": fact.separate,
+        "cross_border": fact.cross_border,
+        "jurisdiction": fact.jurisdiction,
+        "region": record.region,
+        "stated_at": to_text(record.stated_at),
+    }
+
+
+def _from_row(row: Mapping[Any, Any]) -> ConsentRecord:
+    fact = ConsentFact(
+        status=row["status"],
+        recipients=None if row["recipients"] is None else frozenset(row["recipients"].split()),
+        given_at=from_text(row["given_at"]) if row["given_at"] else None,
+        expires_at=from_text(row["expires_at"]) if row["expires_at"] else None,
+        separate=row["separate"],
+        cross_border=row["cross_border"],
+        jurisdiction=row["jurisdiction"],
+    )
+    return ConsentRecord(Handle(row["handle"]), row["purpose"], fact, row["region"], from_text(row["stated_at"]))

@@ -1,0 +1,125 @@
+"""What the offer book keeps: each proposal with the answer it got, and each recipient's inbox.
+
+An offer moves through these states, never back but for ``held`` after a crash:
+
+    rejected                        the proposer was told what is wrong on its own side
+    pending -> held -> queued -> acknowledged
+       |         \\-------\\-> removed     consent ended, it expired, or the policy now says no
+       \\-> refused                      decided; the proposer is not told
+
+``held`` is in the inbox but not yet visible: the outcome is not in the audit log. Whatever is not on its way any more
+keeps no content. The proposer's handle stays until the proposal expires or its consent ends, because what a withdrawal
+reports to the proposer must not depend on what became of its proposals.
+
+A person is not stored. Rows carry the handles at both ends, which stay when an epoch changes all tokens, so that caps
+can be counted over epochs: the switchboard says which handles belong to one person *now*, and every row that has one
+of them at either end counts. An offer between two partners who both dropped the person is then not found; without
+consent at either, joining it to the person would be wrong.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from federation.core.ids import Handle, PartyId
+from federation.offers.eligibility import PriorOffer
+from federation.offers.offer import Offer
+from federation.policy.facts import Given
+from gateway.identity.caller import Caller
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What the proposer is told about one offer."""
+
+    offer_id: str
+    reasons: tuple[Given, ...] = ()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it was taken for decision; not whether it will be delivered."""
+        return not self.reasons
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An accepted offer that waits for its decision."""
+
+    number: int
+    caller: Caller
+    offer: Offer
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An offer in a recipient's inbox."""
+
+    number: int
+    delivery_id: str
+    origin: PartyId
+    origin_handle: Handle
+    recipient: PartyId
+    handle: Handle  # the recipient's
+    product: str
+    channel: str
+    score_band: str
+    benefit: str
+    attributes: Mapping[str, str]
+    expires_at: datetime
+    delivered_at: datetime | None  # when it was first handed out
+
+
+class OfferBook(Protocol):
+    """Keeps proposals and inboxes; durable when a call returns. Safe to call from several threads."""
+
+    def receipts(self, party: PartyId, offers: Sequence[Offer]) -> dict[str, Receipt]:
+        """The receipts of offers that are on file, by id.
+
+        Raises:
+            OfferError: IDEMPOTENCY_CONFLICT where an id is on file with other content.
+        """
+        ...
+
+    def file(self, caller: Caller, answers: Sequence[tuple[Offer, Receipt]]) -> list[Receipt]:
+        """Files new offers with their answers, all or none; one on file keeps its first answer.
+
+        Returns:
+            The answer that stands for each, in order.
+
+        Raises:
+            OfferError: IDEMPOTENCY_CONFLICT.
+        """
+        ...
+
+    def waiting(self, limit: int) -> list[Proposal]:
+        """Proposals to decide, oldest first; also those that a crash left half decided."""
+        ...
+
+    def prior(self, handles: Sequence[tuple[PartyId, Handle]], but: int) -> list[PriorOffer]:
+        """Offers in or through an inbox with one of these handles at either end, but for the one given."""
+        ...
+
+    def hold(self, number: int, recipient_handle: Handle, attributes: Mapping[str, str]) -> bool:
+        """Puts a waiting proposal into the inbox, not yet visible. False where its consent has just been withdrawn."""
+        ...
+
+    def conclude(self, queued: Sequence[int], refused: Sequence[int]) -> None:
+        """Makes held offers visible and closes refused proposals, in one transaction."""
+        ...
+
+    def inbox(self, recipient: PartyId, limit: int, after: int) -> list[Delivery]:
+        """Visible offers numbered above ``after`` that the recipient has not acknowledged, oldest first."""
+        ...
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Takes offers out of their inbox."""
+        ...
+
+    def hand_out(self, numbers: Sequence[int], at: datetime) -> set[int]:
+        """Notes when offers were first handed out; returns which of them are still in the inbox."""
+        ...
+
+    def acknowledge(self, recipient: PartyId, delivery_ids: Sequence[str]) -> int:
+        """Closes offers that arrived; returns how many of the ids are the recipient's and acknowledged by now."""
+        ...

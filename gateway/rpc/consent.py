@@ -1,0 +1,115 @@
+"""Consent over gRPC: checks sizes and fields, the store decides. The certificate says whose handles these are."""
+
+import asyncio
+import re
+from typing import Any
+
+import grpc
+
+from federation.core.clock import Clock, from_text, to_text
+from federation.core.errors import OfferError, Reason
+from federation.core.identity import PARTY_PATTERN
+from federation.core.ids import HANDLE_BYTES, Handle
+from federation.policy.facts import ConsentFact
+from federation.v1 import consent_pb2 as pb
+from federation.v1 import consent_pb2_grpc
+from gateway.consent.store import ConsentRecord, ConsentStore, stated_at
+from gateway.identity.caller import current_caller
+
+MAX_STATES = 10_000
+MAX_RECIPIENTS = 32
+_PURPOSE = re.compile(r"[a-z][a-z0-9_-]{0,47}")
+_JURISDICTION = re.compile(r"[A-Z]{2,8}")
+_REGION = re.compile(r"[A-Z]{2}")
+_STATUSES = ("given", "withdrawn", "refused")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
+    """Serves partners."""
+
+    def __init__(self, store: ConsentStore, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+
+    async def RecordConsents(self, request: pb.RecordConsentsRequest, _context: Context) -> pb.RecordConsentsResponse:
+        """All states of the message or none; the answer counts those that now stand."""
+        party = current_caller().party
+        if len(request.states) > MAX_STATES:
+            raise OfferError(Reason.TOO_LARGE, item=f"states: {len(request.states)}, at most {MAX_STATES}")
+        records = await asyncio.to_thread(self._read_all, request)
+        return pb.RecordConsentsResponse(recorded=await asyncio.to_thread(self._store.record, party, records))
+
+    async def WithdrawConsent(
+        self, request: pb.WithdrawConsentRequest, _context: Context
+    ) -> pb.WithdrawConsentResponse:
+        """In force, and queued offers gone, before the answer."""
+        party = current_caller().party
+        handle, purpose = read_handle(request.handle, "handle"), _read(_PURPOSE, request.purpose, "purpose")
+        ended = await asyncio.to_thread(self._store.withdraw, party, handle, purpose)
+        return pb.WithdrawConsentResponse(offers_removed=ended.offers_removed, effective_at=to_text(ended.at))
+
+    async def GetConsents(self, request: pb.GetConsentsRequest, _context: Context) -> pb.GetConsentsResponse:
+        """What the gateway has of one of the caller's handles."""
+        party = current_caller().party
+        handle = read_handle(request.handle, "handle")
+        records = await asyncio.to_thread(self._store.all_of, party, handle)
+        return pb.GetConsentsResponse(states=[_write_state(record) for record in records])
+
+    def _read_all(self, request: pb.RecordConsentsRequest) -> list[ConsentRecord]:
+        return [self._read_state(state, f"states[{index}]") for index, state in enumerate(request.states)]
+
+    def _read_state(self, state: pb.ConsentState, where: str) -> ConsentRecord:
+        if state.status not in _STATUSES:
+            raise OfferError(Reason.BAD_FIELD, item=f"{where}.status")
+        recipients = list(state.recipients)
+        if len(recipients) > MAX_RECIPIENTS or not all(PARTY_PATTERN.fullmatch(name) for name in recipients):
+            raise OfferError(Reason.BAD_FIELD, item=f"{where}.recipients")
+        fact = ConsentFact(
+            status=state.status,
+            recipients=frozenset(recipients),
+            given_at=from_text(state.given_at, item=f"{where}.given_at") if state.given_at else None,
+            expires_at=from_text(state.expires_at, item=f"{where}.expires_at") if state.expires_at else None,
+            separate=state.separate_consent,
+            cross_border=state.cross_border_consent,
+            jurisdiction=_optional(_JURISDICTION, state.jurisdiction, f"{where}.jurisdiction"),
+        )
+        return ConsentRecord(
+            handle=read_handle(state.handle, f"{where}.handle"),
+            purpose=_read(_PURPOSE, state.purpose, f"{where}.purpose"),
+            fact=fact,
+            region=_optional(_REGION, state.region, f"{where}.region"),
+            stated_at=stated_at(fact, self._clock.now()),
+        )
+
+
+def read_handle(value: bytes, where: str) -> Handle:
+    """A handle of exactly 16 bytes. Raises OfferError (BAD_FIELD)."""
+    if len(value) != HANDLE_BYTES:
+        raise OfferError(Reason.BAD_FIELD, item=f"{where}: {len(value)} bytes, expected {HANDLE_BYTES}")
+    return Handle(value)
+
+
+def _read(pattern: re.Pattern[str], value: str, where: str) -> str:
+    if not pattern.fullmatch(value):
+        raise OfferError(Reason.BAD_FIELD, item=where)
+    return value
+
+
+def _optional(pattern: re.Pattern[str], value: str, where: str) -> str | None:
+    return _read(pattern, value, where) if value else None
+
+
+def _write_state(record: ConsentRecord) -> pb.ConsentState:
+    fact = record.fact
+    return pb.ConsentState(
+        handle=record.handle,
+        purpose=record.purpose,
+        status=fact.status or "",
+        recipients=sorted(fact.recipients or ()),
+        given_at=to_text(fact.given_at) if fact.given_at else "",
+        expires_at=to_text(fact.expires_at) if fact.expires_at else "",
+        separate_consent=bool(fact.separate),
+        cross_border_consent=bool(fact.cross_border),
+        jurisdiction=fact.jurisdiction or "",
+        region=record.region or "",
+    )
