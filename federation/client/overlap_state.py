@@ -1,0 +1,149 @@
+"""What a partner must remember of the epochs it takes part in: its keys, its own batches, and what it blinded for whom.
+
+Everything is durable before it has an effect outside. A process that is killed and started again sends the very batches
+it sent before (hops refuse a second batch for the same label) and blinds the same batch again but never another one.
+"""
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from sqlalchemy import Column, Integer, LargeBinary, MetaData, String, Table, func, insert, select
+
+from federation.core.database import open_database
+from federation.core.errors import OverlapError, Reason
+from federation.core.identity import write_secret
+from federation.overlap.batch import Chain
+from federation.overlap.plan import INDEX_NAMES, check_epoch_name
+from federation.v1 import overlap_pb2 as pb
+
+KEY_BYTES = 32
+_META = MetaData()
+_PLANS = Table(
+    "overlap_plan",
+    _META,
+    Column("epoch", String(64), primary_key=True),
+    Column("plan", LargeBinary, nullable=False),
+)
+_BLINDED = Table(
+    "overlap_blinded",
+    _META,
+    Column("epoch", String(64), primary_key=True),
+    Column("origin", String(32), primary_key=True),
+    Column("index", Integer, primary_key=True),
+    Column("label", String(128), primary_key=True),
+    Column("manifest_digest", LargeBinary, nullable=False),
+    Column("digest_in", LargeBinary, nullable=False),
+    Column("rows", Integer, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class OwnBatch:
+    """One of the partner's own batches, ready to be sent; ``handles`` are 16 bytes a row, for the switchboard only."""
+
+    header: pb.BatchHeader
+    points: bytes
+    handles: bytes
+
+
+class EpochState:
+    """One partner's epochs, under its state folder.
+
+    Args:
+        folder: The agent's state folder.
+        random: Makes keys.
+    """
+
+    def __init__(self, folder: Path, random: Callable[[int], bytes] = os.urandom) -> None:
+        self._folder, self._random, self._lock = folder, random, threading.Lock()
+        self._engine = open_database(folder / "overlap.db")
+        _META.create_all(self._engine)
+
+    def pin_plan(self, plan: pb.EpochPlan) -> None:
+        """Remembers the plan of an epoch. Raises OverlapError (BAD_MANIFEST) where it was another one before."""
+        check_epoch_name(plan.epoch)
+        data = plan.SerializeToString(deterministic=True)
+        with self._engine.begin() as db:
+            known = db.execute(select(_PLANS.c.plan).where(_PLANS.c.epoch == plan.epoch)).scalar()
+            if known is None:
+                db.execute(insert(_PLANS).values(epoch=plan.epoch, plan=data))
+            elif known != data:
+                raise OverlapError(Reason.BAD_MANIFEST, item=f"plan of epoch {plan.epoch} changed")
+
+    def key(self, epoch: str, index: int) -> X25519PrivateKey:
+        """The blinding key of one index of one epoch; made once, in a file that only its owner can read."""
+        path = self._epoch(epoch) / f"{INDEX_NAMES[index]}.key"
+        with self._lock:
+            if not path.exists():
+                write_secret(path, self._random(KEY_BYTES))
+            return X25519PrivateKey.from_private_bytes(path.read_bytes())
+
+    def reserve(self, chain: Chain, max_rows: int) -> None:
+        """Records that a batch will be blinded, before it is.
+
+        A batch that was recorded may be blinded again, if it is the same to the last byte: then nothing new is learnt
+        from it. Another batch for the same epoch, origin, index and label is refused, as are more batches or rows than
+        declared.
+
+        Args:
+            chain: The verified header.
+            max_rows: The partner's own limit over all batches of an epoch.
+
+        Raises:
+            OverlapError: QUOTA_EXCEEDED.
+        """
+        manifest = chain.manifest
+        epoch, origin, where = manifest.plan.epoch, manifest.origin, _BLINDED.c
+        mine = (where.epoch == epoch) & (where.origin == origin)
+        same = mine & (where.index == int(manifest.index)) & (where.label == manifest.label)
+        with self._engine.begin() as db:
+            known = db.execute(select(where.manifest_digest, where.digest_in).where(same)).first()
+            if known is not None:
+                if tuple(known) != (chain.manifest_digest, chain.digest):
+                    raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"second batch of {origin} for {manifest.label!r}")
+                return
+            batches = db.execute(select(func.count()).select_from(_BLINDED).where(mine)).scalar_one()
+            if batches >= manifest.batches:
+                raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"batches of {origin}")
+            rows = db.execute(select(func.coalesce(func.sum(where.rows), 0)).where(where.epoch == epoch)).scalar_one()
+            if rows + manifest.count > max_rows:
+                raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"rows in epoch {epoch}")
+            row = {
+                "epoch": epoch,
+                "origin": origin,
+                "index": int(manifest.index),
+                "label": manifest.label,
+                "manifest_digest": chain.manifest_digest,
+                "digest_in": chain.digest,
+                "rows": manifest.count,
+            }
+            db.execute(insert(_BLINDED).values(**row))
+
+    def has_own(self, epoch: str) -> bool:
+        """Whether the partner's own batches of an epoch are complete on disk."""
+        return (self._epoch(epoch) / "own").is_dir()
+
+    def save_own(self, epoch: str, batches: Iterator[OwnBatch]) -> None:
+        """Keeps all of a partner's own batches of an epoch, or none if building one of them fails."""
+        scratch = self._epoch(epoch) / "own.unfinished"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True, mode=0o700)
+        for number, batch in enumerate(batches):
+            write_secret(scratch / f"{number:03d}.header", batch.header.SerializeToString())
+            write_secret(scratch / f"{number:03d}.points", batch.points)
+            write_secret(scratch / f"{number:03d}.handles", batch.handles)
+        scratch.rename(scratch.with_name("own"))
+
+    def own(self, epoch: str) -> Iterator[OwnBatch]:
+        """The partner's own batches of an epoch, one at a time, in the order they were saved."""
+        for path in sorted((self._epoch(epoch) / "own").glob("*.header")):
+            header = pb.BatchHeader.FromString(path.read_bytes())
+            yield OwnBatch(header, path.with_suffix(".points").read_bytes(), path.with_suffix(".handles").read_bytes())
+
+    def _epoch(self, epoch: str) -> Path:
+        return self._folder / "epochs" / check_epoch_name(epoch)

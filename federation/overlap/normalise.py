@@ -1,0 +1,81 @@
+"""One spelling for one identifier, so that two partners' records of a person hash alike.
+
+The rules are versioned by ``plan.RULES``, which is part of the hash domain: partners with different rules overlap at
+zero instead of wrongly. Nothing here is logged or put into an error: the input is personal data, and an unusable
+identifier is ``None``.
+
+E-mail: NFKC, trimmed, casefolded; dots in the local part of a Gmail address are dropped, because Gmail ignores them.
+Phone: E.164 by the partner's region; a leading 00 means +.
+"""
+
+import re
+import unicodedata
+from typing import Literal
+
+import phonenumbers
+
+from federation.overlap.plan import KEY_TYPES
+
+MAX_EMAIL_CHARS = 254  # RFC 5321, section 4.5.3.1.3, less the angle brackets
+MAX_LOCAL_CHARS = 64  # section 4.5.3.1.1
+MAX_PHONE_CHARS = 64
+_GMAIL = frozenset({"gmail.com", "googlemail.com"})
+_DIGIT = re.compile(r"[0-9]")
+_E164 = re.compile(r"\+[1-9][0-9]{7,14}")
+_LABEL = re.compile(r"[^\W_]([\w-]*[^\W_])?")
+PhoneMode = Literal["valid", "possible"]
+
+
+def normalise_email(raw: str) -> str | None:
+    """The normal form of an e-mail address, or None if it cannot be one.
+
+    Args:
+        raw: As the partner has it.
+    """
+    if len(raw) > 4 * MAX_EMAIL_CHARS:
+        return None
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", raw).casefold()).strip()
+    local, _, domain = text.rpartition("@")
+    if domain in _GMAIL:
+        local = local.replace(".", "")
+    labels = domain.split(".")
+    usable = (
+        0 < len(local) <= MAX_LOCAL_CHARS
+        and len(local) + 1 + len(domain) <= MAX_EMAIL_CHARS
+        and "@" not in local
+        and not any(character.isspace() or not character.isprintable() for character in local)
+        and len(labels) > 1
+        and all(len(label) <= 63 and _LABEL.fullmatch(label) for label in labels)
+    )
+    return f"{local}@{domain}" if usable else None
+
+
+def normalise_phone(raw: str, *, region: str, mode: PhoneMode = "valid") -> str | None:
+    """A phone number as E.164, or None if it cannot be one.
+
+    Args:
+        raw: As the partner has it.
+        region: ISO 3166-1 alpha-2; the country of numbers that are written without one.
+        mode: "valid" takes numbers that can be assigned; "possible" all of a right length, for fictional numbers.
+    """
+    text = unicodedata.normalize("NFKC", raw).strip()
+    if not text or len(text) > MAX_PHONE_CHARS:
+        return None
+    if text.startswith("00"):
+        text = "+" + text[2:]
+    try:
+        number = phonenumbers.parse(text, region)
+    except phonenumbers.NumberParseException as exc:
+        # The library knows no lengths for a country code that is not assigned; E.164 itself allows 15 digits.
+        digits = "+" + "".join(_DIGIT.findall(text))
+        unassigned = exc.error_type == exc.INVALID_COUNTRY_CODE and text.startswith("+") and _E164.fullmatch(digits)
+        return digits if mode == "possible" and unassigned else None
+    good = phonenumbers.is_valid_number if mode == "valid" else phonenumbers.is_possible_number
+    return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)) if good(number) else None
+
+
+def normalise(raw: str, key_type: str, *, region: str, mode: PhoneMode = "valid") -> str | None:
+    """The normal form of an identifier of a key type, or None. Raises ValueError for an unknown key type."""
+    if key_type not in KEY_TYPES:
+        raise ValueError(f"key type {key_type!r}")
+    return normalise_email(raw) if key_type == "email" else normalise_phone(raw, region=region, mode=mode)

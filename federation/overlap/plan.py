@@ -1,0 +1,102 @@
+"""What all parties of an epoch must agree on before a single point is blinded: who, in which order, with which labels.
+
+A plan is public. A partner checks it against its own identity and its own policy, so the gateway cannot add a party,
+turn the ring around or introduce a label that the agreement does not list.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+from federation.core.errors import OverlapError, PolicyError, Reason
+from federation.core.ids import PartyId
+from federation.policy.specs import PartySpec
+from federation.v1 import overlap_pb2 as pb
+
+RULES = "1"
+"""Version of the normalisation rules. Raise it with any change that gives one identifier another normal form."""
+KEY_TYPES = ("email", "phone")
+MIN_PARTNERS, MAX_PARTNERS = 2, 8
+MAX_EPOCH_CHARS = 64
+UNKNOWN = "unknown"
+STATISTICS = pb.INDEX_STATISTICS
+SWITCHBOARD = pb.INDEX_SWITCHBOARD
+INDEX_NAMES: Mapping[int, str] = {STATISTICS: "statistics", SWITCHBOARD: "switchboard"}
+# A name is also a folder and part of a hash domain, so it holds no separator of either.
+_EPOCH = re.compile(r"[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*")
+
+
+class Agreement(Protocol):
+    """The part of a policy set that the overlap needs."""
+
+    @property
+    def parties(self) -> Mapping[str, PartySpec]:
+        """The parties of the agreement, by id."""
+        ...
+
+
+def check_epoch_name(epoch: str) -> str:
+    """The name itself. Raises OverlapError (BAD_FIELD) for one that could not name a folder."""
+    if len(epoch) > MAX_EPOCH_CHARS or _EPOCH.fullmatch(epoch) is None:
+        raise OverlapError(Reason.BAD_FIELD, item="field epoch")
+    return epoch
+
+
+def partners_of(agreement: Agreement) -> tuple[PartyId, ...]:
+    """Every partner of the agreement, in the order of the ring."""
+    return tuple(PartyId(name) for name, party in sorted(agreement.parties.items()) if party.role == "partner")
+
+
+def ring(partners: tuple[str, ...], origin: str) -> tuple[str, ...]:
+    """The partners that blind a batch after its origin, in order."""
+    at = partners.index(origin)
+    return partners[at + 1 :] + partners[:at]
+
+
+def segment_of(party: PartySpec) -> tuple[str, tuple[str, ...]] | None:
+    """A partner's segment column and its values, "unknown" last; None where it declares none.
+
+    Raises:
+        PolicyError: POLICY_INVALID for more than one column: labels are one column's values.
+    """
+    if len(party.segments) > 1:
+        raise PolicyError(Reason.POLICY_INVALID, item=f"party {party.id}: more than one segment column")
+    for column, values in party.segments.items():
+        return column, (*(value for value in values if value != UNKNOWN), UNKNOWN)
+    return None
+
+
+def labels_of(party: PartySpec) -> tuple[str, ...]:
+    """The labels of a partner's statistics batches: ``column=value`` for every value, or only the empty label."""
+    segment = segment_of(party)
+    return tuple(f"{segment[0]}={value}" for value in segment[1]) if segment is not None else ("",)
+
+
+def batch_keys(party: PartySpec) -> tuple[tuple[int, str], ...]:
+    """Index and label of every batch that a partner sends in an epoch, empty ones included.
+
+    All are always sent, so that which labels occur at all is not visible in how many batches there are.
+    """
+    return (*((STATISTICS, label) for label in labels_of(party)), (SWITCHBOARD, ""))
+
+
+def check_plan(plan: pb.EpochPlan, alliance: str, agreement: Agreement) -> None:
+    """Checks a plan against one's own alliance and agreement.
+
+    Raises:
+        OverlapError: BAD_MANIFEST naming the field, BAD_FIELD for the epoch's name.
+    """
+    check_epoch_name(plan.epoch)
+    partners = tuple(plan.partners)
+    wrong = [
+        field
+        for field, good in (
+            ("alliance", plan.alliance == alliance),
+            ("rules", plan.rules == RULES),
+            ("key_type", plan.key_type in KEY_TYPES),
+            ("partners", MIN_PARTNERS <= len(partners) <= MAX_PARTNERS and partners == partners_of(agreement)),
+        )
+        if not good
+    ]
+    if wrong:
+        raise OverlapError(Reason.BAD_MANIFEST, item=f"plan field {wrong[0]}")

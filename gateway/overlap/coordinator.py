@@ -1,0 +1,281 @@
+"""Drives an epoch: asks every partner for its batches, carries each from hop to hop, then builds the two indexes.
+
+The gateway checks what a hop will check too (signatures, order, labels, digests), so that a fault is found where it
+arises, and that a partner sends only its own batches or the one it was asked to blind. It holds no key and cannot make
+a batch that a hop would accept.
+
+A blinded batch is kept until the next stage is durable; when an epoch is complete all its batches are removed.
+"""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from cryptography.x509 import Certificate
+
+from federation.core.clock import Clock
+from federation.core.database import open_database
+from federation.core.errors import IdentityError, OverlapError, Reason
+from federation.core.ids import EpochId, PartyId
+from federation.overlap.batch import Chain, verify_chain
+from federation.overlap.plan import (
+    KEY_TYPES,
+    MAX_PARTNERS,
+    MIN_PARTNERS,
+    RULES,
+    STATISTICS,
+    SWITCHBOARD,
+    Agreement,
+    batch_keys,
+    check_epoch_name,
+    partners_of,
+    ring,
+)
+from federation.v1 import overlap_pb2 as pb
+from gateway.overlap.epochs import Batch, Counts, Epoch, Task, batch_id_of
+from gateway.overlap.epochs_sql import SqlEpochs
+from gateway.overlap.index import StatisticsIndex, TokenBatch
+from gateway.overlap.spool import MAX_NAMED_ROWS, Incoming, Spool
+from gateway.overlap.switchboard import HandleBatch, Switchboard
+
+_log = structlog.get_logger()
+
+
+class ActivePolicy(Protocol):
+    """Gives the policy set that is active now."""
+
+    @property
+    def active(self) -> Agreement:
+        """The one active version."""
+        ...
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A batch that may come in now: where it stands, its verified header, and whether it is here already."""
+
+    batch: Batch
+    header: pb.BatchHeader
+    chain: Chain
+    here: bool
+
+
+class Coordinator:
+    """The gateway's side of the overlap protocol. Safe to call from several threads.
+
+    Args:
+        state_dir: The gateway's state folder; this part keeps to ``overlap/`` in it.
+        alliance: Name of the alliance.
+        ca: Its certificate authority.
+        policies: The active policy: partners and labels.
+        clock: Tells the time.
+        keep_tokens: Whether the statistics index keeps tokens.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        alliance: str,
+        ca: Certificate,
+        policies: ActivePolicy,
+        clock: Clock,
+        keep_tokens: bool = False,
+    ) -> None:
+        folder = state_dir / "overlap"
+        engine = open_database(folder / "overlap.db")
+        self.epochs, self.switchboard = SqlEpochs(engine), Switchboard(engine)
+        self.index = StatisticsIndex(folder / "index", keep_tokens=keep_tokens)
+        self._spool = Spool(folder / "batches")
+        self._alliance, self._ca, self._policies, self._clock = alliance, ca, policies, clock
+        self._lock = threading.Lock()  # steps of batches
+        self._building = threading.Lock()  # one index at a time
+        self._spool.retain(self.epochs.open_batches())  # a process that was killed may have left finished ones
+
+    def begin(self, epoch: str, key_type: str) -> EpochId:
+        """Starts an epoch, or goes on with it: what failed is tried again.
+
+        Args:
+            epoch: A name, or "" for the next free one of today.
+            key_type: "email", "phone", or "" for the epoch's own or e-mail.
+
+        Raises:
+            OverlapError: BAD_FIELD; UNKNOWN_EPOCH for one that was abandoned; TOO_FEW_PARTNERS.
+        """
+        if key_type not in ("", *KEY_TYPES):
+            raise OverlapError(Reason.BAD_FIELD, item="field key_type")
+        with self._lock:
+            name = check_epoch_name(epoch) if epoch else self._free_name()
+            known = self.epochs.get(name)
+            if known is not None:
+                if key_type not in ("", known.plan.key_type):
+                    raise OverlapError(Reason.BAD_FIELD, item=f"key_type: epoch {name} is by {known.plan.key_type}")
+                if known.state == "abandoned":
+                    raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{name} was abandoned")
+                self.epochs.reopen(name)
+                return known.epoch
+            agreement = self._policies.active
+            partners = partners_of(agreement)
+            if not MIN_PARTNERS <= len(partners) <= MAX_PARTNERS:
+                raise OverlapError(Reason.TOO_FEW_PARTNERS, item=f"{len(partners)} partners in the policy")
+            plan = pb.EpochPlan(
+                alliance=self._alliance, epoch=name, key_type=key_type or "email", rules=RULES, partners=partners
+            )
+            expected = {party: batch_keys(agreement.parties[party]) for party in partners}
+            for abandoned in self.epochs.create(plan, expected, self._clock.now()):
+                self._spool.clear(abandoned)
+        _log.info("epoch_opened", epoch=name, key_type=plan.key_type, partners=list(partners))
+        return EpochId(name)
+
+    def tasks(self, party: PartyId) -> list[tuple[Task, pb.WatchOverlapTasksResponse]]:
+        """What waits for a partner, with the messages that ask for it."""
+        found = []
+        for task in self.epochs.tasks(party):
+            message = pb.WatchOverlapTasksResponse(task_id=task.task_id)
+            if task.kind == "submit":
+                message.submit.plan.CopyFrom(self._epoch(task.epoch).plan)
+            else:
+                message.blind.batch_id = task.batch_id
+            found.append((task, message))
+        return found
+
+    def expect(self, party: PartyId, header: pb.BatchHeader) -> Expected:
+        """Checks the header of a batch that a partner is about to send.
+
+        Raises:
+            IdentityError: a signature does not verify, or another party should have sent this.
+            OverlapError: BAD_MANIFEST, UNKNOWN_BATCH, UNKNOWN_EPOCH; QUOTA_EXCEEDED for a second batch of a label.
+        """
+        chain = verify_chain(
+            header, alliance=self._alliance, agreement=self._policies.active, ca=self._ca, at=self._clock.now()
+        )
+        manifest = chain.manifest
+        sender = manifest.hops[chain.position - 1] if chain.position else manifest.origin
+        if sender != party:
+            raise IdentityError(Reason.PARTY_MISMATCH, item=f"batch of {manifest.origin}, position {chain.position}")
+        if header.padding > (manifest.count if chain.position == 0 else 0):
+            raise OverlapError(Reason.BAD_FIELD, item="field padding")
+        if self._epoch(manifest.plan.epoch).plan != manifest.plan:
+            raise OverlapError(Reason.BAD_MANIFEST, item="field plan")
+        batch = self._batch(batch_id_of(manifest.plan.epoch, manifest.origin, manifest.index, manifest.label))
+        known = batch.header.manifest.payload
+        if known and known != header.manifest.payload:
+            raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"second batch for {manifest.label!r}")
+        if batch.position < chain.position - 1:
+            raise OverlapError(Reason.UNKNOWN_BATCH, item=f"batch at position {batch.position}")
+        return Expected(batch, header, chain, here=batch.position >= chain.position)
+
+    def receive(self, expected: Expected) -> Incoming:
+        """Opens the spool for the rows of an expected batch."""
+        chain = expected.chain
+        handles = chain.position == 0 and chain.manifest.index == SWITCHBOARD
+        return self._spool.receive(expected.batch.batch_id, chain.position, chain.manifest.count, handles=handles)
+
+    def accept(self, expected: Expected, incoming: Incoming) -> pb.PutBatchResponse:
+        """Takes a batch whose rows are all there, one step on; the second of two equal deliveries changes nothing.
+
+        Raises:
+            OverlapError: TRUNCATED_STREAM, DIGEST_MISMATCH, UNKNOWN_BATCH.
+        """
+        chain, batch_id = expected.chain, expected.batch.batch_id
+        incoming.check(chain.digest)
+        with self._lock:
+            now = self._batch(batch_id)
+            if now.position < chain.position:
+                incoming.keep()
+                header = pb.BatchHeader(
+                    manifest=expected.header.manifest,
+                    receipts=expected.header.receipts,
+                    padding=expected.header.padding or now.header.padding,
+                )
+                self.epochs.advance(batch_id, header, chain.next_hop, len(incoming.low_order))
+                if chain.position:
+                    self._spool.remove(batch_id, chain.position - 1)
+        return pb.PutBatchResponse(
+            batch_id=batch_id, count=incoming.rows, rejected_rows=incoming.low_order[:MAX_NAMED_ROWS]
+        )
+
+    def carry(self, party: PartyId, batch_id: str) -> tuple[pb.BatchHeader, Iterator[bytes]]:
+        """The batch that a partner was asked to blind, without its padding.
+
+        Raises:
+            OverlapError: UNKNOWN_BATCH for anything that is not that partner's turn.
+        """
+        batch = self._batch(batch_id)
+        hops = ring(tuple(self._epoch(batch.epoch).plan.partners), batch.origin)
+        if not 0 <= batch.position < len(hops) or hops[batch.position] != party:
+            raise OverlapError(Reason.UNKNOWN_BATCH, item="not this partner's turn")
+        header = pb.BatchHeader(manifest=batch.header.manifest, receipts=batch.header.receipts)
+        return header, self._spool.chunks(batch_id, batch.position)
+
+    def report(self, party: PartyId, task_id: str, reason: str, text: str) -> None:
+        """Takes a partner's word on a task. "Done" needs no word: what arrived says it; without that it failed."""
+        open_ids = {task.task_id for task in self.epochs.tasks(party)}
+        if task_id in open_ids:
+            self.epochs.fail(task_id, party, reason or Reason.TRUNCATED_STREAM, text)
+            _log.warning("overlap_task_failed", party=party, reason=reason)
+
+    def counts(self, epoch: EpochId) -> Counts:
+        """How far an epoch is."""
+        return self.epochs.counts(epoch)
+
+    def is_complete(self, epoch: EpochId) -> bool:
+        """Whether an epoch can be asked. Raises OverlapError (UNKNOWN_EPOCH)."""
+        return self._epoch(epoch).state == "complete"
+
+    def finish(self, epoch: EpochId) -> None:
+        """Builds both indexes from batches that have all passed every hop, and completes the epoch.
+
+        Raises:
+            OverlapError: EPOCH_INCOMPLETE; BAD_FIELD (padding) as the index.
+        """
+        with self._building:
+            current = self._epoch(epoch)
+            if current.state == "complete":
+                return
+            batches = self.epochs.batches(epoch)
+            hops = len(current.plan.partners) - 1
+            if current.state != "open" or any(batch.position != hops for batch in batches):
+                raise OverlapError(Reason.EPOCH_INCOMPLETE, item=epoch)
+            labels: dict[str, list[str]] = {party: [] for party in current.plan.partners}
+            for batch in batches:
+                if batch.index == STATISTICS:
+                    labels[batch.origin].append(batch.label)
+            self.index.build(epoch, labels, self._tokens(batches))
+            self.switchboard.replace(epoch, self._handles(batches))
+            self.epochs.complete(epoch, self._clock.now())
+            for batch in batches:
+                self._spool.clear(batch.batch_id)
+        _log.info("epoch_complete", epoch=epoch, rejected_rows=sum(batch.rejected for batch in batches))
+
+    def _tokens(self, batches: list[Batch]) -> Iterator[TokenBatch]:
+        for batch in batches:
+            if batch.index == STATISTICS:
+                chunks = self._spool.chunks(batch.batch_id, batch.position)
+                yield TokenBatch(batch.origin, batch.label, batch.header.padding, chunks)
+
+    def _handles(self, batches: list[Batch]) -> Iterator[HandleBatch]:
+        for batch in batches:
+            if batch.index == SWITCHBOARD:
+                chunks = self._spool.chunks(batch.batch_id, batch.position)
+                yield HandleBatch(batch.origin, chunks, self._spool.handles(batch.batch_id))
+
+    def _free_name(self) -> str:
+        day = self._clock.now().date().isoformat()
+        taken = self.epochs.names(f"{day}.")
+        return next(name for number in range(1, len(taken) + 2) if (name := f"{day}.{number}") not in taken)
+
+    def _epoch(self, epoch: str) -> Epoch:
+        found = self.epochs.get(epoch)
+        if found is None:
+            raise OverlapError(Reason.UNKNOWN_EPOCH, item=epoch[:64])
+        return found
+
+    def _batch(self, batch_id: str) -> Batch:
+        found = self.epochs.batch(batch_id)
+        if found is None:
+            raise OverlapError(Reason.UNKNOWN_BATCH, item="not of an open epoch")
+        return found

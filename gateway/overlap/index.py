@@ -1,0 +1,184 @@
+"""The statistics index of an epoch: who is where with which label, as a table of counts that holds no token.
+
+Tokens are read into a scratch database, repetitions within a partner collapse, and what is kept is one row per
+membership bitmap and labels with the number of people. Every question is a scan of that small table. Tokens are dropped
+with the scratch file unless they are to be kept (for comparing an epoch's later additions).
+
+The counts are exact, so they never leave this package but through ``cubes.CubeRelease``, which adds noise.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+
+from federation.core.errors import OverlapError, Reason
+from federation.core.ids import POINT_BYTES
+from federation.overlap.plan import check_epoch_name
+
+MEMORY_LIMIT = "1GB"
+Region = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
+"""Members in the order of the partners asked for, and ("partner.column", value) for each label asked for."""
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """One batch at the end of its way."""
+
+    origin: str
+    label: str
+    padding: int
+    chunks: Iterable[bytes]
+
+
+class StatisticsIndex:
+    """Indexes of epochs, one DuckDB file each.
+
+    Args:
+        folder: Where the files are.
+        keep_tokens: Whether a file also keeps 128 bits of each token.
+    """
+
+    def __init__(self, folder: Path, *, keep_tokens: bool = False) -> None:
+        self._folder, self._keep_tokens = folder, keep_tokens
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in folder.glob("*.unfinished*"):
+            left.unlink()
+
+    def build(self, epoch: str, labels: Mapping[str, Sequence[str]], batches: Iterable[TokenBatch]) -> None:
+        """Builds the index of an epoch, whole or not at all; building it again replaces it.
+
+        Args:
+            epoch: Its name.
+            labels: For every partner of the epoch, in the order of the ring, all labels it may use.
+            batches: Every statistics batch.
+
+        Raises:
+            OverlapError: BAD_FIELD where a partner declared more padding than its batch can hold.
+        """
+        path = self._path(epoch)
+        scratch, done = path.with_suffix(".tokens.unfinished"), path.with_suffix(".unfinished")
+        for file in (scratch, done):
+            file.unlink(missing_ok=True)
+        with contextlib.closing(duckdb.connect(str(scratch), config={"memory_limit": MEMORY_LIMIT})) as db:
+            db.execute("CREATE TABLE tokens (high UBIGINT, low UBIGINT, partner UTINYINT, label USMALLINT)")
+            partners = list(labels)
+            paddings = []
+            for batch in batches:
+                partner = partners.index(batch.origin)
+                label = labels[batch.origin].index(batch.label)
+                paddings.append((partner, label, batch.padding))
+                for chunk in batch.chunks:
+                    _insert(db, chunk, partner, label)
+            _fold(db, len(partners))
+            _subtract(db, partners, labels, paddings)
+            db.execute(f"ATTACH '{done}' AS done")  # our own path, not input
+            db.execute("CREATE TABLE done.regions AS FROM regions")
+            db.execute("CREATE TABLE done.labels (partner UTINYINT, party VARCHAR, label USMALLINT, value VARCHAR)")
+            rows = [(at, party, n, value) for at, party in enumerate(partners) for n, value in enumerate(labels[party])]
+            db.executemany("INSERT INTO done.labels VALUES (?, ?, ?, ?)", rows)
+            if self._keep_tokens:
+                db.execute("CREATE TABLE done.tokens AS SELECT DISTINCT * FROM tokens")
+            db.execute("DETACH done")
+        scratch.unlink()
+        done.replace(path)
+
+    def labels(self, epoch: str) -> dict[str, tuple[str, ...]]:
+        """The labels of each partner of an epoch, partners in the order of the ring. Raises OverlapError."""
+        with self._open(epoch) as db:
+            rows = db.execute("SELECT party, value FROM labels ORDER BY partner, label").fetchall()
+        found: dict[str, list[str]] = {}
+        for party, value in rows:
+            found.setdefault(party, []).append(value)
+        return {party: tuple(values) for party, values in found.items()}
+
+    def exact(self, epoch: str, partners: Sequence[str], by: Sequence[str]) -> dict[Region, int]:
+        """Exact numbers of people by region among some partners and labels; for the release and for tests only.
+
+        Args:
+            epoch: A complete epoch.
+            partners: Partners that count; the others are summed over, and people who are only there are left out.
+            by: ``partner.column`` of some of these partners.
+
+        Returns:
+            Regions that hold somebody.
+
+        Raises:
+            OverlapError: UNKNOWN_EPOCH.
+        """
+        labels = self.labels(epoch)
+        ring = list(labels)
+        bits = {party: 1 << ring.index(party) for party in partners}
+        columns = {column: ring.index(column.partition(".")[0]) for column in by}
+        picked = "".join(f", label_{at}" for at in columns.values())
+        mask = sum(bits.values())
+        query = (
+            f"SELECT (bits & {mask})::INTEGER AS region{picked}, sum(people)::BIGINT FROM regions "  # noqa: S608 - our numbers
+            f"WHERE (bits & {mask}) != 0 GROUP BY ALL"
+        )
+        with self._open(epoch) as db:
+            rows = db.execute(query).fetchall()
+        counts: dict[Region, int] = {}
+        for region, *numbers, people in rows:
+            members = tuple(party for party in partners if region & bits[party])
+            values = tuple(
+                (column, labels[ring[at]][number].partition("=")[2])
+                for (column, at), number in zip(columns.items(), numbers, strict=True)
+                if ring[at] in members
+            )
+            counts[members, values] = counts.get((members, values), 0) + people
+        return counts
+
+    @contextlib.contextmanager
+    def _open(self, epoch: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        path = self._path(epoch)
+        if not path.exists():
+            raise OverlapError(Reason.UNKNOWN_EPOCH, item=epoch)
+        with contextlib.closing(duckdb.connect(str(path), read_only=True)) as db:
+            yield db
+
+    def _path(self, epoch: str) -> Path:
+        return self._folder / f"{check_epoch_name(epoch)}.duckdb"
+
+
+def _insert(db: duckdb.DuckDBPyConnection, chunk: bytes, partner: int, label: int) -> None:
+    """Adds a chunk's tokens; rows of zeros were points of low order and are nobody."""
+    words = np.frombuffer(chunk, dtype=np.uint64).reshape(-1, POINT_BYTES // 8)
+    words = words[words.any(axis=1)]
+    rows = {"high": np.ascontiguousarray(words[:, 0]), "low": np.ascontiguousarray(words[:, 1])}
+    db.register("rows", rows)
+    db.execute("INSERT INTO tokens SELECT high, low, ?, ? FROM rows", [partner, label])
+    db.unregister("rows")
+
+
+def _fold(db: duckdb.DuckDBPyConnection, partners: int) -> None:
+    """Makes ``regions``: a token that a partner sent twice is one person, with the first of its labels."""
+    labels = ", ".join(f"min(label) FILTER (partner = {at}) AS label_{at}" for at in range(partners))
+    columns = ", ".join(f"label_{at}" for at in range(partners))
+    db.execute(
+        f"CREATE TABLE regions AS SELECT bits, {columns}, count(*)::BIGINT AS people FROM "  # noqa: S608 - our numbers
+        f"(SELECT bit_or(1::USMALLINT << partner) AS bits, {labels} FROM tokens GROUP BY high, low) GROUP BY ALL"
+    )
+
+
+def _subtract(
+    db: duckdb.DuckDBPyConnection,
+    partners: list[str],
+    labels: Mapping[str, Sequence[str]],
+    paddings: list[tuple[int, int, int]],
+) -> None:
+    """Takes padding out of the cell where it must be: at its partner alone, with its batch's label."""
+    for partner, label, padding in paddings:
+        if padding == 0:
+            continue
+        changed = db.execute(
+            f"UPDATE regions SET people = people - ? WHERE bits = ? AND label_{partner} = ? AND people >= ?",  # noqa: S608
+            [padding, 1 << partner, label, padding],
+        ).fetchone()
+        if changed is None or changed[0] != 1:
+            name = partners[partner]
+            raise OverlapError(Reason.BAD_FIELD, item=f"padding of {name}, label {labels[name][label]!r}")
+    db.execute("DELETE FROM regions WHERE people = 0")

@@ -1,0 +1,195 @@
+"""The overlap service: thin, over ``gateway.overlap``.
+
+A partner's agent keeps a stream of tasks open. The stream ends when the agent goes away; what it had not done is sent
+again on the next one. The build's stream only watches: an operator who goes away stops nothing, and calling again goes
+on with the same epoch.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from federation.core.errors import DataError, OverlapError, Reason
+from federation.core.ids import EpochId, PartyId
+from federation.v1 import common_pb2
+from federation.v1 import overlap_pb2 as pb
+from federation.v1.overlap_pb2_grpc import OverlapServiceServicer
+from gateway.identity.caller import current_caller
+from gateway.overlap.coordinator import Coordinator
+from gateway.overlap.cubes import CubeRelease
+from gateway.overlap.epochs import Counts
+
+MAX_TEXT_CHARS = 200
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class OverlapServicer(OverlapServiceServicer):
+    """Serves ``federation.v1.OverlapService``.
+
+    Args:
+        coordinator: Drives epochs.
+        cubes: Releases tables.
+        connect_timeout_s: How long a build waits for an agent that has work and is not connected.
+        stall_timeout_s: How long a build waits while nothing at all moves.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        cubes: CubeRelease,
+        *,
+        connect_timeout_s: float = 30.0,
+        stall_timeout_s: float = 900.0,
+    ) -> None:
+        self._coordinator, self._cubes = coordinator, cubes
+        self._connect_timeout_s, self._stall_timeout_s = connect_timeout_s, stall_timeout_s
+        self._streams: dict[PartyId, int] = {}
+        self._changed = asyncio.Condition()
+
+    def connected(self) -> list[PartyId]:
+        """Partners whose agent has a task stream open."""
+        return sorted(self._streams)
+
+    async def WatchOverlapTasks(
+        self, _request: pb.WatchOverlapTasksRequest, _context: Context
+    ) -> AsyncIterator[pb.WatchOverlapTasksResponse]:
+        """Every open task of the caller, once a stream, as it arises."""
+        party = current_caller().party
+        self._streams[party] = self._streams.get(party, 0) + 1
+        await self._notify()
+        sent: set[tuple[str, int]] = set()
+        try:
+            while True:
+                async with self._changed:
+                    tasks = await asyncio.to_thread(self._coordinator.tasks, party)
+                    waiting = [item for item in tasks if (item[0].task_id, item[0].attempt) not in sent]
+                    if not waiting:
+                        await self._changed.wait()
+                        continue
+                for task, message in waiting:
+                    sent.add((task.task_id, task.attempt))
+                    yield message
+        finally:
+            self._streams[party] -= 1
+            if not self._streams[party]:
+                del self._streams[party]
+
+    async def GetBatch(self, request: pb.GetBatchRequest, _context: Context) -> AsyncIterator[pb.GetBatchResponse]:
+        """The batch whose turn at the caller it is."""
+        party = current_caller().party
+        header, chunks = await asyncio.to_thread(self._coordinator.carry, party, request.batch_id)
+        yield pb.GetBatchResponse(header=header)
+        while chunk := await asyncio.to_thread(next, chunks, b""):
+            yield pb.GetBatchResponse(chunk=pb.PointsChunk(points=chunk))
+
+    async def PutBatch(
+        self, request_iterator: AsyncIterator[pb.PutBatchRequest], _context: Context
+    ) -> pb.PutBatchResponse:
+        """Takes one batch, whole or not at all."""
+        party = current_caller().party
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise OverlapError(Reason.TRUNCATED_STREAM, item="batch header")
+        expected = await asyncio.to_thread(self._coordinator.expect, party, first.header)
+        if expected.here:  # delivered before, and the answer was lost
+            return pb.PutBatchResponse(batch_id=expected.batch.batch_id, count=expected.chain.manifest.count)
+        incoming = await asyncio.to_thread(self._coordinator.receive, expected)
+        try:
+            async for part in request_iterator:
+                if part.WhichOneof("part") != "chunk":
+                    raise OverlapError(Reason.BAD_FIELD, item="field chunk")
+                await asyncio.to_thread(incoming.add, part.chunk.points, part.chunk.handles)
+            answer = await asyncio.to_thread(self._coordinator.accept, expected, incoming)
+        finally:
+            incoming.discard()
+        await self._notify()
+        return answer
+
+    async def ReportOverlapTask(
+        self, request: pb.ReportOverlapTaskRequest, _context: Context
+    ) -> pb.ReportOverlapTaskResponse:
+        """The caller's word on a task."""
+        if request.reason and request.reason not in set(Reason):
+            raise DataError(Reason.BAD_FIELD, item="field reason")
+        party, text = current_caller().party, request.text[:MAX_TEXT_CHARS]
+        await asyncio.to_thread(self._coordinator.report, party, request.task_id, request.reason, text)
+        await self._notify()
+        return pb.ReportOverlapTaskResponse()
+
+    async def BuildIndex(
+        self, request: pb.BuildIndexRequest, _context: Context
+    ) -> AsyncIterator[pb.BuildIndexResponse]:
+        """Builds an epoch and tells how far it is."""
+        epoch = await asyncio.to_thread(self._coordinator.begin, request.epoch, request.key_type)
+        await self._notify()
+        moved_at = time.monotonic()
+        before: Counts | None = None
+        while not await asyncio.to_thread(self._coordinator.is_complete, epoch):
+            counts = await asyncio.to_thread(self._coordinator.counts, epoch)
+            if counts != before:
+                before, moved_at = counts, time.monotonic()
+                for progress in _progress(counts):
+                    yield pb.BuildIndexResponse(epoch=epoch, progress=progress)
+            if counts.passed == counts.passes:
+                yield _response(epoch, "index", 0, 1, "Building the index")
+                await asyncio.to_thread(self._coordinator.finish, epoch)
+                continue
+            self._check_alive(counts, time.monotonic() - moved_at)
+            await self._wait(min(1.0, self._connect_timeout_s))
+        yield pb.BuildIndexResponse(
+            epoch=epoch,
+            progress=common_pb2.Progress(stage="index", done=1, total=1, text="Index complete"),
+            complete=True,
+        )
+
+    async def QueryCube(self, request: pb.QueryCubeRequest, _context: Context) -> pb.QueryCubeResponse:
+        """A declared table with noise."""
+        return await asyncio.to_thread(self._cubes.query, current_caller(), request.cube, request.epoch)
+
+    async def ListCubes(self, _request: pb.ListCubesRequest, _context: Context) -> pb.ListCubesResponse:
+        """Declared tables."""
+        return await asyncio.to_thread(self._cubes.list_cubes)
+
+    def _check_alive(self, counts: Counts, still_s: float) -> None:
+        """Raises OverlapError (BUILD_FAILED, PARTNER_UNAVAILABLE) where waiting longer is of no use."""
+        failed = [task for task in counts.waiting if task.state == "failed"]
+        if failed:
+            first = failed[0]
+            text = f": {first.text}" if first.text else ""
+            raise OverlapError(Reason.BUILD_FAILED, item=f"partner {first.party}: {first.reason}{text}")
+        away = sorted({task.party for task in counts.waiting} - set(self._streams))
+        if away and still_s >= self._connect_timeout_s:
+            raise OverlapError(Reason.PARTNER_UNAVAILABLE, item=f"partner {', '.join(away)}")
+        if still_s >= self._stall_timeout_s:
+            slow = sorted({task.party for task in counts.waiting})
+            raise OverlapError(Reason.BUILD_FAILED, item=f"partner {', '.join(slow)}: no progress")
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait(self, at_most_s: float) -> None:
+        async with self._changed:
+            try:
+                await asyncio.wait_for(self._changed.wait(), at_most_s)
+            except TimeoutError:
+                return
+
+
+def _progress(counts: Counts) -> list[common_pb2.Progress]:
+    submit = common_pb2.Progress(
+        stage="submit", done=counts.submitted, total=counts.batches, text="Partners blind their own identifiers"
+    )
+    blind = common_pb2.Progress(
+        stage="blind", done=counts.passed, total=counts.passes, text="Batches go through the other partners"
+    )
+    return [submit, blind]
+
+
+def _response(epoch: EpochId, stage: str, done: int, total: int, text: str) -> pb.BuildIndexResponse:
+    return pb.BuildIndexResponse(
+        epoch=epoch, progress=common_pb2.Progress(stage=stage, done=done, total=total, text=text)
+    )

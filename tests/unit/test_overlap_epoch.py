@@ -1,0 +1,280 @@
+"""A whole epoch in one process: what is counted, what survives a restart, what is refused on the way."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federation.core.clock import FixedClock
+from federation.core.errors import DataError, EntenteError, OverlapError, Reason
+from federation.core.ids import Handle, PartyId
+from federation.v1 import overlap_pb2 as pb
+from tests.overlap_world import SEGMENTS, World, make_policy, people, small_world
+
+ALL = ("bank", "insurer", "airline")
+BANK, INSURER, AIRLINE = (PartyId(name) for name in ALL)
+VENN = {  # bank 0-9, insurer 5-14, airline 0, 2, ... 18
+    ("bank",): 2, ("insurer",): 2, ("airline",): 2, ("bank", "insurer"): 3, ("bank", "airline"): 3,
+    ("insurer", "airline"): 3, ALL: 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def world(tmp_path: Path, clock: FixedClock) -> World:
+    return small_world(tmp_path, clock)
+
+
+def refused(reason: Reason, act: Any, *args: Any) -> str:
+    with pytest.raises(EntenteError) as caught:
+        act(*args)
+    assert caught.value.reason is reason
+    return caught.value.item
+
+
+def venn(world: World, epoch: str) -> dict[tuple[str, ...], int]:
+    return {members: count for (members, _), count in world.coordinator.index.exact(epoch, ALL, ()).items()}
+
+
+def test_every_region_is_exact(world: World) -> None:
+    assert venn(world, world.build()) == VENN
+
+
+def test_labels_are_counted_only_within_their_partner_and_odd_ones_are_unknown(world: World) -> None:
+    epoch = world.build()
+    counts = world.coordinator.index.exact(epoch, ("bank", "airline"), ("bank.value_tier", "airline.activity"))
+    tier, active = "bank.value_tier", "airline.activity"
+    assert counts == {
+        (("bank",), ((tier, "high"),)): 5,
+        (("airline",), ((active, "unknown"),)): 5,
+        (("bank", "airline"), ((tier, "basic"), (active, "unknown"))): 5,
+    }
+
+
+def test_padding_hides_sizes_from_hops_and_changes_no_count(tmp_path: Path, clock: FixedClock) -> None:
+    world = small_world(tmp_path, clock, pad_to=8)
+    epoch = world.coordinator.begin("", "email")
+    world.work()
+    batches = world.coordinator.epochs.batches(epoch)
+    counts = [pb.Manifest.FromString(batch.header.manifest.payload).count for batch in batches]
+    assert {count % 8 for count in counts} == {0}
+    assert 0 not in counts  # a label that nobody has looks like one that somebody has
+    world.coordinator.finish(epoch)
+    assert venn(world, epoch) == VENN
+
+
+def test_false_padding_spoils_the_build_and_names_the_partner(world: World) -> None:
+    epoch = world.coordinator.begin("", "email")
+    send = world.agents["bank"]._send
+
+    def lie(batch: Any) -> None:
+        if not batch.header.receipts:
+            batch.header.padding = len(batch.points) // 32
+        send(batch)
+
+    world.agents["bank"]._send = lie  # type: ignore[method-assign]
+    world.work()
+    assert "bank" in refused(Reason.BAD_FIELD, world.coordinator.finish, epoch)
+    assert not world.coordinator.is_complete(epoch)
+
+
+def test_the_switchboard_joins_handles_of_people_who_agreed_to_offers(tmp_path: Path, clock: FixedClock) -> None:
+    bank = people("bank", {f"p{n}": "basic" for n in range(10)}, "value_tier", sharing=[1, 2, 6])
+    world = small_world(tmp_path, clock, pad_to=4, extra={"bank": bank})
+    world.build()
+    board = world.coordinator.switchboard
+    of = lambda name: Handle(name.encode().ljust(16, b"."))  # noqa: E731
+    agreed = board.person(BANK, of("B000006"))
+    assert agreed is not None
+    assert board.handle_at(agreed, INSURER) == of("I000001")  # p6
+    assert board.handle_at(agreed, AIRLINE) == of("A000003")
+    assert board.person(BANK, of("B000005")) is None  # did not agree
+    only_insurer = board.person(INSURER, of("I000000"))  # p5: odd, and did not agree at the bank
+    assert only_insurer is not None
+    assert board.handle_at(only_insurer, BANK) is board.handle_at(only_insurer, AIRLINE) is None
+
+
+def test_the_two_indexes_share_no_token(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch = world.coordinator.begin("", "email")
+    world.work()
+    tokens: dict[int, set[bytes]] = {pb.INDEX_STATISTICS: set(), pb.INDEX_SWITCHBOARD: set()}
+    for batch in world.coordinator.epochs.batches(epoch):
+        data = b"".join(world.coordinator._spool.chunks(batch.batch_id, batch.position))
+        tokens[batch.index] |= {data[at : at + 32] for at in range(0, len(data), 32)}
+    statistics, switchboard = tokens.values()
+    assert len(statistics) == len(switchboard) == sum(VENN.values())
+    assert not statistics & switchboard
+
+
+def test_a_person_twice_in_one_file_counts_once(tmp_path: Path, clock: FixedClock) -> None:
+    rows = {"p1": "basic", "P1": "high", " p1": "high", "p2": "high"}
+    world = small_world(tmp_path, clock, extra={"bank": people("bank", rows, "value_tier")})
+    epoch = world.build()
+    counts = world.coordinator.index.exact(epoch, ("bank", "insurer"), ("bank.value_tier",))
+    at_bank = {labels: count for (members, labels), count in counts.items() if members == ("bank",)}
+    assert at_bank == {(("bank.value_tier", "basic"),): 1, (("bank.value_tier", "high"),): 1}
+    report = json.loads((tmp_path / "bank" / "reports" / f"overlap-{epoch}.json").read_text())
+    assert (report["statistics"]["used"], report["statistics"]["repeated_identifier"]) == (2, 2)
+
+
+def test_the_report_says_who_stayed_home(tmp_path: Path, clock: FixedClock) -> None:
+    bank = people("bank", {f"p{n}": "basic" for n in range(10)}, "value_tier")
+    bank.table.loc["B000000", "email"] = ""
+    bank.table.loc["B000001", "email"] = "not an address"
+    bank.consented = {"overlap_statistics": bank.table.index[:7], "offer_sharing": bank.table.index[:2]}
+    world = small_world(tmp_path, clock, extra={"bank": bank})
+    epoch = world.build()
+    report = json.loads((tmp_path / "bank" / "reports" / f"overlap-{epoch}.json").read_text())
+    common = {"customers": 10, "without_identifier": 1, "invalid_identifier": 1, "repeated_identifier": 0, "padding": 0}
+    assert report["statistics"] == {**common, "used": 5, "refused": {"consent_missing": 3}}
+    assert report["switchboard"] == {**common, "used": 0, "refused": {"consent_missing": 8}}
+
+
+def test_keys_are_secret_and_fresh_for_every_epoch_and_index(world: World, tmp_path: Path) -> None:
+    epochs = [world.build(), world.build()]
+    assert epochs == ["2026-11-01.1", "2026-11-01.2"]
+    files = [path for name in epochs for path in (tmp_path / "bank" / "epochs" / name).glob("*.key")]
+    assert len({path.read_bytes() for path in files}) == 4
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+
+
+def test_a_complete_epoch_leaves_no_token_behind(world: World, tmp_path: Path) -> None:
+    epoch = world.coordinator.begin("", "email")
+    world.work()
+    spool = tmp_path / "gateway" / "overlap" / "batches"
+    seen = {data[at : at + 16] for data in (f.read_bytes() for f in spool.iterdir()) for at in range(0, len(data), 32)}
+    assert seen
+    world.coordinator.finish(epoch)
+    assert list(spool.iterdir()) == []
+    [index] = (tmp_path / "gateway" / "overlap" / "index").iterdir()
+    assert not any(token in index.read_bytes() for token in seen)
+
+
+@pytest.mark.parametrize("after", range(0, 24, 3))
+def test_killed_anywhere_it_goes_on_where_it_was(tmp_path: Path, clock: FixedClock, after: int) -> None:
+    """Every process is replaced by a new one on the same files after some tasks, as after kill -9."""
+    world = small_world(tmp_path, clock, pad_to=4)
+    epoch = world.coordinator.begin("", "email")
+    world.work(after)
+    world.coordinator = world.open_coordinator()
+    world.agents = {name: world.open_agent(name) for name in world.policy.parties}
+    assert world.coordinator.begin(epoch, "") == epoch
+    world.work()
+    world.coordinator.finish(epoch)
+    world.coordinator.finish(epoch)  # twice is once
+    assert venn(world, epoch) == VENN
+
+
+def test_an_agent_that_is_asked_again_sends_the_very_same_batches(world: World) -> None:
+    world.coordinator.begin("e1", "email")
+    [(_, task)] = world.coordinator.tasks(BANK)
+    sent: list[bytes] = []
+    for _ in range(2):
+        agent = world.open_agent("bank")
+        agent._send = lambda batch: sent.append(batch.points + batch.handles)  # type: ignore[method-assign]
+        agent.submit(task.submit.plan)
+    assert sent[: len(sent) // 2] == sent[len(sent) // 2 :]
+    assert len(sent) == 2 * (3 + 1)
+
+
+def test_a_new_epoch_abandons_an_unfinished_one(world: World, tmp_path: Path) -> None:
+    first = world.coordinator.begin("", "email")
+    world.work(4)
+    second = world.build()
+    assert second != first
+    assert refused(Reason.UNKNOWN_EPOCH, world.coordinator.begin, first, "") == f"{first} was abandoned"
+    assert venn(world, second) == VENN
+    assert world.coordinator.epochs.newest_complete() == second
+    assert list((tmp_path / "gateway" / "overlap" / "batches").iterdir()) == []
+
+
+def test_an_epoch_keeps_its_key_type_and_its_name_is_a_name(world: World) -> None:
+    epoch = world.coordinator.begin("", "phone")
+    assert "phone" in refused(Reason.BAD_FIELD, world.coordinator.begin, epoch, "email")
+    refused(Reason.BAD_FIELD, world.coordinator.begin, "", "passport")
+    for name in ("../x", "a/b", ".", "a..b", "x" * 65, "a b"):
+        refused(Reason.BAD_FIELD, world.coordinator.begin, name, "")
+
+
+def test_an_unfinished_epoch_has_no_index(world: World) -> None:
+    epoch = world.coordinator.begin("", "email")
+    refused(Reason.EPOCH_INCOMPLETE, world.coordinator.finish, epoch)
+    refused(Reason.UNKNOWN_EPOCH, world.coordinator.index.exact, epoch, ALL, ())
+
+
+def test_one_partner_is_no_alliance(tmp_path: Path, clock: FixedClock) -> None:
+    world = World(tmp_path, clock, make_policy(["bank"]), {"bank": people("bank", {"p1": "basic"}, "value_tier")})
+    refused(Reason.TOO_FEW_PARTNERS, world.coordinator.begin, "", "email")
+
+
+def test_a_file_without_its_columns_sends_nothing(tmp_path: Path, clock: FixedClock) -> None:
+    world = small_world(tmp_path, clock, extra={"bank": people("bank", {"p1": "basic"})})
+    epoch = world.coordinator.begin("", "email")
+    assert "value_tier" in refused(Reason.MISSING_COLUMN, world.work)
+    assert all(batch.position == -1 for batch in world.coordinator.epochs.batches(epoch) if batch.origin == BANK)
+    assert not (tmp_path / "bank" / "epochs" / epoch / "own").exists()
+
+
+def test_an_unusable_identifier_column_is_the_datas_word(tmp_path: Path, clock: FixedClock) -> None:
+    world = small_world(tmp_path, clock)
+
+    def identifier(_kind: str) -> Any:
+        raise DataError(Reason.HALF_EMPTY_COLUMN, item="column email")
+
+    world.data["bank"].identifier = identifier
+    world.coordinator.begin("", "email")
+    assert refused(Reason.HALF_EMPTY_COLUMN, world.work) == "column email"
+
+
+def test_consent_states_go_first_and_only_for_real_customers(tmp_path: Path, clock: FixedClock) -> None:
+    world = small_world(tmp_path, clock, pad_to=8)
+    order: list[Any] = []
+    agent = world.open_agent("bank", before_switchboard=lambda ids: order.append(sorted(ids)))
+    agent._send = lambda batch: order.append(bool(batch.handles))  # type: ignore[method-assign]
+    world.coordinator.begin("", "email")
+    [(_, task)] = world.coordinator.tasks(BANK)
+    agent.submit(task.submit.plan)
+    assert order == [False] * 3 + [[f"B{n:06d}" for n in range(10)], True]
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("alliance", {"alliance": "other"}),
+        ("rules", {"rules": "0"}),
+        ("key_type", {"key_type": "passport"}),
+        ("partners", {"partners": ["bank", "insurer"]}),
+        ("partners", {"partners": ["insurer", "bank", "airline"]}),
+        ("partners", {"partners": ["airline", "bank", "insurer", "mallory"]}),
+    ],
+)
+def test_an_agent_refuses_a_plan_that_is_not_the_agreement(world: World, field: str, change: dict[str, Any]) -> None:
+    plan = {"alliance": "skyline", "epoch": "e1", "key_type": "email", "rules": "1", "partners": sorted(ALL)}
+    assert field in refused(Reason.BAD_MANIFEST, world.agents["bank"].submit, pb.EpochPlan(**{**plan, **change}))
+
+
+def test_an_agent_refuses_a_second_plan_for_an_epoch(world: World) -> None:
+    epoch = world.coordinator.begin("", "email")
+    plan = world.coordinator._epoch(epoch).plan
+    world.agents["bank"].submit(plan)
+    plan.key_type = "phone"
+    refused(Reason.BAD_MANIFEST, world.agents["bank"].submit, plan)
+
+
+def test_two_segment_columns_are_not_guessed_between(tmp_path: Path, clock: FixedClock) -> None:
+    segments = {**SEGMENTS, "bank": {"value_tier": ("basic",), "branch": ("north",)}}
+    policy = make_policy(ALL, segments)
+    world = World(tmp_path, clock, policy, {name: people(name, {}) for name in ALL})
+    with pytest.raises(EntenteError) as caught:
+        world.coordinator.begin("", "email")
+    assert caught.value.reason is Reason.POLICY_INVALID
+
+
+def test_limits_on_rows_hold_over_all_batches_of_an_epoch(world: World) -> None:
+    config = world.partner_config("bank")
+    limits = config.limits.model_copy(update={"max_rows_blinded_per_epoch": 25})
+    world.agents["bank"] = world.open_agent("bank", config=config.model_copy(update={"limits": limits}))
+    world.coordinator.begin("", "email")
+    with pytest.raises(OverlapError) as caught:
+        world.work()
+    assert caught.value.reason is Reason.QUOTA_EXCEEDED

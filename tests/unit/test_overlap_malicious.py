@@ -1,0 +1,379 @@
+"""What a hop does when the gateway, or another partner, does not play by the rules: it refuses, and blinds nothing."""
+
+import hashlib
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federation.core.clock import FixedClock
+from federation.core.errors import EntenteError, Reason
+from federation.core.identity import Role
+from federation.core.ids import PartyId
+from federation.overlap.batch import MANIFEST, RECEIPT, sign_manifest, sign_receipt, verify_chain
+from federation.overlap.hash_to_curve import hash_to_curve
+from federation.v1 import common_pb2
+from federation.v1 import overlap_pb2 as pb
+from tests.overlap_world import Direct, Parts, World, small_world
+
+BATCHES = 4  # bank: basic, high, unknown, switchboard
+LABEL = "value_tier=basic"
+POINTS = hash_to_curve([b"%d" % n for n in range(6)], b"dst")  # what they are does not matter to a hop
+
+
+class Victim:
+    """The partner insurer, fed by a gateway that the test plays.
+
+    The ring is airline, bank, insurer; a batch of the bank goes to the insurer first and then to the airline.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.plan = world.coordinator._epoch(world.coordinator.begin("", "email")).plan
+        self.sent: list[tuple[pb.BatchHeader, bytes]] = []
+        self.agent = world.open_agent("insurer", stub=self)
+        self.parts: list[Any] = []
+
+    def GetBatch(self, _request: pb.GetBatchRequest) -> Parts:
+        return Parts(self.parts)
+
+    def PutBatch(self, messages: Any) -> pb.PutBatchResponse:
+        header = next(messages).header
+        self.sent.append((header, b"".join(message.chunk.points for message in messages)))
+        return pb.PutBatchResponse()
+
+    def feed(self, *parts: Any) -> None:
+        self.parts = list(parts)
+        self.agent.blind("some-batch")
+
+    def refuses(self, reason: Reason, *parts: Any) -> str:
+        with pytest.raises(EntenteError) as caught:
+            self.feed(*parts)
+        assert caught.value.reason is reason, caught.value
+        assert self.sent == []
+        return caught.value.item
+
+    def header(self, points: bytes = POINTS, origin: str = "bank", **changes: Any) -> pb.BatchHeader:
+        """An honest header of the bank, or one whose manifest the signer itself made wrong."""
+        index, label = changes.pop("index", pb.INDEX_STATISTICS), changes.pop("label", LABEL)
+        identity = self.world.identities[origin]
+        header = sign_manifest(identity, self.plan, index=index, label=label, points=points, batches=BATCHES)
+        if changes:
+            manifest = pb.Manifest.FromString(header.manifest.payload)
+            for name, value in changes.items():
+                if name in ("hops",):
+                    del manifest.hops[:]
+                    manifest.hops.extend(value)
+                else:
+                    setattr(manifest, name, value)
+            header.manifest.CopyFrom(identity.sign(MANIFEST, manifest.SerializeToString()))
+        return header
+
+
+@pytest.fixture
+def victim(tmp_path: Path, clock: FixedClock) -> Victim:
+    return Victim(small_world(tmp_path, clock))
+
+
+def test_an_honest_batch_is_blinded_and_signed(victim: Victim) -> None:
+    victim.feed(victim.header(), POINTS[:64], POINTS[64:])
+    [(header, points)] = victim.sent
+    chain = verify_chain(
+        header,
+        alliance="skyline",
+        agreement=victim.world.policy,
+        ca=victim.world.authority.certificate,
+        at=victim.world.clock.now(),
+    )
+    assert (chain.position, chain.next_hop) == (1, "airline")
+    assert chain.digest == hashlib.sha256(points).digest()
+    assert len(points) == len(POINTS)
+    assert not {points[at : at + 32] for at in range(0, 192, 32)} & {POINTS[at : at + 32] for at in range(0, 192, 32)}
+
+
+def test_a_hop_shuffles_statistics_and_keeps_the_order_of_the_switchboard(victim: Victim) -> None:
+    one = POINTS[:32]
+    many = hash_to_curve([b"%d" % n for n in range(200)], b"dst")
+    victim.feed(victim.header(many), many)
+    victim.feed(victim.header(many, index=pb.INDEX_SWITCHBOARD, label=""), many)
+    key = victim.agent._state.key
+    from federation.overlap.blind import blind
+
+    statistics = blind(many, key(victim.plan.epoch, pb.INDEX_STATISTICS)).points
+    switchboard = blind(many, key(victim.plan.epoch, pb.INDEX_SWITCHBOARD)).points
+    rows = lambda data: [data[at : at + 32] for at in range(0, len(data), 32)]  # noqa: E731
+    assert victim.sent[0][1] != statistics
+    assert sorted(rows(victim.sent[0][1])) == sorted(rows(statistics))
+    assert victim.sent[1][1] == switchboard
+    assert one in rows(many)
+
+
+def test_points_cannot_be_added_left_out_or_changed(victim: Victim) -> None:
+    guess = hash_to_curve([b"guess"], b"dst")
+    victim.refuses(Reason.TOO_LARGE, victim.header(), POINTS + guess)
+    victim.refuses(Reason.DIGEST_MISMATCH, victim.header(), POINTS[:-32] + guess)
+    victim.refuses(Reason.TRUNCATED_STREAM, victim.header(), POINTS[:-32])
+    victim.refuses(Reason.TRUNCATED_STREAM, victim.header())
+    victim.refuses(Reason.DIGEST_MISMATCH, victim.header(), POINTS[32:] + POINTS[:32])
+    victim.refuses(Reason.BAD_POINT, victim.header(), POINTS[:-1])
+    victim.refuses(Reason.TRUNCATED_STREAM)
+    victim.refuses(Reason.BAD_FIELD, victim.header(), POINTS[:32] * 8193)
+
+
+def test_the_same_batch_again_is_a_retry_and_another_one_is_refused(victim: Victim) -> None:
+    header = victim.header()
+    victim.feed(header, POINTS)
+    victim.feed(header, POINTS)  # the gateway lost the answer
+    assert len(victim.sent) == 2
+    victim.sent.clear()
+    other = hash_to_curve([b"another %d" % n for n in range(6)], b"dst")
+    assert "second batch of bank" in victim.refuses(Reason.QUOTA_EXCEEDED, victim.header(other), other)
+
+
+def test_the_record_survives_a_restart(victim: Victim) -> None:
+    victim.feed(victim.header(), POINTS)
+    victim.sent.clear()
+    victim.agent = victim.world.open_agent("insurer", stub=victim)
+    other = hash_to_curve([b"x"], b"dst")
+    victim.refuses(Reason.QUOTA_EXCEEDED, victim.header(other), other)
+
+
+def test_a_batch_of_another_epoch_cannot_be_replayed(victim: Victim) -> None:
+    old = victim.header()
+    victim.feed(old, POINTS)
+    key_then = victim.agent._state.key(victim.plan.epoch, pb.INDEX_STATISTICS)
+    victim.sent.clear()
+    victim.plan.epoch = "2026-11-01.9"
+    forged = victim.header()
+    forged.manifest.payload = old.manifest.payload.replace(b"2026-11-01.1", b"2026-11-01.9")
+    forged.manifest.signature = old.manifest.signature
+    victim.refuses(Reason.BAD_SIGNATURE, forged, POINTS)
+    assert victim.agent._state.key("2026-11-01.9", pb.INDEX_STATISTICS).private_bytes_raw() != (
+        key_then.private_bytes_raw()
+    )
+
+
+Change = Callable[[Victim], pb.BatchHeader]
+
+
+def _swap_label(victim: Victim) -> pb.BatchHeader:
+    header = victim.header()
+    header.manifest.payload = header.manifest.payload.replace(b"tier=basic", b"tier=hig__")
+    return header
+
+
+def _signed_by(role: Role, alliance: str = "skyline") -> Change:
+    def change(victim: Victim) -> pb.BatchHeader:
+        victim.world.identities["bank"] = victim.world.identity("bank", role, alliance)
+        return victim.header()
+
+    return change
+
+
+def _other_ca(victim: Victim) -> pb.BatchHeader:
+    other = small_world(victim.world.folder / "other", victim.world.clock)
+    victim.world.identities["bank"] = other.identities["bank"]
+    return victim.header()
+
+
+def _wrong_kind(victim: Victim) -> pb.BatchHeader:
+    header = victim.header()
+    signed = victim.world.identities["bank"].sign("offer", header.manifest.payload)
+    return pb.BatchHeader(manifest=signed)
+
+
+def _garbage(victim: Victim) -> pb.BatchHeader:
+    return pb.BatchHeader(manifest=victim.world.identities["bank"].sign(MANIFEST, b"\xff\xff"))
+
+
+def _airline_as_bank(victim: Victim) -> pb.BatchHeader:
+    manifest = pb.Manifest.FromString(victim.header().manifest.payload)
+    return pb.BatchHeader(manifest=victim.world.identities["airline"].sign(MANIFEST, manifest.SerializeToString()))
+
+
+def _own(victim: Victim) -> pb.BatchHeader:
+    return sign_manifest(
+        victim.world.identities["insurer"],
+        victim.plan,
+        index=pb.INDEX_STATISTICS,
+        label="life_stage=family",
+        points=POINTS,
+        batches=3,
+    )
+
+
+BAD_MANIFESTS: dict[str, tuple[Reason, Change]] = {
+    "label swapped by the gateway": (Reason.BAD_SIGNATURE, _swap_label),
+    "label not of the agreement": (Reason.BAD_MANIFEST, lambda v: v.header(label="value_tier=rich")),
+    "no label": (Reason.BAD_MANIFEST, lambda v: v.header(label="")),
+    "label on the switchboard": (Reason.BAD_MANIFEST, lambda v: v.header(index=pb.INDEX_SWITCHBOARD)),
+    "index unknown": (Reason.BAD_MANIFEST, lambda v: v.header(index=pb.INDEX_UNSPECIFIED)),
+    "origin is not the signer": (Reason.PARTY_MISMATCH, _airline_as_bank),
+    "hops left out": (Reason.BAD_MANIFEST, lambda v: v.header(hops=["insurer"])),
+    "hops turned around": (Reason.BAD_MANIFEST, lambda v: v.header(hops=["airline", "insurer"])),
+    "hop twice": (Reason.BAD_MANIFEST, lambda v: v.header(hops=["insurer", "insurer"])),
+    "more batches declared": (Reason.BAD_MANIFEST, lambda v: v.header(batches=400)),
+    "digest of wrong length": (Reason.BAD_MANIFEST, lambda v: v.header(digest=b"x")),
+    "too many rows declared": (Reason.TOO_LARGE, lambda v: v.header(count=10**9)),
+    "signed by marketing": (Reason.ROLE_NOT_ALLOWED, _signed_by(Role.MARKETING)),
+    "signed by the gateway": (Reason.ROLE_NOT_ALLOWED, _signed_by(Role.GATEWAY)),
+    "signed for another alliance": (Reason.ROLE_NOT_ALLOWED, _signed_by(Role.PARTNER, "other")),
+    "signed under another CA": (Reason.BAD_SIGNATURE, _other_ca),
+    "another kind of signature": (Reason.BAD_SIGNATURE, _wrong_kind),
+    "no manifest at all": (Reason.BAD_SIGNATURE, lambda _: pb.BatchHeader()),
+    "payload that is no message": (Reason.BAD_MANIFEST, _garbage),
+    "own batch": (Reason.BAD_MANIFEST, _own),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MANIFESTS)
+def test_a_manifest_that_is_not_right_is_refused(victim: Victim, case: str) -> None:
+    reason, change = BAD_MANIFESTS[case]
+    victim.refuses(reason, change(victim), POINTS)
+
+
+def test_an_expired_certificate_signs_nothing(victim: Victim, clock: FixedClock) -> None:
+    header = victim.header()
+    clock.at += timedelta(days=365)
+    victim.refuses(Reason.CERTIFICATE_EXPIRED, header, POINTS)
+
+
+class TestReceipts:
+    """The airline's batch reaches the insurer second, after the bank; the receipt of the bank must say how."""
+
+    @pytest.fixture
+    def passed(self, victim: Victim) -> tuple[pb.BatchHeader, bytes]:
+        header = self.airline(victim)
+        return self.receipt(victim, header, "bank", POINTS[32:] + POINTS[:32]), POINTS[32:] + POINTS[:32]
+
+    def airline(self, victim: Victim, label: str = "activity=active") -> pb.BatchHeader:
+        identity = victim.world.identities["airline"]
+        return sign_manifest(identity, victim.plan, index=pb.INDEX_STATISTICS, label=label, points=POINTS, batches=3)
+
+    def receipt(self, victim: Victim, header: pb.BatchHeader, party: str, points: bytes) -> pb.BatchHeader:
+        world = victim.world
+        chain = verify_chain(
+            header, alliance="skyline", agreement=world.policy, ca=world.authority.certificate, at=world.clock.now()
+        )
+        return sign_receipt(world.identities[party], header, chain, points)
+
+    def test_an_honest_second_hop(self, victim: Victim, passed: tuple[pb.BatchHeader, bytes]) -> None:
+        victim.feed(*passed)
+        assert len(victim.sent[0][0].receipts) == 2
+
+    def test_a_hop_that_is_not_next_is_not_served(self, victim: Victim) -> None:
+        victim.refuses(Reason.BAD_MANIFEST, self.airline(victim), POINTS)
+
+    def test_receipts_of_the_wrong_party(self, victim: Victim) -> None:
+        forged = self.receipt(victim, self.airline(victim), "airline", POINTS)
+        victim.refuses(Reason.PARTY_MISMATCH, forged, POINTS)
+
+    def test_receipts_reordered_doubled_or_from_another_batch(
+        self, victim: Victim, passed: tuple[pb.BatchHeader, bytes]
+    ) -> None:
+        header, points = passed
+        full = self.receipt(victim, header, "insurer", points)
+        backwards = pb.BatchHeader(manifest=full.manifest, receipts=list(reversed(full.receipts)))
+        victim.refuses(Reason.PARTY_MISMATCH, backwards, points)
+        doubled = pb.BatchHeader(manifest=full.manifest, receipts=[full.receipts[0]] * 3)
+        victim.refuses(Reason.BAD_MANIFEST, doubled, points)
+        other = self.receipt(victim, self.airline(victim, "activity=unknown"), "bank", points)
+        mixed = pb.BatchHeader(manifest=header.manifest, receipts=other.receipts)
+        victim.refuses(Reason.BAD_MANIFEST, mixed, points)
+
+    def test_a_receipt_that_does_not_continue_what_came_before(self, victim: Victim) -> None:
+        header = self.airline(victim)
+        receipt = pb.HopReceipt(
+            manifest_digest=hashlib.sha256(header.manifest.payload).digest(),
+            position=0,
+            digest_in=hashlib.sha256(b"something else").digest(),
+            digest_out=hashlib.sha256(POINTS).digest(),
+        )
+        header.receipts.append(victim.world.identities["bank"].sign(RECEIPT, receipt.SerializeToString()))
+        victim.refuses(Reason.DIGEST_MISMATCH, header, POINTS)
+        header.receipts[0].CopyFrom(victim.world.identities["bank"].sign(RECEIPT, b"\xff"))
+        victim.refuses(Reason.BAD_MANIFEST, header, POINTS)
+        header.receipts[0].CopyFrom(common_pb2.Signed())
+        victim.refuses(Reason.BAD_SIGNATURE, header, POINTS)
+
+    def test_a_hop_that_colludes_gets_one_batch_blinded_and_no_second(
+        self, victim: Victim, passed: tuple[pb.BatchHeader, bytes]
+    ) -> None:
+        victim.feed(*passed)
+        victim.sent.clear()
+        guesses = hash_to_curve([b"guess %d" % n for n in range(6)], b"dst")
+        again = self.receipt(victim, self.airline(victim), "bank", guesses)
+        again.manifest.CopyFrom(passed[0].manifest)
+        receipt = pb.HopReceipt.FromString(again.receipts[0].payload)
+        receipt.manifest_digest = hashlib.sha256(again.manifest.payload).digest()
+        again.receipts[0].CopyFrom(victim.world.identities["bank"].sign(RECEIPT, receipt.SerializeToString()))
+        victim.refuses(Reason.QUOTA_EXCEEDED, again, guesses)
+
+
+class TestGateway:
+    """The gateway checks senders as hops check the gateway."""
+
+    def put(self, victim: Victim, party: str, header: pb.BatchHeader, *chunks: pb.PointsChunk) -> pb.PutBatchResponse:
+        messages = [pb.PutBatchRequest(header=header), *(pb.PutBatchRequest(chunk=chunk) for chunk in chunks)]
+        return Direct(victim.world, PartyId(party)).PutBatch(iter(messages))
+
+    def refuses(
+        self, reason: Reason, victim: Victim, party: str, header: pb.BatchHeader, *chunks: pb.PointsChunk
+    ) -> None:
+        with pytest.raises(EntenteError) as caught:
+            self.put(victim, party, header, *chunks)
+        assert caught.value.reason is reason, caught.value
+        assert list((victim.world.folder / "gateway" / "overlap" / "batches").iterdir()) == []
+
+    def test_streams_that_are_not_what_was_declared(self, victim: Victim) -> None:
+        header, chunk = victim.header(), pb.PointsChunk
+        self.refuses(Reason.TRUNCATED_STREAM, victim, "bank", header, chunk(points=POINTS[:64]))
+        self.refuses(Reason.TOO_LARGE, victim, "bank", header, chunk(points=POINTS), chunk(points=POINTS[:32]))
+        self.refuses(Reason.TOO_LARGE, victim, "bank", header, chunk(points=bytes(32 * 8193)))
+        self.refuses(Reason.BAD_POINT, victim, "bank", header, chunk(points=POINTS[:-1]))
+        self.refuses(Reason.DIGEST_MISMATCH, victim, "bank", header, chunk(points=POINTS[:160] + POINTS[:32]))
+        self.refuses(Reason.BAD_FIELD, victim, "bank", header, chunk(points=POINTS, handles=bytes(96)))
+        board = victim.header(index=pb.INDEX_SWITCHBOARD, label="")
+        self.refuses(Reason.BAD_FIELD, victim, "bank", board, chunk(points=POINTS))
+        header.padding = 7
+        self.refuses(Reason.BAD_FIELD, victim, "bank", header, chunk(points=POINTS))
+
+    def test_a_batch_of_somebody_else(self, victim: Victim) -> None:
+        self.refuses(Reason.PARTY_MISMATCH, victim, "insurer", victim.header(), pb.PointsChunk(points=POINTS))
+
+    def test_an_epoch_that_is_not_under_way(self, victim: Victim) -> None:
+        victim.plan.epoch = "e9"
+        self.refuses(Reason.UNKNOWN_EPOCH, victim, "bank", victim.header(), pb.PointsChunk(points=POINTS))
+
+    def test_a_plan_that_is_not_the_epochs(self, victim: Victim) -> None:
+        victim.plan.key_type = "phone"
+        self.refuses(Reason.BAD_MANIFEST, victim, "bank", victim.header(), pb.PointsChunk(points=POINTS))
+
+    def test_a_hop_before_its_turn(self, victim: Victim) -> None:
+        header = TestReceipts().receipt(victim, victim.header(), "insurer", POINTS)
+        self.refuses(Reason.UNKNOWN_BATCH, victim, "insurer", header, pb.PointsChunk(points=POINTS))
+
+    def test_a_second_batch_for_a_label(self, victim: Victim) -> None:
+        assert self.put(victim, "bank", victim.header(), pb.PointsChunk(points=POINTS)).count == 6
+        other = POINTS[::-1]
+        with pytest.raises(EntenteError) as caught:
+            self.put(victim, "bank", victim.header(other), pb.PointsChunk(points=other))
+        assert caught.value.reason is Reason.QUOTA_EXCEEDED
+
+    def test_low_order_rows_are_named_and_never_counted(self, victim: Victim) -> None:
+        points = POINTS[:64] + bytes(32) + POINTS[64:] + bytes(31) + b"\x80"
+        answer = self.put(victim, "bank", victim.header(points), pb.PointsChunk(points=points))
+        assert list(answer.rejected_rows) == [2, 7]
+
+    def test_only_the_next_hop_gets_a_batch(self, victim: Victim) -> None:
+        batch_id = self.put(victim, "bank", victim.header(), pb.PointsChunk(points=POINTS)).batch_id
+        coordinator = victim.world.coordinator
+        header, chunks = coordinator.carry(PartyId("insurer"), batch_id)
+        assert b"".join(chunks) == POINTS
+        assert header.padding == 0
+        for party, name in (("airline", batch_id), ("bank", batch_id), ("insurer", "0" * 32)):
+            with pytest.raises(EntenteError) as caught:
+                coordinator.carry(PartyId(party), name)
+            assert caught.value.reason is Reason.UNKNOWN_BATCH
