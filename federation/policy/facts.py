@@ -136,7 +136,7 @@ def _mapping(value: Any, known: tuple[str, ...], item: str) -> dict[str, Any]:
 
 
 def _text(value: Any, item: str) -> str | None:
-    if value is not None and (not isinstance(value, str) or len(value) > MAX_TEXT):
+    if value is not None and (not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable()):
         raise DataError(Reason.BAD_FIELD, item=item)
     return value
 

@@ -70,7 +70,16 @@ def _read_raw(folder: Path) -> dict[str, bytes]:
 def _finding(draft: Draft, problem: Problem, severity: Literal["error", "warning"]) -> Finding:
     line, column = draft.place(problem)
     key = ".".join(str(part) for part in problem.path)
-    return Finding(severity, problem.file, line, column, key, problem.rule, problem.text, problem.fix)
+    return Finding(severity, problem.file, line, column, key, _rule(draft, problem), problem.text, problem.fix)
+
+
+def _rule(draft: Draft, problem: Problem) -> str:
+    """The id of the rule that a problem is in, as far as the file can be read."""
+    if problem.rule or problem.path[:1] != ("rules",) or problem.file not in RULE_FILES:
+        return problem.rule
+    data, at = draft.documents[problem.file].data, (*problem.path, None)[1]
+    rule = data["rules"][at] if isinstance(data, dict) and isinstance(at, int) else None
+    return str(rule.get("id", ""))[:48] if isinstance(rule, dict) else ""
 
 
 def _ends(bundle: Bundle, at: datetime) -> Iterator[Problem]:
