@@ -70,7 +70,7 @@ def enrol_command(
 @app.command(epilog="Example: entente partner run --config bank")
 def run(config: ConfigOption) -> None:
     """Run the agent until it is stopped (SIGTERM or Ctrl-C)."""
-    from federation.client.agent import Agent, Status
+    from federation.client.agent import Agent, Part, Status
     from federation.client.overlap import OverlapAgent
     from federation.client.training import TrainingAgent
 
@@ -95,7 +95,7 @@ def run(config: ConfigOption) -> None:
             clock=place.clock,
             engine=place.engine,
         )
-        parts = {"overlap": overlap, "training": training, "consents": place.consents}
+        parts: dict[str, Part] = {"overlap": overlap, "training": training, "consents": place.consents}
         agent = Agent(parts, Status(settings.state / STATUS_FILE, place.clock), connection.close)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())
@@ -123,7 +123,7 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
         except EntenteError as error:
             gateway = {"reachable": False, "reason": str(error.reason), "item": error.item}
         reports = [json.loads(path.read_text()) for path in sorted((place.config.state / "reports").glob("*.json"))]
-        value = {
+        value: dict[str, Any] = {
             "party": place.config.party,
             "gateway": {"address": place.config.gateway, **gateway},
             "agent": agent,

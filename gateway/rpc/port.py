@@ -5,6 +5,7 @@ carry in all is each servicer's to bound.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -29,11 +30,19 @@ OPTIONS = [
 ]
 
 
+@dataclass(frozen=True)
+class Service:
+    """A service of ``federation.v1`` and the function that registers its servicer."""
+
+    name: str
+    register: Callable[[grpc.aio.Server], None]
+
+
 async def open_port(
     address: str,
     identity: Identity,
     gatekeeper: Gatekeeper,
-    add: Sequence[tuple[str, Callable[[grpc.aio.Server], None]]],
+    services: Sequence[Service],
     *,
     client_certificates: bool,
 ) -> tuple[grpc.aio.Server, int]:
@@ -43,7 +52,7 @@ async def open_port(
         address: ``host:port``; port 0 lets the system choose.
         identity: The gateway's own.
         gatekeeper: Authenticates every call of ours.
-        add: Full service name and the function that registers its servicer.
+        services: What the port serves.
         client_certificates: Whether TLS asks for a certificate of the alliance CA; only the enrolment port does not.
 
     Raises:
@@ -51,9 +60,9 @@ async def open_port(
     """
     server = grpc.aio.server(interceptors=[gatekeeper], options=OPTIONS)
     health = health_aio.HealthServicer()
-    names = [name for name, _ in add]
-    for name, register in add:
-        register(server)
+    names = [f"federation.v1.{service.name}" for service in services]
+    for name, service in zip(names, services, strict=True):
+        service.register(server)
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
     await health.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

@@ -22,7 +22,7 @@ from gateway.identity.caller import current_caller
 from gateway.identity.registry import Registry
 from gateway.rpc.enrolment import EnrolmentServicer
 from gateway.rpc.interceptor import Gatekeeper
-from gateway.rpc.port import open_port
+from gateway.rpc.port import Service, open_port
 
 BANK = Subject("skyline", Role.PARTNER, PartyId("bank"))
 OPEN = "/federation.v1.EnrolmentService/RequestCertificate"
@@ -64,12 +64,12 @@ def door() -> Iterator[Door]:
     pem = authority.issue(key.public_key(), subject, clock.now(), ("localhost", "127.0.0.1"))
     identity = Identity(subject, key, pem, authority.certificate)
     servicer = EnrolmentServicer(registry, "skyline", list)
-    enrolment = (
-        "federation.v1.EnrolmentService",
+    enrolment = Service(
+        "EnrolmentService",
         lambda server: enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(servicer, server),
     )
-    audit = (
-        "federation.v1.AuditService",
+    audit = Service(
+        "AuditService",
         lambda server: audit_pb2_grpc.add_AuditServiceServicer_to_server(Probe(), server),
     )
     loop = asyncio.new_event_loop()

@@ -1,0 +1,188 @@
+"""``entente offers``: propose offers about one's own customers, receive others', see how they were decided."""
+
+import json
+import secrets
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out, table
+from federation.cli.partner import workplace
+from federation.client.connection import translated
+from federation.core.clock import to_text
+from federation.core.identity import write_secret
+from federation.core.ids import Handle
+from federation.v1 import offers_pb2 as pb
+from federation.v1 import training_pb2
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from federation.client.inbox import ReceivedOffer
+    from federation.client.workplace import Workplace
+
+app = typer.Typer(no_args_is_help=True, help="Offers between partners.")
+MASK_KEY_FILE = "mask.key"
+MAX_PEEK = 1_000
+
+
+@app.command(
+    epilog="Example: entente offers propose --product home --recipient insurer --benefit '10 % off' --config bank"
+)
+def propose(
+    config: ConfigOption,
+    product: Annotated[str, typer.Option(help="Product of the recipient, as the policy lists it.")],
+    recipient: Annotated[str, typer.Option(help="The partner that sells it.")],
+    benefit: Annotated[str, typer.Option(help="What is in it for the customer, one line.")],
+    channel: Annotated[str, typer.Option(help="app, email, phone or branch.")] = "app",
+    top: Annotated[int, typer.Option(min=1, help="How many people at most, the best first.")] = 100,
+    attributes: Annotated[str, typer.Option(help="Columns that go along, masked; separated by commas.")] = "",
+    run_id: Annotated[str, typer.Option("--run", help="Model to score with; empty for the newest.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Score the customers here, pick the best whom the own policy permits, and propose offers for them.
+
+    What the gateway decides about each stays with the gateway: it would tell who is the other's customer.
+    """
+    from federation.client.offers import Campaign, OfferProposer
+
+    with workplace(config) as place:
+        scores = _score(place, run_id)
+        key_file = place.config.state / MASK_KEY_FILE
+        if not key_file.exists():
+            write_secret(key_file, secrets.token_bytes(32))
+        proposer = OfferProposer(
+            place.connection.offers, place.data, place.handles, place.engine, key_file.read_bytes()
+        )
+        columns = tuple(name.strip() for name in attributes.split(",") if name.strip())
+        campaign = Campaign(product, recipient, channel, benefit, top, columns)
+        with translated():
+            done = proposer.propose(scores, campaign)
+    value = {
+        "scored": done.scored,
+        "eligible": done.eligible,
+        "picked": done.picked,
+        "already_proposed": done.already_proposed,
+        "accepted": done.accepted,
+        "rejected": done.rejected,
+        "refused_by_own_policy": done.refused_by_own_policy,
+    }
+
+    def text() -> None:
+        out.print(f"{done.picked} of {done.eligible} permitted customers proposed to {recipient} for {product}")
+        out.print(f"  taken for decision by the gateway: {done.accepted}, proposed before: {done.already_proposed}")
+        for title, counts in (("kept out by own policy", done.refused_by_own_policy), ("not taken", done.rejected)):
+            for code, number in sorted(counts.items()):
+                out.print(f"  {title}: {number:,} {code}")
+
+    emit(as_json, value, text)
+
+
+def _score(place: "Workplace", run_id: str) -> "pd.Series[float]":
+    """Scores of the partner's own customers by a finished model; nothing leaves."""
+    from federation.training.features import find_schema
+    from federation.training.models import load_weights
+    from federation.training.scoring import score
+
+    with translated():
+        request = training_pb2.GetModelRequest(run_id=run_id)
+        answer = place.connection.training.GetModel(request, timeout=RPC_TIMEOUT_S)
+    card = json.loads(answer.card_json)
+    schema, features, kind = find_schema(card["feature_schema"]), card["features"], card["model"]
+    weights = load_weights(answer.weights, kind, schema.width(features))
+    return score(kind, weights, place.data.customers(), schema, features)
+
+
+@app.command(epilog="Example: entente offers inbox --config insurer")
+def inbox(
+    config: ConfigOption,
+    peek: Annotated[
+        bool, typer.Option("--peek", help="Look at what waits at the gateway, and leave it there.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch new offers, keep them here, and list all with their status now."""
+    from federation.client.inbox import OfferInbox
+
+    with workplace(config) as place, translated():
+        if peek:
+            waiting = place.connection.offers.PullInbox(pb.PullInboxRequest(max_offers=MAX_PEEK), timeout=RPC_TIMEOUT_S)
+            rows = [_waiting_to_json(place, offer) for offer in waiting.offers]
+            fresh = 0
+        else:
+            box = OfferInbox(place.connection.offers, place.data, place.handles, place.engine)
+            fresh = len(box.pull())
+            rows = [_to_json(offer) for offer in box.offers()]
+
+    def text() -> None:
+        title = "Waiting at the gateway" if peek else f"Offers ({fresh} new)"
+        shown = table(title, "customer", "from", "product", "band", "status", "fields")
+        for row in rows:
+            fields = ", ".join(f"{name} {value}" for name, value in sorted(row["attributes"].items()))
+            shown.add_row(row["customer_id"], row["from"], row["product"], row["score_band"], row["status"], fields)
+        out.print(shown)
+
+    emit(as_json, {"offers": rows, "new": fresh}, text)
+
+
+@app.command(epilog="Example: entente offers decisions --config people/compliance")
+def decisions(
+    config: ConfigOption,
+    after: Annotated[int, typer.Option(help="Only decisions after this audit index.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many.")] = 1_000,
+    as_json: JsonOption = False,
+) -> None:
+    """List decisions with their reasons (compliance, auditor); no person is in them."""
+    with connect(config) as connection:
+        request = pb.ListDecisionsRequest(after=after, max_decisions=limit)
+        answer = connection.offers.ListDecisions(request, timeout=RPC_TIMEOUT_S)
+    rows = [decision_to_json(decision) for decision in answer.decisions]
+
+    def text() -> None:
+        shown = table("Decisions", "index", "from", "to", "product", "decision", "reasons", right=["index"])
+        for row in rows:
+            said = "[green]permitted[/]" if row["permitted"] else "[red]refused[/]"
+            codes = ", ".join(reason["code"] for reason in row["reasons"])
+            shown.add_row(str(row["audit_index"]), row["from"], row["recipient"], row["product"], said, codes)
+        out.print(shown)
+
+    emit(as_json, {"decisions": rows}, text)
+
+
+def decision_to_json(decision: pb.Decision) -> dict[str, Any]:
+    """A decision as plain values."""
+    reasons = [{"rule": r.rule, "code": r.code, "text": r.text, "legal_ref": r.legal_ref} for r in decision.reasons]
+    return {
+        "audit_index": decision.audit_index,
+        "at": decision.at,
+        "from": getattr(decision, "from"),
+        "recipient": decision.recipient,
+        "product": decision.product,
+        "permitted": decision.permitted,
+        "reasons": reasons,
+        "policy_version": decision.policy_version,
+        "masked": dict(decision.masked),
+    }
+
+
+def _waiting_to_json(place: "Workplace", offer: pb.DeliveredOffer) -> dict[str, Any]:
+    names = ("delivery_id", "product", "channel", "score_band", "benefit", "expires_at", "delivered_at")
+    customer = place.handles.customer_of(Handle(offer.handle)) or ""
+    about = {"customer_id": customer, "from": getattr(offer, "from"), "attributes": dict(offer.attributes)}
+    return {**about, "status": "waiting", **{name: getattr(offer, name) for name in names}}
+
+
+def _to_json(offer: "ReceivedOffer") -> dict[str, Any]:
+    return {
+        "delivery_id": offer.delivery_id,
+        "customer_id": offer.customer_id or "",
+        "from": offer.sender,
+        "product": offer.product,
+        "channel": offer.channel,
+        "score_band": offer.score_band,
+        "benefit": offer.benefit,
+        "attributes": offer.attributes,
+        "expires_at": to_text(offer.expires_at),
+        "delivered_at": to_text(offer.delivered_at),
+        "status": offer.status,
+    }

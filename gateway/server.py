@@ -1,0 +1,223 @@
+"""The gateway as a process: its parts, wired in one place, and two ports.
+
+Each part keeps its state in a database file of its own, so that no part waits for another's write. The audit log and
+the ledger are opened first: without them nothing may be released, so without them nothing is served.
+"""
+
+import asyncio
+import logging
+import secrets
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from federation.core.clock import Clock
+from federation.core.database import open_database
+from federation.core.identity import Identity, load_identity, write_secret
+from federation.core.ids import PartyId
+from federation.v1 import (
+    audit_pb2_grpc,
+    budget_pb2_grpc,
+    consent_pb2_grpc,
+    enrolment_pb2_grpc,
+    offers_pb2_grpc,
+    overlap_pb2_grpc,
+    policy_pb2_grpc,
+    training_pb2_grpc,
+)
+from gateway.alliance import STATE_FILE
+from gateway.audit.log import open_audit_log
+from gateway.budget.ledger import SqlLedger
+from gateway.config import GatewayConfig
+from gateway.consent.sql import SqlConsentStore
+from gateway.identity.registry import Registry
+from gateway.offers.service import OfferDesk
+from gateway.offers.sql import SqlOfferBook
+from gateway.overlap.answers import SqlAnswerStore
+from gateway.overlap.coordinator import Coordinator
+from gateway.overlap.cubes import CubeRelease
+from gateway.policy.active import ActivePolicy
+from gateway.policy.versions import SqlVersions
+from gateway.release import ReleasePath
+from gateway.rpc.audit import AuditServicer
+from gateway.rpc.budget import BudgetServicer
+from gateway.rpc.consent import ConsentServicer
+from gateway.rpc.enrolment import EnrolmentServicer
+from gateway.rpc.interceptor import Gatekeeper
+from gateway.rpc.offers import OfferServicer
+from gateway.rpc.overlap import OverlapServicer
+from gateway.rpc.policy import PolicyServicer
+from gateway.rpc.port import Service, open_port
+from gateway.rpc.training import TrainingServicer
+from gateway.training.hub import Hub
+from gateway.training.proposals import TrainingRules
+from gateway.training.runs import SqlRunStore
+from gateway.training.service import TrainingService
+
+OPEN_METHODS = frozenset({"/federation.v1.EnrolmentService/RequestCertificate"})
+MASK_KEY_FILE = "mask.key"
+STOP_GRACE_S = 2.0
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the ports serve, and what else has to run."""
+
+    registry: Registry
+    policy: ActivePolicy
+    desk: OfferDesk
+    enrolment: Service
+    services: tuple[Service, ...]
+
+
+def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
+    """Opens the state and wires the parts; nothing is served yet.
+
+    Raises:
+        PolicyError: the policy does not load and no version was ever in force.
+        ConfigError: a file is missing.
+        AuditError: the log cannot be opened.
+    """
+    state, ca = config.state, identity.ca
+    audit = open_audit_log(open_database(state / "audit.db"), state, clock)
+    policy = ActivePolicy(config.policies, clock, SqlVersions(open_database(state / "policy.db")))
+    ledger = SqlLedger(open_database(state / "budget.db"), lambda: policy.active.budget, clock)
+    release = ReleasePath(policy, ledger, audit)
+    alliance = policy.active.alliance
+    registry = Registry(open_database(state / STATE_FILE), alliance, ca, clock)
+
+    coordinator = Coordinator(state, alliance=alliance, ca=ca, policies=policy, clock=clock)
+    answers = SqlAnswerStore(open_database(state / "answers.db"))
+    cubes = CubeRelease(
+        epochs=coordinator.epochs,
+        index=coordinator.index,
+        store=answers,
+        policies=policy,
+        path=release,
+        clock=clock,
+    )
+    overlap = OverlapServicer(coordinator, cubes, stall_timeout_s=config.build_timeout_s)
+
+    hub = Hub(reconnect_timeout_s=config.round_timeout_s)
+    training = TrainingService(
+        hub=hub,
+        runs=SqlRunStore(open_database(state / "training.db")),
+        release=release,
+        rules=lambda: _training_rules(policy),
+        clock=clock,
+        evaluation_csv=config.evaluation_csv,
+        round_timeout_s=config.round_timeout_s,
+    )
+
+    offers = open_database(state / "offers.db")  # consents too: a withdrawal removes offers in one transaction
+    book = SqlOfferBook(offers, clock)
+    consents = SqlConsentStore(offers, clock, book.drop_for_consent)
+    desk = OfferDesk(
+        book=book,
+        consents=consents,
+        switchboard=coordinator.switchboard,
+        terms=lambda: policy.active,
+        release=release,
+        audit=audit,
+        mask_key=_secret(state / MASK_KEY_FILE),
+        clock=clock,
+    )
+
+    def connected() -> list[PartyId]:
+        return sorted(set(overlap.connected()) & {PartyId(party) for party in hub.connected()})
+
+    door = EnrolmentServicer(registry, alliance, connected)
+    enrolment = Service(
+        "EnrolmentService", lambda s: enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(door, s)
+    )
+    services = (
+        enrolment,
+        Service("OverlapService", lambda s: overlap_pb2_grpc.add_OverlapServiceServicer_to_server(overlap, s)),
+        Service(
+            "TrainingService",
+            lambda s: training_pb2_grpc.add_TrainingServiceServicer_to_server(TrainingServicer(training, hub), s),
+        ),
+        Service(
+            "ConsentService",
+            lambda s: consent_pb2_grpc.add_ConsentServiceServicer_to_server(ConsentServicer(consents, clock), s),
+        ),
+        Service(
+            "PolicyService", lambda s: policy_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(policy), s)
+        ),
+        Service(
+            "BudgetService", lambda s: budget_pb2_grpc.add_BudgetServiceServicer_to_server(BudgetServicer(ledger), s)
+        ),
+        Service(
+            "OfferService", lambda s: offers_pb2_grpc.add_OfferServiceServicer_to_server(OfferServicer(desk, audit), s)
+        ),
+        Service("AuditService", lambda s: audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(audit), s)),
+    )
+    return Parts(registry, policy, desk, enrolment, services)
+
+
+def _training_rules(policy: ActivePolicy) -> TrainingRules:
+    active = policy.active
+    return TrainingRules(active.training, active.budget.delta, active.partners)
+
+
+def _secret(path: Path) -> bytes:
+    """32 random bytes in a file of the owner, made once."""
+    if not path.exists():
+        write_secret(path, secrets.token_bytes(32))
+    return path.read_bytes()
+
+
+async def serve(config: GatewayConfig, clock: Clock, stop: asyncio.Event) -> None:
+    """Serves both ports until told to stop; then lets calls under way end for a moment."""
+    identity = load_identity(config.identity)
+    parts = await asyncio.to_thread(assemble, config, identity, clock)
+    halt = threading.Event()
+    decider = threading.Thread(target=parts.desk.serve, args=(halt,), name="offers")
+    decider.start()
+    try:
+        main, port = await open_port(
+            config.listen, identity, Gatekeeper(parts.registry), parts.services, client_certificates=True
+        )
+        door, door_port = await open_port(
+            config.listen_enrolment,
+            identity,
+            Gatekeeper(None, OPEN_METHODS),
+            (parts.enrolment,),
+            client_certificates=False,
+        )
+        _log.info("serving", port=port, enrolment_port=door_port, policy=parts.policy.active.version[:12])
+        _reload_on_hangup(parts.policy)
+        await stop.wait()
+        await asyncio.gather(main.stop(STOP_GRACE_S), door.stop(STOP_GRACE_S))
+    finally:
+        halt.set()
+        await asyncio.to_thread(decider.join)
+
+
+def _reload_on_hangup(policy: ActivePolicy) -> None:
+    """SIGHUP reads the policy folder again; a bad file never replaces a good one."""
+
+    def reload() -> None:
+        try:
+            _log.info("policy_reloaded", version=policy.reload().version[:12])
+        except Exception as exc:
+            _log.error("policy_not_reloaded", exc_info=exc)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+
+def run(config: GatewayConfig, clock: Clock) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+
+    async def main() -> None:
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await serve(config, clock, stop)
+
+    asyncio.run(main())
