@@ -156,6 +156,6 @@ class ReleasePath:
         reasons = [given for d in decisions if not d.permitted for given in d.reasons]
         codes = ", ".join(dict.fromkeys(given.code for given in reasons)) or "no single policy version permits it"
         facts = [facts.to_json() for facts in leaving.facts]
-        given = [{"rule": g.rule, "code": g.code, "legal_ref": g.legal_ref} for g in reasons]
+        given = [reason.to_json() for reason in reasons]
         self._audit.append("refused", {**about, "facts": facts, "reasons": given, "policy": sorted(versions)})
         raise PolicyError(Reason.POLICY_DENIED, item=codes)

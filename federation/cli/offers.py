@@ -66,6 +66,7 @@ def propose(
         "accepted": done.accepted,
         "rejected": done.rejected,
         "refused_by_own_policy": done.refused_by_own_policy,
+        "own_reasons": [reason.to_json() for reason in done.own_reasons.values()],
     }
 
     def text() -> None:

@@ -69,7 +69,7 @@ def list_runs(config: ConfigOption, as_json: JsonOption = False) -> None:
     with connect(config) as connection:
         runs = connection.training.ListRuns(pb.ListRunsRequest(), timeout=RPC_TIMEOUT_S).runs
     names = {pb.RUN_STATE_RUNNING: "running", pb.RUN_STATE_FINISHED: "finished", pb.RUN_STATE_FAILED: "failed"}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "run_id": r.run_id,
             "state": names.get(r.state, "unknown"),

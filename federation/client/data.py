@@ -19,9 +19,11 @@ from federation.client.tables import FileStamp, read_table, stamp
 from federation.core.clock import Clock
 from federation.core.errors import DataError, Reason
 from federation.core.ids import CustomerId
-from federation.policy.facts import ConsentFact, Decision, Facts
+from federation.policy.facts import ConsentFact, Decision, Facts, Given
 
 IdentifierKind = Literal["email", "phone"]
+
+_NO_REASON = Given("default", "no_reason", "The policy gave no reason.")
 
 
 class OwnPolicy(Protocol):
@@ -38,6 +40,8 @@ class Eligible:
 
     ids: list[CustomerId]
     refused: dict[str, int]
+    reasons: dict[str, Given]
+    """One reason in full for each code of ``refused``."""
 
 
 class PartnerData:
@@ -127,6 +131,7 @@ class PartnerData:
         regions = self.customers()[self.config.columns.region]
         ids: list[CustomerId] = []
         refused: Counter[str] = Counter()
+        reasons: dict[str, Given] = {}
         # Many rows have equal facts (same region, same consent state and day), and equal facts have equal answers.
         answers: dict[tuple[str, ConsentFact | None], Decision] = {}
         for customer, region in zip(regions.index.tolist(), regions.tolist(), strict=True):
@@ -148,8 +153,10 @@ class PartnerData:
             if decision.permitted:
                 ids.append(CustomerId(customer))
             else:
-                refused[decision.reasons[0].code if decision.reasons else "no_reason"] += 1
-        return Eligible(ids, dict(refused))
+                first = decision.reasons[0] if decision.reasons else _NO_REASON
+                refused[first.code] += 1
+                reasons.setdefault(first.code, first)
+        return Eligible(ids, dict(refused), reasons)
 
     def region(self, customer_id: CustomerId) -> str | None:
         """Country of residence, None where unknown."""

@@ -23,7 +23,7 @@ from federation.core.clock import to_text
 from federation.core.errors import DataError, Reason
 from federation.core.ids import CustomerId, Handle
 from federation.offers.offer import PURPOSE, score_band
-from federation.policy.facts import Decision, Facts
+from federation.policy.facts import Decision, Facts, Given
 from federation.policy.mask import apply_obligations, recipient_key
 from federation.v1 import offers_pb2 as pb
 from federation.v1 import offers_pb2_grpc
@@ -81,6 +81,8 @@ class ProposalSummary:
     """By the first reason's code: what the gateway found wrong on our own side."""
     refused_by_own_policy: dict[str, int] = field(default_factory=dict)
     """Customers whom our own policy kept out, by the first reason's code."""
+    own_reasons: dict[str, Given] = field(default_factory=dict)
+    """One reason in full for each of these codes."""
 
 
 class OfferProposer:
@@ -106,7 +108,7 @@ class OfferProposer:
         self._mask_key = mask_key
         metadata.create_all(engine)
 
-    def propose(self, scores: Mapping[CustomerId, float] | "pd.Series[float]", campaign: Campaign) -> ProposalSummary:
+    def propose(self, scores: "Mapping[CustomerId, float] | pd.Series[float]", campaign: Campaign) -> ProposalSummary:
         """Proposes an offer to the best-scored people whom the partner's own policy permits.
 
         Only the best quarter of all scored people is ever proposed, because no score band reaches further.
@@ -149,6 +151,7 @@ class OfferProposer:
             accepted=answers.pop("accepted", 0),
             rejected=answers,
             refused_by_own_policy=allowed.refused,
+            own_reasons=allowed.reasons,
         )
 
     def flush(self) -> int:

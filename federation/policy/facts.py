@@ -60,12 +60,16 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """One reason of a decision."""
+    """One reason of a decision. Its text holds the value that decided, and nothing that names a person."""
 
     rule: str  # rule id, or "default"
     code: str  # stable word for what decided, for example "consent_withdrawn"
     text: str  # one plain sentence, with the value that decided
     legal_ref: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """As it goes to the audit log."""
+        return {"rule": self.rule, "code": self.code, "text": self.text, "legal_ref": self.legal_ref}
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def _read(index: int, entry: Mapping[str, Any]) -> LoggedDecision | None:
     kind, body = entry["kind"], entry["body"]
     if kind == "refused" and body.get("what") == KIND:
         subject = body["subject"]
-        reasons = tuple(Given(g["rule"], g["code"], "", g["legal_ref"]) for g in body.get("reasons", ()))
+        reasons = tuple(Given(**g) for g in body.get("reasons", ()))
         version = ",".join(body.get("policy", ()))
         masked = {}
     elif kind == "outcome" and body["result"].get("what") == KIND:

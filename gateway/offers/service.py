@@ -238,7 +238,7 @@ class OfferDesk:
         self, origin: PartyId, subject: Mapping[str, Any], reasons: Sequence[Given], facts: Facts, terms: Terms
     ) -> None:
         """Logs a refusal that the release path did not log, in the same form."""
-        given = [{"rule": g.rule, "code": g.code, "legal_ref": g.legal_ref} for g in reasons]
+        given = [given.to_json() for given in reasons]
         body = {"what": KIND, "caller": origin, "role": str(Role.PARTNER), "subject": dict(subject)}
         entry = {**body, "facts": [facts.to_json()], "reasons": given, "policy": [terms.version]}
         self._audit.append("refused", entry)

@@ -1,0 +1,140 @@
+"""Turns what the gateway and the partners' commands answer into the record of the demonstration."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from federation.client.audit import AuditReport
+from federation.overlap.answers import inclusive_totals
+from federation.v1 import budget_pb2, overlap_pb2
+from gateway.demo.record import (
+    Audit,
+    Budget,
+    Count,
+    CrossCell,
+    CrossTable,
+    Entry,
+    Noise,
+    OfferExample,
+    OfferField,
+    ReasonCount,
+    Region,
+    Scope,
+    Training,
+    Venn,
+)
+from gateway.demo.yardsticks import Curve, Yardsticks
+
+UNKNOWN = "unknown"
+
+
+def read_venn(answer: overlap_pb2.QueryCubeResponse) -> Venn:
+    """The regions and, from them, the totals."""
+    regions = tuple(Region(tuple(cell.members), _count(cell)) for cell in answer.cells)
+    totals = tuple(
+        Region(total.members, Count(total.count or 0, total.low, total.high, suppressed=total.count is None))
+        for total in inclusive_totals(answer.cells, answer.sigma)
+    )
+    return Venn(answer.epoch, answer.key_type, regions, totals, _noise(answer))
+
+
+def read_cross(answer: overlap_pb2.QueryCubeResponse, row: str, column: str) -> CrossTable:
+    """The cells of people who are at both partners; "unknown" labels only where there are such people."""
+    both = [cell for cell in answer.cells if row in cell.labels and column in cell.labels]
+    shown = [cell for cell in both if UNKNOWN not in cell.labels.values() or not cell.suppressed]
+    return CrossTable(
+        row_name=row,
+        column_name=column,
+        row_values=tuple(dict.fromkeys(cell.labels[row] for cell in shown)),
+        column_values=tuple(dict.fromkeys(cell.labels[column] for cell in shown)),
+        cells=tuple(CrossCell(cell.labels[row], cell.labels[column], _count(cell)) for cell in shown),
+        noise=_noise(answer),
+    )
+
+
+def _count(cell: overlap_pb2.Cell) -> Count:
+    return Count(cell.count, cell.low, cell.high, cell.suppressed)
+
+
+def _noise(answer: overlap_pb2.QueryCubeResponse) -> Noise:
+    return Noise(answer.epsilon, answer.delta, answer.sigma, answer.mechanism, answer.min_count)
+
+
+def read_training(run_id: str, card: Mapping[str, Any], joint: Curve, yardsticks: Yardsticks) -> Training:
+    """The model card beside the yardsticks."""
+    return Training(
+        run_id=run_id,
+        model=card["model"],
+        rounds=card["rounds"],
+        steps_per_round=card["steps_per_round"],
+        sampling_rate=card["sampling_rate"],
+        clipping_norm=card["clipping_norm"],
+        noise_multiplier=card["noise_multiplier"],
+        epsilon_per_customer=card["epsilon_per_customer"],
+        epsilon_per_person=card["epsilon_per_person"],
+        delta=card["delta"],
+        joint=joint,
+        yardsticks=yardsticks,
+    )
+
+
+def count_reasons(decisions: Iterable[Mapping[str, Any]]) -> tuple[ReasonCount, ...]:
+    """How many refused offers each reason is on, the most frequent first. An offer can have several."""
+    counts: Counter[str] = Counter()
+    first: dict[str, Mapping[str, str]] = {}
+    for decision in decisions:
+        for code in dict.fromkeys(reason["code"] for reason in decision["reasons"]):
+            counts[code] += 1
+        for reason in decision["reasons"]:
+            first.setdefault(reason["code"], reason)
+    return tuple(
+        ReasonCount(code, first[code]["text"] or code, first[code]["legal_ref"], number)
+        for code, number in counts.most_common()
+    )
+
+
+def read_permitted(waiting: Mapping[str, Any], masks: Mapping[str, str], product: str, recipient: str) -> OfferExample:
+    """An offer as its recipient sees it; the handle stays out."""
+    names = ("score_band", "channel", "benefit", "expires_at")
+    fields = [OfferField(name.replace("_", " "), str(waiting[name])) for name in names]
+    fields += [OfferField(n, value, masks.get(n, "")) for n, value in sorted(waiting["attributes"].items())]
+    return OfferExample(
+        permitted=True,
+        sender=waiting["from"],
+        recipient=recipient,
+        product=product,
+        fields=tuple(fields),
+        reasons=(),
+    )
+
+
+def read_refused(decisions: Sequence[Mapping[str, Any]], products: Mapping[str, str]) -> list[OfferExample]:
+    """One refused offer for each kind of reason, each with all reasons that it was refused for."""
+    examples: dict[str, OfferExample] = {}
+    for decision in decisions:
+        for reason in decision["reasons"]:
+            if reason["code"] not in examples:
+                examples[reason["code"]] = OfferExample(
+                    permitted=False,
+                    sender=decision["from"],
+                    recipient=decision["recipient"],
+                    product=products.get(decision["product"], decision["product"]),
+                    fields=(),
+                    reasons=tuple(
+                        ReasonCount(r["code"], r["text"] or r["code"], r["legal_ref"], 1) for r in decision["reasons"]
+                    ),
+                )
+    return list(dict.fromkeys(examples.values()))
+
+
+def read_budget(answer: budget_pb2.GetBudgetResponse) -> Budget:
+    """The ledger, the alliance's own limit first."""
+    scopes = tuple(Scope(s.scope, s.epsilon_limit, s.epsilon_spent) for s in answer.scopes)
+    entries = tuple(Entry(e.at, e.purpose, e.what, e.epsilon, e.state) for e in answer.entries)
+    delta = answer.scopes[0].delta if answer.scopes else 0.0
+    return Budget(answer.period_start, answer.period_end, delta, scopes, entries)
+
+
+def read_audit(report: AuditReport) -> Audit:
+    """A log that verified."""
+    return Audit(report.size, report.root, verified=True, text=report.summary)
