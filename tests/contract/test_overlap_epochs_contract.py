@@ -1,0 +1,164 @@
+"""What every driver of the epochs' state and of stored answers promises."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from federation.core.database import open_database
+from federation.core.errors import OverlapError, Reason
+from federation.core.ids import PartyId
+from federation.v1 import common_pb2
+from federation.v1 import overlap_pb2 as pb
+from gateway.overlap.answers import Answer, SqlAnswerStore
+from gateway.overlap.epochs import AWAITED, batch_id_of
+from gateway.overlap.epochs_sql import SqlEpochs
+
+AT = datetime(2026, 11, 1, tzinfo=UTC)
+A, B = PartyId("a"), PartyId("b")
+KEYS = [(1, "x=1"), (2, "")]
+Reopen = Callable[[], Engine]
+
+
+@pytest.fixture(params=["memory", "file"])
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Reopen:
+    """Opens the same database again; in memory it is the same engine."""
+    if request.param == "memory":
+        engine = open_database(None)
+        return lambda: engine
+    return lambda: open_database(tmp_path / "state.db")
+
+
+@pytest.fixture
+def epochs(reopen: Reopen) -> SqlEpochs:
+    return SqlEpochs(reopen())
+
+
+def plan(epoch: str = "e1") -> pb.EpochPlan:
+    return pb.EpochPlan(alliance="x", epoch=epoch, key_type="email", rules="1", partners=[A, B])
+
+
+def create(epochs: SqlEpochs, epoch: str = "e1") -> list[str]:
+    return epochs.create(plan(epoch), {A: KEYS, B: KEYS}, AT)
+
+
+def header(receipts: int = 0, padding: int = 0) -> pb.BatchHeader:
+    return pb.BatchHeader(
+        manifest=common_pb2.Signed(kind="m"), receipts=[common_pb2.Signed()] * receipts, padding=padding
+    )
+
+
+def kinds(epochs: SqlEpochs, party: str) -> list[str]:
+    return [task.kind for task in epochs.tasks(party)]
+
+
+def test_a_new_epoch_asks_every_partner_for_its_batches(epochs: SqlEpochs) -> None:
+    assert create(epochs) == []
+    found = epochs.get("e1")
+    assert found is not None
+    assert (found.plan, found.state) == (plan(), "open")
+    assert {batch.position for batch in epochs.batches("e1")} == {AWAITED}
+    assert kinds(epochs, A) == kinds(epochs, B) == ["submit"]
+    counts = epochs.counts("e1")
+    assert (counts.submitted, counts.batches, counts.passed, counts.passes) == (0, 4, 0, 4)
+
+
+def test_a_batch_goes_from_its_origin_to_the_hop_and_is_done(epochs: SqlEpochs, reopen: Reopen) -> None:
+    create(epochs)
+    batch_id = batch_id_of("e1", A, 1, "x=1")
+    epochs.advance(batch_id, header(padding=3), B, rejected=2)
+    epochs = SqlEpochs(reopen())
+    assert kinds(epochs, A) == ["submit"]  # one batch is still missing
+    assert kinds(epochs, B) == ["submit", "blind"]
+    batch = epochs.batch(batch_id)
+    assert batch is not None
+    assert (batch.position, batch.header.padding, batch.rejected) == (0, 3, 2)
+    epochs.advance(batch_id, header(receipts=1), None, rejected=0)
+    assert kinds(epochs, B) == ["submit"]
+    batch = epochs.batch(batch_id)
+    assert batch is not None
+    assert (batch.position, batch.rejected) == (1, 2)
+
+
+def test_a_submit_task_ends_with_the_last_batch(epochs: SqlEpochs) -> None:
+    create(epochs)
+    for index, label in KEYS:
+        epochs.advance(batch_id_of("e1", A, index, label), header(), B, rejected=0)
+    assert kinds(epochs, A) == []
+    assert kinds(epochs, B) == ["submit", "blind", "blind"]
+
+
+def test_a_step_is_made_once_and_in_order(epochs: SqlEpochs) -> None:
+    create(epochs)
+    batch_id = batch_id_of("e1", A, 1, "x=1")
+    for receipts in (1, 2):
+        with pytest.raises(OverlapError) as caught:
+            epochs.advance(batch_id, header(receipts), None, rejected=0)
+        assert caught.value.reason is Reason.UNKNOWN_BATCH
+    epochs.advance(batch_id, header(), B, rejected=0)
+    with pytest.raises(OverlapError):
+        epochs.advance(batch_id, header(), B, rejected=0)
+    assert epochs.counts("e1").submitted == 1
+
+
+def test_a_failed_task_waits_until_it_is_opened_again(epochs: SqlEpochs, reopen: Reopen) -> None:
+    create(epochs)
+    [task] = epochs.tasks(A)
+    epochs.fail(task.task_id, B, "BAD_POINT", "not B's task")
+    assert kinds(epochs, A) == ["submit"]
+    epochs.fail(task.task_id, A, "MISSING_COLUMN", "column email")
+    epochs = SqlEpochs(reopen())
+    assert kinds(epochs, A) == []
+    [failed] = [task for task in epochs.counts("e1").waiting if task.state == "failed"]
+    assert (failed.party, failed.reason, failed.text) == (A, "MISSING_COLUMN", "column email")
+    epochs.reopen("e1")
+    assert [(again.task_id, again.attempt) for again in epochs.tasks(A)] == [(task.task_id, 1)]
+
+
+def test_a_task_that_is_done_does_not_fail(epochs: SqlEpochs) -> None:
+    create(epochs)
+    [task] = epochs.tasks(A)
+    for index, label in KEYS:
+        epochs.advance(batch_id_of("e1", A, index, label), header(), B, rejected=0)
+    epochs.fail(task.task_id, A, "INTERNAL", "")
+    assert {waiting.state for waiting in epochs.counts("e1").waiting} == {"open"}
+
+
+def test_one_epoch_is_open_at_a_time(epochs: SqlEpochs) -> None:
+    create(epochs)
+    abandoned = create(epochs, "e2")
+    assert abandoned == sorted(batch.batch_id for batch in epochs.batches("e1"))
+    assert epochs.batch(abandoned[0]) is None
+    assert {task.epoch for task in epochs.tasks(A)} == {"e2"}
+    assert epochs.open_batches() == {batch.batch_id for batch in epochs.batches("e2")}
+
+
+def test_the_newest_complete_epoch(epochs: SqlEpochs, reopen: Reopen) -> None:
+    assert epochs.newest_complete() is None
+    for name in ("e2", "e1"):
+        create(epochs, name)
+        epochs.complete(name, AT)
+    create(epochs, "e3")
+    epochs.complete("e2", AT)
+    again = SqlEpochs(reopen())
+    assert again.newest_complete() == "e1"
+    assert again.names("e") == {"e1", "e2", "e3"}
+    assert again.names("_") == set()
+    assert again.get("e4") is None
+
+
+def test_the_first_answer_is_the_only_one(reopen: Reopen) -> None:
+    def answer(count: int) -> Answer:
+        cells = ((("a", "b"), (("a.tier", "high"),), count), (("a",), (), -3))
+        return Answer(cells, "email", 1.0, 1e-6, 4.5, "v1", "2026-11-01T00:00:00+00:00")
+
+    store = SqlAnswerStore(reopen())
+    assert store.get("venn", "e1", "s") is None
+    assert store.put("venn", "e1", "s", answer(1)) == answer(1)
+    assert store.put("venn", "e1", "s", answer(2)) == answer(1)
+    store = SqlAnswerStore(reopen())
+    assert store.get("venn", "e1", "s") == answer(1)
+    assert store.put("venn", "e2", "s", answer(3)) == answer(3)
+    assert store.put("venn", "e1", "t", answer(4)) == answer(4)
