@@ -124,12 +124,9 @@ class OfferProposer:
             grpc.RpcError: the gateway cannot be reached; the outbox keeps what was not sent. Call again, or ``flush``.
         """
         self._check_attributes(campaign)
+        fields = frozenset(campaign.attributes)
         allowed = self._data.eligible(
-            PURPOSE,
-            DATA_CATEGORY,
-            campaign.recipient,
-            channel=campaign.channel,
-            fields=frozenset(campaign.attributes),
+            PURPOSE, DATA_CATEGORY, campaign.recipient, channel=campaign.channel, fields=fields
         )
         ids = set(allowed.ids)
         picked: dict[CustomerId, str] = {}
@@ -176,8 +173,7 @@ class OfferProposer:
                 for row in waiting:
                     # A gateway that leaves one out breaks the contract; sending it for ever would not mend that.
                     answer = answers.get(row["offer_id"], "no_receipt")
-                    this = outbox.c.number == row["number"]
-                    connection.execute(outbox.update().where(this).values(answer=answer))
+                    connection.execute(outbox.update().where(outbox.c.number == row["number"]).values(answer=answer))
             sent += len(going)
         return sent
 
@@ -190,11 +186,7 @@ class OfferProposer:
                 raise DataError(Reason.MISSING_COLUMN, item=f"{self._data.config.customers.name}, column {column}")
 
     def _enqueue(self, picked: Mapping[CustomerId, str], campaign: Campaign) -> tuple[list[str], int]:
-        """Puts an offer per person into the outbox, all in one transaction, unless a live one is there.
-
-        Returns:
-            The offers' ids, and how many were there before.
-        """
+        """Puts an offer per person into the outbox unless a live one is there; ids, and how many were there before."""
         at = self._data.clock.now()
         handles = dict(zip(picked, self._handles.handles_for(list(picked)), strict=True))
         content = {customer: self._content(customer, campaign) for customer in picked}
@@ -264,8 +256,9 @@ class OfferProposer:
         with self._engine.begin() as connection:
             for start in range(0, len(offer_ids), OFFERS_PER_CALL):
                 part = outbox.c.offer_id.in_(offer_ids[start : start + OFFERS_PER_CALL])
-                query = select(outbox.c.answer, func.count()).where(part).group_by(outbox.c.answer)
-                for answer, count in connection.execute(query):
+                for answer, count in connection.execute(
+                    select(outbox.c.answer, func.count()).where(part).group_by(outbox.c.answer)
+                ):
                     found[answer or "not_sent"] += count
         return dict(found)
 

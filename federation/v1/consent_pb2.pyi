@@ -143,7 +143,10 @@ class WithdrawConsentResponse(_message.Message):
     OFFERS_REMOVED_FIELD_NUMBER: _builtins.int
     EFFECTIVE_AT_FIELD_NUMBER: _builtins.int
     offers_removed: _builtins.int
-    """Offers of the caller's own or addressed to the caller that were removed from queues."""
+    """Offers that this ended: those addressed to the caller that waited in its inbox, and the caller's own accepted and
+    unexpired proposals about the person. The latter count whatever had become of them, because the caller may not learn
+    whether the person is the recipient's customer.
+    """
     effective_at: _builtins.str
     def __init__(
         self,

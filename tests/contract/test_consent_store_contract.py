@@ -1,0 +1,132 @@
+"""What every consent store promises."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection
+
+from federation.core.clock import FixedClock
+from federation.core.database import open_database
+from federation.core.ids import Handle, PartyId
+from gateway.consent.sql import SqlConsentStore
+from gateway.consent.store import ConsentRecord, ConsentStore
+from tests.conftest import NOW
+from tests.offers_kit import BANK, INSURER, given, handle, record
+
+PURPOSE = "offer_sharing"
+
+
+class BrokenError(Exception):
+    """Raised inside a transaction."""
+
+
+class Opened:
+    """A store on some driver, and what it was told to end."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.clock, self.ended = path, FixedClock(NOW), list[tuple[PartyId, Handle, str]]()
+        self.fail = False
+        self.store: ConsentStore = self.open()
+
+    def open(self) -> SqlConsentStore:
+        self.engine = open_database(self.path)
+        return SqlConsentStore(self.engine, self.clock, self._end)
+
+    def _end(self, _connection: Connection, party: PartyId, handle_: Handle, purpose: str) -> int:
+        self.ended.append((party, handle_, purpose))
+        if self.fail:
+            raise BrokenError
+        return 3
+
+
+@pytest.fixture(params=["memory", "file"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
+    opened = Opened(None if request.param == "memory" else tmp_path / "gateway.db")
+    yield opened
+    opened.engine.dispose()
+
+
+def status(opened: Opened, person: int = 1, party: PartyId = BANK) -> str | None:
+    found = opened.store.get(party, handle(party, person), PURPOSE)
+    return found.fact.status if found else None
+
+
+def stated(text: str, at: datetime, person: int = 1) -> ConsentRecord:
+    return record(BANK, person, given(status=text, given_at=at))
+
+
+def test_returns_what_was_recorded(opened: Opened) -> None:
+    records = [record(BANK, n) for n in range(1000)]
+    assert opened.store.record(BANK, records) == 1000
+    assert opened.store.get(BANK, handle(BANK, 999), PURPOSE) == records[999]
+    assert opened.store.get(INSURER, handle(BANK, 999), PURPOSE) is None
+    assert opened.store.get(BANK, handle(BANK, 999), "model_training") is None
+    other = replace(records[5], purpose="model_training")
+    opened.store.record(BANK, [other])
+    assert opened.store.all_of(BANK, handle(BANK, 5)) == [other, records[5]]
+    assert opened.store.record(BANK, []) == 0
+
+
+def test_the_newest_statement_stands_in_any_order(opened: Opened) -> None:
+    old, new = NOW - timedelta(days=9), NOW - timedelta(days=1)
+    assert opened.store.record(BANK, [stated("withdrawn", new), stated("given", old)]) == 1
+    assert opened.store.record(BANK, [stated("given", old)]) == 0
+    assert status(opened) == "withdrawn"
+    assert opened.store.record(BANK, [stated("given", NOW)]) == 1
+    assert status(opened) == "given"
+    assert opened.store.record(BANK, [stated("refused", NOW)]) == 1
+    assert opened.store.record(BANK, [stated("given", NOW)]) == 0
+    assert status(opened) == "refused"
+
+
+def test_a_withdrawal_outlives_older_and_repeated_statements(opened: Opened) -> None:
+    opened.store.record(BANK, [record(BANK, 1)])
+    ended = opened.store.withdraw(BANK, handle(BANK, 1), PURPOSE)
+    assert (ended.at, ended.offers_removed, status(opened)) == (NOW, 3, "withdrawn")
+    assert opened.store.record(BANK, [record(BANK, 1)]) == 0
+    assert status(opened) == "withdrawn"
+    found = opened.store.get(BANK, handle(BANK, 1), PURPOSE)
+    assert found is not None
+    assert (found.region, found.fact.jurisdiction) == ("PT", "GDPR")
+
+
+def test_a_withdrawal_of_an_unknown_consent_counts_against_a_late_upload(opened: Opened) -> None:
+    opened.store.withdraw(BANK, handle(BANK, 1), PURPOSE)
+    assert opened.store.record(BANK, [record(BANK, 1)]) == 0
+    assert status(opened) == "withdrawn"
+
+
+def test_a_withdrawal_ends_even_what_is_dated_in_the_future(opened: Opened) -> None:
+    later = NOW + timedelta(days=3)
+    opened.store.record(BANK, [stated("given", later)])
+    assert opened.store.withdraw(BANK, handle(BANK, 1), PURPOSE).at == later
+    assert opened.store.record(BANK, [stated("given", later)]) == 0
+    assert status(opened) == "withdrawn"
+
+
+def test_all_or_none(opened: Opened) -> None:
+    opened.fail = True
+    with pytest.raises(BrokenError):
+        opened.store.record(BANK, [record(BANK, 1), stated("refused", NOW, 2), record(BANK, 3)])
+    assert [status(opened, n) for n in (1, 2, 3)] == [None, None, None]
+    with pytest.raises(BrokenError):
+        opened.store.withdraw(BANK, handle(BANK, 1), PURPOSE)
+    assert status(opened) is None
+
+
+def test_what_ends_is_told_in_the_same_transaction(opened: Opened) -> None:
+    opened.store.record(BANK, [record(BANK, 1), stated("refused", NOW, 2), record(BANK, 3)])
+    assert opened.ended == [(BANK, handle(BANK, 2), PURPOSE)]
+
+
+def test_survives_reopening(opened: Opened) -> None:
+    if opened.path is None:
+        pytest.skip("memory does not outlive the process")
+    opened.store.record(BANK, [record(BANK, 1), record(BANK, 2)])
+    opened.store.withdraw(BANK, handle(BANK, 1), PURPOSE)
+    opened.engine.dispose()
+    opened.store = opened.open()
+    assert [status(opened, n) for n in (1, 2)] == ["withdrawn", "given"]

@@ -1,0 +1,202 @@
+"""What every offer book promises."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from federation.core.clock import FixedClock
+from federation.core.database import open_database
+from federation.core.errors import OfferError, Reason
+from federation.core.ids import Handle
+from federation.offers.eligibility import PriorOffer
+from federation.offers.offer import Offer
+from federation.policy.facts import Given
+from gateway.offers.book import Receipt
+from gateway.offers.sql import SqlOfferBook
+from tests.conftest import NOW
+from tests.offers_kit import AIRLINE, BANK, INSURER, an_offer, caller, handle
+
+NO = (Given("offer-rules", "unknown_product", "No.", "law 3"),)
+
+
+class Opened:
+    """A book on some driver."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.clock = path, FixedClock(NOW)
+        self.reopen()
+
+    def reopen(self) -> None:
+        self.engine = open_database(self.path)
+        self.book = SqlOfferBook(self.engine, self.clock)
+
+    def file(self, *offers: Offer, party: str = BANK) -> list[int]:
+        self.book.file(caller(party), [(offer, Receipt(offer.offer_id)) for offer in offers])  # type: ignore[arg-type]
+        return [p.number for p in self.book.waiting(100) if p.offer in offers]
+
+    def queue(self, *people: int) -> list[int]:
+        numbers = self.file(*(an_offer(person) for person in people))
+        for number, person in zip(numbers, people, strict=True):
+            assert self.book.hold(number, handle(INSURER, person), {"age": "30-59"})
+        self.book.conclude(numbers, [])
+        return numbers
+
+    def withdraw(self, party: str, handle_: Handle, purpose: str = "offer_sharing") -> int:
+        with self.engine.begin() as connection:
+            return self.book.drop_for_consent(connection, party, handle_, purpose)  # type: ignore[arg-type]
+
+    def inbox(self) -> list[Handle]:
+        return [delivery.handle for delivery in self.book.inbox(INSURER, 100, 0)]
+
+
+@pytest.fixture(params=["memory", "file"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
+    opened = Opened(None if request.param == "memory" else tmp_path / "gateway.db")
+    yield opened
+    opened.engine.dispose()
+
+
+def test_the_first_answer_stands(opened: Opened) -> None:
+    offer = an_offer()
+    assert opened.book.receipts(BANK, [offer]) == {}
+    first = opened.book.file(caller(BANK), [(offer, Receipt(offer.offer_id, NO))])
+    assert first == [Receipt(offer.offer_id, NO)]
+    assert opened.book.file(caller(BANK), [(offer, Receipt(offer.offer_id))]) == first
+    assert opened.book.receipts(BANK, [offer]) == {offer.offer_id: first[0]}
+    assert opened.book.waiting(10) == []
+    # Another party's ids are its own.
+    assert opened.book.file(caller(AIRLINE), [(offer, Receipt(offer.offer_id))])[0].accepted
+
+
+def test_an_id_has_one_content(opened: Opened) -> None:
+    opened.file(an_offer())
+    changed = an_offer(benefit="Two months are free.")
+    for call in (
+        lambda: opened.book.receipts(BANK, [changed]),
+        lambda: opened.file(an_offer(8), changed),
+        lambda: opened.file(an_offer(9), an_offer(9, channel="phone")),
+    ):
+        with pytest.raises(OfferError) as caught:
+            call()
+        assert caught.value.reason is Reason.IDEMPOTENCY_CONFLICT
+    assert len(opened.book.waiting(10)) == 1
+
+
+def test_what_waits_is_returned_whole_and_oldest_first(opened: Opened) -> None:
+    offers = [an_offer(n, expires_at=NOW + timedelta(days=n, microseconds=1)) for n in (3, 1, 2)]
+    opened.file(*offers)
+    assert [proposal.offer for proposal in opened.book.waiting(2)] == offers[:2]
+    assert opened.book.waiting(1)[0].caller == caller(BANK)
+
+
+def test_held_is_not_visible_and_waits_again(opened: Opened) -> None:
+    [number] = opened.file(an_offer())
+    assert opened.book.hold(number, handle(INSURER, 7), {"age": "30-59"})
+    assert opened.inbox() == []
+    assert [proposal.number for proposal in opened.book.waiting(10)] == [number]
+    assert opened.book.hold(number, handle(INSURER, 7), {"age": "30-59"})
+    opened.book.conclude([number], [])
+    [delivery] = opened.book.inbox(INSURER, 10, 0)
+    assert (delivery.handle, delivery.attributes, delivery.origin) == (handle(INSURER, 7), {"age": "30-59"}, BANK)
+    assert opened.book.waiting(10) == []
+    assert not opened.book.hold(number, handle(INSURER, 7), {})
+
+
+def test_an_inbox_is_its_owners(opened: Opened) -> None:
+    numbers = opened.queue(1, 2, 3)
+    assert opened.book.inbox(AIRLINE, 10, 0) == []
+    assert [d.number for d in opened.book.inbox(INSURER, 2, 0)] == numbers[:2]
+    assert [d.number for d in opened.book.inbox(INSURER, 2, numbers[1])] == numbers[2:]
+    ids = [d.delivery_id for d in opened.book.inbox(INSURER, 10, 0)]
+    assert len(set(ids)) == 3
+    assert opened.book.acknowledge(AIRLINE, ids) == 0
+    assert opened.book.acknowledge(INSURER, [*ids[:2], ids[0], "unknown"]) == 2
+    assert opened.book.acknowledge(INSURER, ids[:2]) == 2
+    assert opened.inbox() == [handle(INSURER, 3)]
+
+
+def test_the_time_of_the_first_hand_out_stays(opened: Opened) -> None:
+    [number] = opened.queue(1)
+    assert opened.book.hand_out([number, 999], NOW) == {number}
+    assert opened.book.hand_out([number], NOW + timedelta(days=1)) == {number}
+    assert opened.book.inbox(INSURER, 1, 0)[0].delivered_at == NOW
+    opened.book.remove([number])
+    assert opened.book.hand_out([number], NOW) == set()
+
+
+def test_prior_offers_are_found_from_either_end(opened: Opened) -> None:
+    numbers = opened.queue(1, 2)
+    expected = [PriorOffer("home", NOW, NOW + timedelta(days=20))]
+    for pair in ((BANK, handle(BANK, 1)), (INSURER, handle(INSURER, 1))):
+        assert opened.book.prior([pair], 0) == expected
+        assert opened.book.prior([pair], numbers[0]) == []
+    assert opened.book.prior([(AIRLINE, handle(BANK, 1)), (INSURER, handle(BANK, 1))], 0) == []
+    assert len(opened.book.prior([(BANK, handle(BANK, 1)), (INSURER, handle(INSURER, 2))], 0)) == 2
+    opened.book.acknowledge(INSURER, [opened.book.inbox(INSURER, 1, 0)[0].delivery_id])
+    assert opened.book.prior([(INSURER, handle(INSURER, 1))], 0) == expected
+    opened.book.remove(numbers)
+    assert opened.book.prior([(INSURER, handle(INSURER, 2))], 0) == []
+
+
+@pytest.mark.parametrize("party", [BANK, INSURER])
+def test_a_withdrawal_at_either_end_empties_the_queue(opened: Opened, party: str) -> None:
+    opened.queue(1, 2)
+    assert opened.withdraw(party, handle(party, 1), "model_training") == 0  # type: ignore[arg-type]
+    assert opened.withdraw(AIRLINE, handle(party, 1)) == 0  # type: ignore[arg-type]
+    assert opened.withdraw(party, handle(party, 1)) == 1  # type: ignore[arg-type]
+    assert opened.inbox() == [handle(INSURER, 2)]
+    assert opened.withdraw(party, handle(party, 1)) == 0  # type: ignore[arg-type]
+
+
+def test_a_withdrawal_stops_what_is_still_being_decided(opened: Opened) -> None:
+    waiting, held = opened.file(an_offer(1), an_offer(2))
+    opened.book.hold(held, handle(INSURER, 2), {})
+    assert opened.withdraw(BANK, handle(BANK, 1)) == 1
+    assert opened.withdraw(INSURER, handle(INSURER, 2)) == 0
+    opened.book.conclude([held], [])
+    assert opened.inbox() == []
+    assert not opened.book.hold(waiting, handle(INSURER, 1), {})
+
+
+def test_what_a_withdrawal_reports_to_the_proposer_does_not_tell_what_became_of_its_offers(opened: Opened) -> None:
+    people = list(range(1, 7))
+    numbers = opened.file(*(an_offer(person) for person in people))
+    opened.book.conclude([], [numbers[0]])  # refused: not the recipient's customer
+    for number, person in list(zip(numbers, people, strict=True))[1:5]:
+        opened.book.hold(number, handle(INSURER, person), {})
+    opened.book.conclude(numbers[1:5], [])
+    ids = [delivery.delivery_id for delivery in opened.book.inbox(INSURER, 10, 0)]
+    opened.book.acknowledge(INSURER, ids[:1])
+    opened.book.remove([numbers[2]])
+    opened.withdraw(INSURER, handle(INSURER, 4))
+    assert [opened.withdraw(BANK, handle(BANK, person)) for person in people] == [1] * 6
+    assert [opened.withdraw(BANK, handle(BANK, person)) for person in people] == [0] * 6
+    # Acknowledged offers go on counting for the person, found at the recipient's end.
+    assert len(opened.book.prior([(INSURER, handle(INSURER, 2))], 0)) == 1
+
+
+def test_what_is_over_keeps_no_content(opened: Opened) -> None:
+    one, _, three = opened.queue(1, 2, 3)
+    [four] = opened.file(an_offer(4, attributes={"age": "SECRET"}, benefit="SECRET"))
+    rejected = an_offer(5, attributes={"age": "SECRET"}, benefit="SECRET")
+    opened.book.file(caller(BANK), [(rejected, Receipt(rejected.offer_id, NO))])
+    opened.book.remove([one])
+    opened.book.conclude([], [four])
+    opened.book.acknowledge(INSURER, [opened.book.inbox(INSURER, 1, 0)[0].delivery_id])
+    with opened.engine.begin() as connection:
+        rows = connection.exec_driver_sql("select number, benefit, attributes from offers").all()
+    assert [row for row in rows if row[1:] != ("", "{}")] == [(three, "The first month is free.", '{"age": "30-59"}')]
+
+
+def test_survives_reopening(opened: Opened) -> None:
+    if opened.path is None:
+        pytest.skip("memory does not outlive the process")
+    opened.queue(1)
+    opened.file(an_offer(2))
+    before = opened.book.inbox(INSURER, 10, 0)
+    opened.engine.dispose()
+    opened.reopen()
+    assert opened.book.inbox(INSURER, 10, 0) == before
+    assert [proposal.offer for proposal in opened.book.waiting(10)] == [an_offer(2)]

@@ -1,0 +1,114 @@
+"""Withdrawals reach the gateway, at once or later, and never get lost on the way."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+
+from federation.client.consent_link import ConsentLink
+from federation.core.database import open_database
+from federation.core.ids import CustomerId
+from tests.conftest import NOW
+from tests.offers_kit import BANK, FakePolicy, Partner, Stub, World, customer, given
+
+PURPOSE = "offer_sharing"
+
+
+class Side:
+    """A partner, its stub and its link."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World(open_database(None))
+        self.partner = Partner(folder, BANK, self.world.clock, FakePolicy())
+        self.partner.write([1, 2, 3])
+        self.stub = Stub(self.world, BANK)
+        self.restart()
+
+    def restart(self) -> None:
+        self.partner.reopen()
+        link_stub: object = self.stub
+        self.link = ConsentLink(link_stub, self.partner.data, self.partner.handles, self.partner.engine)  # type: ignore[arg-type]
+
+    def at_gateway(self, person: int) -> str | None:
+        handle = self.partner.handles.existing(customer(person))
+        found = self.world.consents.get(BANK, handle, PURPOSE) if handle else None
+        return found.fact.status if found else None
+
+
+@pytest.fixture
+def side(tmp_path: Path) -> Side:
+    return Side(tmp_path)
+
+
+def test_upload_sends_current_states_by_handle(side: Side) -> None:
+    side.partner.book.withdraw(customer(2), PURPOSE)
+    assert side.link.upload([customer(1), customer(2), CustomerId("C99")]) == 2
+    assert [side.at_gateway(n) for n in (1, 2, 3)] == ["given", "withdrawn", None]
+    [(_, request)] = side.stub.calls
+    assert all(b"C%d" % n not in request.SerializeToString() for n in (1, 2, 99))
+    handle = side.partner.handles.existing(customer(1))
+    assert handle is not None
+    record = side.world.consents.get(BANK, handle, PURPOSE)
+    assert record is not None
+    assert (record.fact, record.region) == (side.partner.book.lookup(customer(1), PURPOSE), "PT")
+
+
+def test_a_withdrawal_is_acknowledged(side: Side) -> None:
+    side.link.upload([customer(1)])
+    outcome = side.link.withdraw(customer(1), PURPOSE)
+    assert (outcome.acknowledged, outcome.offers_removed, side.at_gateway(1)) == (True, 0, "withdrawn")
+    assert "at the gateway" in outcome.text
+    assert side.link.pending() == 0
+
+
+def test_without_a_gateway_it_holds_here_and_waits_in_the_outbox(side: Side) -> None:
+    side.link.upload([customer(1)])
+    side.stub.down = True
+    outcome = side.link.withdraw(customer(1), PURPOSE)
+    assert not outcome.acknowledged
+    assert "NOT acknowledged" in outcome.text
+    assert "C1" not in side.partner.data.eligible(PURPOSE, "offer_proposal", "insurer").ids
+    side.restart()
+    assert side.link.pending() == 1
+    with pytest.raises(grpc.RpcError):
+        side.link.flush()
+    assert side.at_gateway(1) == "given"
+    side.stub.down = False
+    assert (side.link.flush(), side.link.flush(), side.at_gateway(1)) == (1, 0, "withdrawn")
+
+
+def test_a_lost_answer_is_asked_for_again(side: Side) -> None:
+    side.link.upload([customer(1)])
+    side.stub.lose_answer_of = "WithdrawConsent"
+    assert not side.link.withdraw(customer(1), PURPOSE).acknowledged
+    assert (side.link.pending(), side.at_gateway(1)) == (1, "withdrawn")
+    assert side.link.flush() == 1
+
+
+def test_whom_the_gateway_never_heard_of_it_need_not_forget(side: Side) -> None:
+    side.stub.down = True
+    assert side.link.withdraw(customer(1), PURPOSE).acknowledged
+    assert side.link.pending() == 0
+    side.stub.down = False
+    side.link.upload([customer(1)])
+    assert side.at_gateway(1) == "withdrawn"
+
+
+def test_an_upload_that_was_on_its_way_does_not_undo_a_withdrawal(side: Side) -> None:
+    side.link.upload([customer(1)])
+    [(_, stale)] = side.stub.calls
+    side.link.withdraw(customer(1), PURPOSE)
+    assert side.stub.RecordConsents(stale, timeout=1).recorded == 0
+    assert side.at_gateway(1) == "withdrawn"
+
+
+def test_agreeing_again_reaches_the_gateway(side: Side) -> None:
+    assert not side.link.record(customer(1), PURPOSE, given())  # not on the switchboard yet
+    side.link.upload([customer(1)])
+    side.link.withdraw(customer(1), PURPOSE)
+    side.world.clock.at = NOW + timedelta(minutes=1)
+    assert side.link.record(customer(1), PURPOSE, given())
+    assert side.at_gateway(1) == "given"
+    side.stub.down = True
+    assert not side.link.record(customer(1), PURPOSE, given())

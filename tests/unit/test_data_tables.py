@@ -1,0 +1,107 @@
+"""The partner's files: what is broken is named, and nothing personal is in the message."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from federation.client.data import PartnerData
+from federation.core.clock import FixedClock
+from federation.core.errors import DataError, Reason
+from tests.conftest import NOW
+from tests.offers_kit import BANK, FakePolicy, Partner
+
+HEADER = "customer_id,email,phone,region"
+Write = Callable[..., PartnerData]
+
+
+@pytest.fixture
+def partner(tmp_path: Path) -> Partner:
+    partner = Partner(tmp_path, BANK, FixedClock(NOW), FakePolicy())
+    partner.write(range(1, 6))
+    return partner
+
+
+def test_reads_identifiers_as_text_and_numbers_as_numbers(partner: Partner) -> None:
+    partner.lines("customers", f"{HEADER},age,tier", "007,,0012,PT,41,NA", "8,a@example.org,,,42,x")
+    table = partner.data.customers()
+    assert list(table.index) == ["007", "8"]
+    assert table["phone"].tolist() == ["0012", ""]
+    assert table["email"].tolist() == ["", "a@example.org"]
+    assert table["age"].sum() == 83
+    assert table["tier"].tolist() == ["NA", "x"]  # "NA" is a word here, not a missing value
+    assert partner.data.region("8") is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason", "item"),
+    [
+        ([HEADER, "1,secret@x,1,PT", "2,secret@x,PT"], Reason.BROKEN_ROW, "row 3: 3 fields"),
+        ([HEADER, "1,secret@x,1,PT,more"], Reason.BROKEN_ROW, "row 2: 5 fields"),
+        ([HEADER, '1,"secret@x,1,PT'], Reason.BROKEN_ROW, "row 2"),
+        ([HEADER, '1,"secret"@x,1,PT'], Reason.BROKEN_ROW, "row 2"),
+        ([HEADER, "1,secret@x,1,PT", "", "2,secret@x,1,PT"], Reason.BROKEN_ROW, "row 3: 0 fields"),
+        ([HEADER, "1,secret@x,1,PT", "1,secret@x,2,PT"], Reason.BROKEN_ROW, "row 3: customer_id"),
+        ([HEADER, "1,secret@x,1,PT", " ,secret@x,2,PT"], Reason.BROKEN_ROW, "row 3: customer_id"),
+        ([HEADER, "1,se\0cret@x,1,PT"], Reason.BROKEN_ROW, "row 2: a zero byte"),
+        (["customer_id,email,email,region", "1,a,b,PT"], Reason.BROKEN_ROW, "row 1"),
+        ([], Reason.BROKEN_ROW, "row 1"),
+        (["id,email,phone,region", "1,secret@x,1,PT"], Reason.MISSING_COLUMN, "column customer_id"),
+        (["customer_id,email,phone", "1,secret@x,1"], Reason.MISSING_COLUMN, "column region"),
+    ],
+)
+def test_a_broken_file_is_named_without_its_content(
+    partner: Partner, lines: list[str], reason: Reason, item: str
+) -> None:
+    partner.lines("customers", *lines)
+    with pytest.raises(DataError) as caught:
+        partner.data.customers()
+    assert caught.value.reason is reason
+    assert item in caught.value.item
+    assert "customers.csv" in caught.value.item
+    assert "secret" not in str(caught.value)
+
+
+def test_text_that_is_not_utf8_is_named_by_row(partner: Partner) -> None:
+    (partner.folder / "customers.csv").write_bytes(f"{HEADER}\n1,a,1,PT\n2,\xff,1,PT\n".encode("latin-1"))
+    with pytest.raises(DataError, match="row 3: not UTF-8"):
+        partner.data.customers()
+
+
+def test_a_missing_file_is_named(partner: Partner) -> None:
+    (partner.folder / "holdings.csv").unlink()
+    with pytest.raises(DataError) as caught:
+        partner.data.holdings()
+    assert (caught.value.reason, caught.value.item) == (Reason.MISSING_FILE, "holdings.csv")
+
+
+def test_an_identifier_column_must_be_there_and_mostly_filled(partner: Partner) -> None:
+    partner.lines("customers", HEADER, "1,a@x,,PT", "2, ,,PT", "3,,5,PT", "4,b@x,6,PT")
+    assert partner.data.identifier("email").tolist() == ["a@x", " ", "", "b@x"]
+    partner.lines("customers", HEADER, "1,a@x,,PT", "2, ,,PT", "3,,5,PT")
+    with pytest.raises(DataError) as caught:
+        partner.data.identifier("email")
+    assert caught.value.reason is Reason.HALF_EMPTY_COLUMN
+    assert "column email: 67% empty" in caught.value.item
+    partner.lines("customers", "customer_id,phone,region", "1,2,PT")
+    with pytest.raises(DataError) as caught:
+        partner.data.identifier("email")
+    assert caught.value.reason is Reason.MISSING_COLUMN
+
+
+def test_a_file_is_read_once_until_it_changes(partner: Partner) -> None:
+    first = partner.data.customers()
+    assert partner.data.customers() is first
+    partner.lines("customers", HEADER, "1,a@x,1,PT")
+    assert len(partner.data.customers()) == 1
+
+
+def test_eligible_asks_the_own_policy_about_each_row(partner: Partner) -> None:
+    consents = (partner.folder / "consents.csv").read_text().splitlines()
+    consents[2] = consents[2].replace("given", "withdrawn", 1)
+    consents[3] = consents[3].replace("2027-02-09", "2026-10-31")
+    del consents[4]
+    partner.lines("consents", *consents)
+    found = partner.data.eligible("offer_sharing", "offer_proposal", "insurer")
+    assert found.ids == ["C1", "C5"]
+    assert found.refused == {"consent_withdrawn": 1, "consent_expired": 1, "consent_missing": 1}

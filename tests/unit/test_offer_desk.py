@@ -1,0 +1,375 @@
+"""The offer desk: what a proposer learns, what is decided, logged and delivered, and what a crash leaves."""
+
+import threading
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federation.core.database import open_database
+from federation.core.errors import AuditError, OfferError, Reason
+from federation.core.ids import PartyId, PolicyVersion
+from federation.v1 import offers_pb2 as pb
+from gateway.offers.decisions import list_decisions
+from tests.conftest import NOW
+from tests.offers_kit import AIRLINE, BANK, INSURER, PERSON, World, an_offer, caller, given, handle, record
+
+PURPOSE = "offer_sharing"
+
+
+@pytest.fixture(params=["memory", "file"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    world = World(open_database(None if request.param == "memory" else tmp_path / "gateway.db"))
+    world.agree()
+    return world
+
+
+def test_an_offer_passes_masked_and_the_log_has_intent_and_outcome(world: World) -> None:
+    [receipt] = world.propose(an_offer(attributes={"age": "41", "job": "clerk"}))
+    assert receipt.accepted
+    [delivery] = world.pull()
+    assert delivery.handle == handle(INSURER, PERSON)
+    assert (delivery.origin, delivery.attributes, delivery.delivered_at) == (BANK, {"age": "30-59"}, NOW)
+    [intent], [outcome] = world.log.of_kind("intent"), world.log.of_kind("outcome")
+    assert intent["subject"]["facts"]["recipient_consent"]["status"] == "given"
+    assert outcome["result"] == {
+        "what": "offer",
+        "from": "bank",
+        "recipient": "insurer",
+        "product": "home",
+        "channel": "email",
+        "score_band": "top5",
+        "masked": [{"field": "age", "mask": "band(30,60)"}, {"field": "job", "mask": "drop"}],
+        "policy": "v1",
+    }
+
+
+def test_the_log_names_nobody(world: World) -> None:
+    world.propose(an_offer(), an_offer(9), an_offer(10, product="none"))
+    world.pull()
+    text = b"".join(world.log.leaves)
+    people = [handle(party, person) for party in (BANK, INSURER) for person in (PERSON, 9, 10)]
+    secrets = [*(h.hex().encode() for h in people), *people, b"bank-7", b"bank-9", b"41", b"The first month"]
+    assert not [secret for secret in secrets if secret in text]
+
+
+def receipt_bytes(world: World, person: int) -> bytes:
+    stub = world.stub(BANK)
+    offer = an_offer(person, offer_id="same")
+    message = pb.Offer(
+        offer_id=offer.offer_id,
+        handle=offer.handle,
+        product=offer.product,
+        recipient=offer.recipient,
+        channel=offer.channel,
+        score_band=offer.score_band,
+        purpose=offer.purpose,
+        benefit=offer.benefit,
+        attributes=offer.attributes,
+        expires_at=offer.expires_at.isoformat(),
+    )
+    answer = stub.ProposeOffers(pb.ProposeOffersRequest(offers=[message]), timeout=1)
+    return bytes(answer.SerializeToString(deterministic=True))
+
+
+def test_the_receipt_does_not_tell_whether_the_person_is_the_recipients() -> None:
+    """The same bytes for a member, a stranger, one who withdrew there, and one with too many offers."""
+
+    def fresh() -> World:
+        world = World(open_database(None))
+        world.agree()
+        return world
+
+    member, stranger, withdrawn, crowded = fresh(), fresh(), fresh(), fresh()
+    withdrawn.consents.withdraw(INSURER, handle(INSURER, PERSON), PURPOSE)
+    for number, product in enumerate(("motor", "term_life")):
+        crowded.propose(
+            an_offer(party=AIRLINE, offer_id=f"a{number}", product=product, handle=handle(AIRLINE, PERSON)),
+            party=AIRLINE,
+        )
+    crowded.desk.decide_waiting()
+    answers = [
+        receipt_bytes(world, person) for world, person in ((member, 7), (stranger, 9), (withdrawn, 7), (crowded, 7))
+    ]
+    assert len(set(answers)) == 1
+    inboxes = [[delivery.product for delivery in world.pull()] for world in (member, stranger, withdrawn, crowded)]
+    assert inboxes == [["home"], [], [], ["motor", "term_life"]]
+    # Nor does what a withdrawal reports, nor a second proposal under the same id.
+    again = [
+        receipt_bytes(world, person) for world, person in ((member, 7), (stranger, 9), (withdrawn, 7), (crowded, 7))
+    ]
+    assert again == answers
+    ended = [
+        world.consents.withdraw(BANK, handle(BANK, n), PURPOSE)
+        for world, n in ((member, 7), (stranger, 9), (withdrawn, 7))
+    ]
+    assert [e.offers_removed for e in ended] == [1, 1, 1]
+
+
+def test_a_proposal_is_decided_after_its_receipt(world: World) -> None:
+    world.propose(an_offer(), an_offer(9))
+    assert world.log.leaves == []
+    assert world.desk.decide_waiting() == 2
+    assert world.refusals() == [["not_at_recipient"]]
+    assert world.desk.decide_waiting() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "codes"),
+    [
+        ({"product": "unicorn"}, ["unknown_product"]),
+        ({"product": "miles_card"}, ["not_the_recipients_product"]),
+        ({"recipient": "airline"}, ["not_the_recipients_product"]),
+        ({"recipient": "bank"}, ["not_the_recipients_product", "recipient_is_proposer"]),
+        ({"channel": "pigeon"}, ["unknown_channel"]),
+        ({"score_band": "top50"}, ["unknown_score_band"]),
+        ({"purpose": "fun"}, ["wrong_purpose"]),
+        ({"attributes": {"shoe_size": "43"}}, ["attribute_not_allowed"]),
+        ({"benefit": " "}, ["no_benefit"]),
+        ({"benefit": "two\nlines"}, ["bad_benefit"]),
+        ({"benefit": "x" * 201}, ["bad_benefit"]),
+        ({"expires_at": NOW}, ["offer_expired"]),
+        ({"expires_at": NOW + timedelta(days=60, seconds=1)}, ["valid_too_long"]),
+        ({"handle": handle(BANK, 12)}, ["unknown_handle", "consent_missing"]),
+        ({"handle": handle(INSURER, PERSON)}, ["unknown_handle", "consent_missing"]),
+    ],
+)
+def test_what_is_wrong_on_the_own_side_is_told_and_logged(
+    world: World, change: dict[str, Any], codes: list[str]
+) -> None:
+    [receipt] = world.propose(an_offer(**change))
+    assert [given.code for given in receipt.reasons] == codes
+    assert world.refusals() == [codes]
+    assert world.pull() == []
+
+
+@pytest.mark.parametrize("status", ["withdrawn", "refused"])
+def test_an_ended_own_consent_is_told(world: World, status: str) -> None:
+    world.consents.record(BANK, [record(BANK, PERSON, given(status=status, given_at=NOW))])
+    [receipt] = world.propose(an_offer())
+    assert [g.code for g in receipt.reasons] == [f"consent_{status}"]
+
+
+def test_an_expired_own_consent_and_a_closed_channel_are_told(world: World) -> None:
+    world.consents.record(BANK, [record(BANK, PERSON, given(expires_at=NOW, given_at=NOW))])
+    world.policy.closed_channels.add("phone")
+    [receipt] = world.propose(an_offer(channel="phone"))
+    assert [g.code for g in receipt.reasons] == ["consent_expired", "forbidden"]
+
+
+@pytest.mark.parametrize("status", ["withdrawn", "refused"])
+def test_the_recipients_consent_decides_but_is_not_told(world: World, status: str) -> None:
+    world.consents.record(INSURER, [record(INSURER, PERSON, given(status=status, given_at=NOW))])
+    assert world.propose(an_offer())[0].accepted
+    assert world.pull() == []
+    assert world.refusals() == [[f"recipient_consent_{status}"]]
+
+
+def test_the_same_id_gets_the_same_answer_and_one_delivery(world: World) -> None:
+    offers = [an_offer(), an_offer(9), an_offer(8, product="none")]
+    first = world.propose(*offers)
+    assert world.propose(*offers) == first
+    assert len(world.pull()) == 1
+    assert world.propose(*offers, offers[0]) == [*first, first[0]]
+    assert len(world.pull()) == 1
+    assert len(world.log.of_kind("intent")) == 1
+    assert len(world.log.of_kind("refused")) == 2
+    with pytest.raises(OfferError) as caught:
+        world.propose(an_offer(8), an_offer(benefit="Other words."))
+    assert caught.value.reason is Reason.IDEMPOTENCY_CONFLICT
+
+
+def offer_from(party: PartyId, product: str, world: World, recipient: str = "insurer") -> list[str]:
+    offer = an_offer(party=party, offer_id=f"{party}-{product}-{world.clock.at}", product=product, recipient=recipient)
+    offer = replace(offer, expires_at=world.clock.at + timedelta(days=20))
+    before = len(world.log.of_kind("refused"))
+    world.propose(offer, party=party)
+    world.desk.decide_waiting()
+    return [code for codes in world.refusals()[before:] for code in codes]
+
+
+def test_caps_count_the_person_over_all_partners_and_epochs(world: World) -> None:
+    assert offer_from(BANK, "home", world) == []
+    assert offer_from(AIRLINE, "home", world) == ["cooling_off"]
+    world.switchboard.epoch = 2
+    assert offer_from(INSURER, "miles_card", world, "airline") == []
+    assert offer_from(AIRLINE, "motor", world) == ["too_many_open_offers"]
+    world.switchboard.epoch = 3
+    world.clock.at = NOW + timedelta(days=21)  # both have expired
+    assert offer_from(BANK, "home", world) == ["cooling_off"]
+    assert offer_from(AIRLINE, "motor", world) == []
+    world.clock.at = NOW + timedelta(days=31)
+    assert offer_from(AIRLINE, "home", world) == []
+
+
+def test_an_acknowledged_offer_is_still_open_for_the_person(world: World) -> None:
+    offer_from(BANK, "home", world)
+    offer_from(BANK, "motor", world)
+    assert world.desk.acknowledge(caller(INSURER), [delivery.delivery_id for delivery in world.pull()]) == 2
+    assert world.pull() == []
+    assert offer_from(BANK, "term_life", world) == ["too_many_open_offers"]
+
+
+def test_a_cap_and_a_denial_are_logged_together(world: World) -> None:
+    offer_from(BANK, "home", world)
+    world.consents.record(INSURER, [record(INSURER, PERSON, given(status="given", expires_at=NOW, given_at=NOW))])
+    assert offer_from(BANK, "home", world) == []  # the same id
+    offer = an_offer(offer_id="other")
+    world.propose(offer)
+    world.desk.decide_waiting()
+    assert world.refusals()[-1] == ["cooling_off", "recipient_consent_expired"]
+
+
+@pytest.mark.parametrize("party", [BANK, INSURER])
+def test_a_withdrawal_removes_the_queued_offer(world: World, party: PartyId) -> None:
+    world.propose(an_offer(), an_offer(8))
+    assert len(world.pull()) == 2  # handed out, not acknowledged
+    assert world.consents.withdraw(party, handle(party, PERSON), PURPOSE).offers_removed == 1
+    assert [delivery.handle for delivery in world.pull()] == [handle(INSURER, 8)]
+
+
+def test_withdrawal_and_removal_are_one_transaction(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.propose(an_offer())
+    world.desk.decide_waiting()
+    real = world.book.drop_for_consent
+
+    def fail(*args: Any) -> int:
+        real(*args)
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(world.consents, "_on_end", fail)
+    with pytest.raises(RuntimeError, match="power cut"):
+        world.consents.withdraw(BANK, handle(BANK, PERSON), PURPOSE)
+    found = world.consents.get(BANK, handle(BANK, PERSON), PURPOSE)
+    assert found is not None
+    assert found.fact.status == "given"
+    assert len(world.pull()) == 1
+
+
+def test_consent_expiry_and_policy_are_asked_again_at_delivery(world: World) -> None:
+    world.propose(an_offer(), an_offer(8))
+    world.desk.decide_waiting()
+    world.consents.record(INSURER, [record(INSURER, 8, given(given_at=NOW, expires_at=NOW + timedelta(days=1)))])
+    world.clock.at = NOW + timedelta(days=2)
+    assert [delivery.handle for delivery in world.pull()] == [handle(INSURER, PERSON)]
+    assert world.refusals() == [["recipient_consent_expired"]]
+    world.clock.at = NOW + timedelta(days=20)
+    assert world.pull() == []
+    assert world.refusals()[1:] == [["offer_expired"]]
+
+
+def test_a_policy_that_became_stricter_holds_at_delivery(world: World) -> None:
+    world.propose(an_offer(), an_offer(8, channel="phone"))
+    assert [delivery.attributes for delivery in world.pull()] == [{"age": "30-59"}] * 2
+    world.policy.version = PolicyVersion("v2")
+    world.policy.masks["age"] = "drop"
+    world.policy.closed_channels.add("phone")
+    assert [delivery.attributes for delivery in world.pull()] == [{}]
+    del world.policy.masks["age"]
+    assert world.pull() == []
+    assert world.refusals() == [["forbidden"], ["obligation_failed"]]
+
+
+def test_a_mask_that_fails_refuses(world: World) -> None:
+    del world.policy.masks["age"]
+    assert world.propose(an_offer())[0].accepted
+    assert world.pull() == []
+    assert world.refusals() == [["obligation_failed"]]
+
+
+def test_pull_gives_the_same_until_acknowledged_and_respects_the_limit(world: World) -> None:
+    world.propose(an_offer(), an_offer(8))
+    [first] = world.pull(limit=1)
+    world.clock.at = NOW + timedelta(hours=1)
+    assert world.pull(limit=1) == [first]
+    assert world.pull()[0] == first
+    assert world.desk.acknowledge(caller(AIRLINE), [first.delivery_id]) == 0
+    assert world.desk.acknowledge(caller(INSURER), [first.delivery_id]) == 1
+    assert world.desk.acknowledge(caller(INSURER), [first.delivery_id]) == 1
+    assert [delivery.handle for delivery in world.pull()] == [handle(INSURER, 8)]
+
+
+def test_without_a_log_nothing_is_decided_or_delivered(world: World) -> None:
+    world.propose(an_offer())
+    world.log.broken = True
+    with pytest.raises(AuditError):
+        world.propose(an_offer(8, product="none"))
+    with pytest.raises(AuditError):
+        world.pull()
+    world.log.broken = False
+    assert len(world.pull()) == 1
+    assert world.propose(an_offer(8))[0].accepted  # the failed call left nothing under that id
+
+
+@pytest.mark.parametrize("moment", ["intent", "outcome"])
+def test_a_kill_during_the_decision_loses_and_doubles_nothing(tmp_path: Path, moment: str) -> None:
+    world = World(open_database(tmp_path / "gateway.db"))
+    world.agree()
+    world.propose(an_offer(), an_offer(8))
+    world.log.crash_after = moment
+    with pytest.raises(KeyboardInterrupt):
+        world.desk.decide_waiting()
+    world.engine.dispose()
+    again = World(open_database(tmp_path / "gateway.db"))
+    assert again.book.inbox(INSURER, 10, 0) == []  # nothing is visible whose outcome is not known to be in the log
+    assert {delivery.handle for delivery in again.pull()} == {handle(INSURER, PERSON), handle(INSURER, 8)}
+    assert len(again.log.of_kind("outcome")) == 2
+    assert again.propose(an_offer())[0].accepted
+    assert len(again.pull()) == 2
+
+
+def test_a_policy_change_during_the_decision_decides_again(world: World) -> None:
+    old = replace(world.policy)
+    answers = iter([old, old])
+    world.desk._terms = lambda: next(answers, world.policy)
+    world.policy.version = PolicyVersion("v2")
+    world.propose(an_offer())
+    with pytest.raises(OfferError, match="policy changed"):
+        world.desk.decide_waiting()
+    [delivery] = world.pull()
+    assert delivery.product == "home"
+    assert world.log.of_kind("outcome")[-1]["result"]["policy"] == "v2"
+
+
+def test_the_desk_decides_on_its_own(tmp_path: Path) -> None:
+    world = World(open_database(tmp_path / "gateway.db"))
+    world.agree()
+    stop = threading.Event()
+    thread = threading.Thread(target=world.desk.serve, args=(stop,))
+    thread.start()
+    try:
+        world.propose(an_offer())
+        deadline = time.monotonic() + 5
+        while not world.book.inbox(INSURER, 1, 0):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        stop.set()
+        world.desk._wake.set()
+        thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_compliance_reads_decisions(world: World) -> None:
+    world.log.append("intent", {"what": "cube"})
+    world.log.append("outcome", {"intent": 0, "result": {"digest": "ab"}})
+    world.log.append("refused", {"what": "cube", "subject": {}})
+    world.policy.closed_channels.add("phone")
+    world.propose(an_offer(), an_offer(9), an_offer(8, channel="phone"))
+    world.desk.decide_waiting()
+    decisions = list_decisions(world.log, 0, 100)
+    assert [(d.permitted, [g.code for g in d.reasons]) for d in decisions] == [
+        (False, ["forbidden"]),
+        (True, []),
+        (False, ["not_at_recipient"]),
+    ]
+    assert decisions[0].reasons[0].legal_ref == "law 1"
+    assert decisions[1].masked == {"age": "band(30,60)"}
+    assert {(d.origin, d.recipient, d.product, d.policy_version) for d in decisions} == {
+        ("bank", "insurer", "home", "v1")
+    }
+    assert list_decisions(world.log, decisions[0].audit_index, 1) == decisions[1:2]
+    assert list_decisions(world.log, decisions[2].audit_index, 5) == []
