@@ -20,7 +20,7 @@ from federation.overlap.batch import Random, padding_rows, permutation, reorder,
 from federation.overlap.blind import CHUNK_ROWS, blind
 from federation.overlap.hash_to_curve import domain, hash_to_curve
 from federation.overlap.normalise import normalise
-from federation.overlap.plan import STATISTICS, SWITCHBOARD, UNKNOWN, Agreement, batch_keys, segment_of
+from federation.overlap.plan import INDEX_NAMES, STATISTICS, SWITCHBOARD, UNKNOWN, Agreement, batch_keys, segment_of
 from federation.policy.specs import PartySpec
 from federation.v1 import overlap_pb2 as pb
 
@@ -112,7 +112,7 @@ class BatchBuilder:
         self._party: PartySpec = agreement.parties[identity.subject.party]
         self._raw = self._identifiers()
         self._normal: dict[str, str | None] = {}
-        self._shares = {STATISTICS: Share(), SWITCHBOARD: Share()}
+        self._shares: dict[int, Share] = {STATISTICS: Share(), SWITCHBOARD: Share()}
 
     def build(self, keys: Mapping[int, X25519PrivateKey]) -> Iterator[OwnBatch]:
         """Every batch of the epoch, blinded with the key of its index.
@@ -130,8 +130,7 @@ class BatchBuilder:
 
     def report(self) -> dict[str, Any]:
         """Counts for the partner itself, after ``build``; never sent."""
-        names = {STATISTICS: "statistics", SWITCHBOARD: "switchboard"}
-        shares = {names[index]: asdict(share) for index, share in self._shares.items()}
+        shares = {INDEX_NAMES[index]: asdict(share) for index, share in self._shares.items()}
         return {"epoch": self._plan.epoch, "key_type": self._plan.key_type, **shares}
 
     def _identifiers(self) -> "pd.Series[str]":

@@ -44,6 +44,7 @@ class StatisticsIndex:
 
     def __init__(self, folder: Path, *, keep_tokens: bool = False) -> None:
         self._folder, self._keep_tokens = folder, keep_tokens
+        self._labels: dict[str, dict[str, tuple[str, ...]]] = {}  # of complete epochs, which do not change
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left in folder.glob("*.unfinished*"):
             left.unlink()
@@ -85,15 +86,19 @@ class StatisticsIndex:
             db.execute("DETACH done")
         scratch.unlink()
         done.replace(path)
+        self._labels.pop(epoch, None)
 
     def labels(self, epoch: str) -> dict[str, tuple[str, ...]]:
         """The labels of each partner of an epoch, partners in the order of the ring. Raises OverlapError."""
-        with self._open(epoch) as db:
-            rows = db.execute("SELECT party, value FROM labels ORDER BY partner, label").fetchall()
-        found: dict[str, list[str]] = {}
-        for party, value in rows:
-            found.setdefault(party, []).append(value)
-        return {party: tuple(values) for party, values in found.items()}
+        known = self._labels.get(epoch)
+        if known is None:
+            with self._open(epoch) as db:
+                rows = db.execute("SELECT party, value FROM labels ORDER BY partner, label").fetchall()
+            found: dict[str, list[str]] = {}
+            for party, value in rows:
+                found.setdefault(party, []).append(value)
+            known = self._labels[epoch] = {party: tuple(values) for party, values in found.items()}
+        return known
 
     def exact(self, epoch: str, partners: Sequence[str], by: Sequence[str]) -> dict[Region, int]:
         """Exact numbers of people by region among some partners and labels; for the release and for tests only.
