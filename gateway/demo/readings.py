@@ -95,8 +95,9 @@ def count_reasons(decisions: Iterable[Mapping[str, Any]]) -> tuple[ReasonCount, 
 
 def read_permitted(waiting: Mapping[str, Any], masks: Mapping[str, str], product: str, recipient: str) -> OfferExample:
     """An offer as its recipient sees it; the handle stays out."""
-    names = ("score_band", "channel", "benefit", "expires_at")
+    names = ("score_band", "channel", "benefit")
     fields = [OfferField(name.replace("_", " "), str(waiting[name])) for name in names]
+    fields.append(OfferField("valid until", str(waiting["expires_at"])[:10]))
     fields += [OfferField(n, value, masks.get(n, "")) for n, value in sorted(waiting["attributes"].items())]
     return OfferExample(
         permitted=True,

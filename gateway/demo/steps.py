@@ -85,7 +85,7 @@ def train(stage: Stage) -> tuple[Story, str]:
         rows=sum(rows.values()),
         auc=metrics["auc"],
         roc=tuple((x, y) for x, y in metrics["roc"]),
-        lift=_cumulative(metrics["lift"]),
+        lift=tuple(metrics["lift"]),
     )
     partners = tuple(replace(partner, trained=rows[partner.id]) for partner in stage.story.partners)
     training = readings.read_training(run_id, card, joint, measured[0])
@@ -95,11 +95,6 @@ def train(stage: Stage) -> tuple[Story, str]:
         f"({training.epsilon_per_person:.2f} a person); without privacy: pooled {measured[0].pooled.auc:.3f}; {alone}."
     )
     return replace(stage.story, partners=partners, training=training), line
-
-
-def _cumulative(lift: list[float]) -> tuple[float, ...]:
-    """Lift of the best 10 %, 20 %, ... from the lift of each tenth."""
-    return tuple(round(sum(lift[:n]) / n, 3) for n in range(1, len(lift) + 1))
 
 
 def _finished_run(stage: Stage) -> str:

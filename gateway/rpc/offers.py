@@ -125,7 +125,7 @@ def _write_delivery(delivery: Delivery) -> pb.DeliveredOffer:
 
 
 def _write_decision(decision: LoggedDecision) -> pb.Decision:
-    reasons = [policy_pb2.DecisionReason(rule=g.rule, code=g.code, legal_ref=g.legal_ref) for g in decision.reasons]
+    reasons = [policy_pb2.DecisionReason(**reason.to_json()) for reason in decision.reasons]
     message = pb.Decision(
         audit_index=decision.audit_index,
         at=decision.at,

@@ -121,7 +121,7 @@ def test_one_denial_stops_all_and_is_logged_with_its_reasons() -> None:
     assert (error.reason, error.item) == (Reason.POLICY_DENIED, "consent_withdrawn")
     assert gates.calls == [*ASKED, "refused"]
     entry = gates.entries[0][1]
-    assert entry["reasons"] == [{"rule": "r2", "code": "consent_withdrawn", "text": TEXT, "legal_ref": "GDPR 7"}]
+    assert entry["reasons"] == [{"rule": "r2", "code": "consent_withdrawn", "text": "no", "legal_ref": "GDPR 7"}]
     assert [given["origin"] for given in entry["facts"]] == ["bank", "airline"]
 
 
