@@ -63,6 +63,12 @@ def normalise_phone(raw: str, *, region: str, mode: PhoneMode = "valid") -> str 
         return None
     if text.startswith("00"):
         text = "+" + text[2:]
+    normal = _e164(text, region, mode)
+    # Of "+95 00000000" the library takes one leading 0 away at each reading; what has no fixed form matches nothing.
+    return normal if normal is not None and _e164(normal, region, mode) == normal else None
+
+
+def _e164(text: str, region: str, mode: PhoneMode) -> str | None:
     try:
         number = phonenumbers.parse(text, region)
     except phonenumbers.NumberParseException as exc:

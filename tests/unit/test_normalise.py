@@ -41,7 +41,15 @@ def test_normalising_again_changes_nothing(raw: str) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    ["+12015550123", "0012015550123", "+1 (201) 555-0123", "+1-201-555-0123", "201-555-0123", "１ (201) 555 0123"],
+    [
+        "+12015550123",
+        "0012015550123",
+        "+1 (201) 555-0123",
+        "+1-201-555-0123",
+        "201-555-0123",
+        "１ (201) 555 0123",
+        "201-555-0123 ext. 7",
+    ],
 )
 def test_phone_spellings_are_one_number(raw: str) -> None:
     assert normalise_phone(raw, region="US", mode="possible") == "+12015550123"
@@ -64,7 +72,9 @@ def test_an_unassigned_country_code_is_possible_and_not_valid() -> None:
     assert normalise_phone("+9990", region="US", mode="possible") is None
 
 
-@pytest.mark.parametrize("raw", ["", "  ", "hello", "12", "+", "00", "+1201555012345678901234", "1" * 100])
+@pytest.mark.parametrize(
+    "raw", ["", "  ", "hello", "12", "+", "00", "+1201555012345678901234", "1" * 100, "+9500000000"]
+)
 def test_what_cannot_be_a_phone_is_nothing(raw: str) -> None:
     assert normalise_phone(raw, region="US", mode="possible") is None
 
