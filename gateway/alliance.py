@@ -7,6 +7,7 @@ DIR/invitations/<party>.yaml  what a partner needs to enrol, to be handed over i
 DIR/policies/              what compliance edits
 """
 
+import re
 import shutil
 from dataclasses import dataclass
 from importlib import resources
@@ -23,6 +24,7 @@ from federation.core.errors import ConfigError, Reason
 from federation.core.identity import Role, Subject, load_identity, new_key, private_pem, write_secret
 from federation.core.ids import PartyId
 from federation.policy.load import load_policy
+from federation.policy.policy_set import PolicySet
 from gateway.audit.log import make_log_key
 from gateway.config import FILE_NAME, load_gateway_config
 from gateway.identity.authority import Authority
@@ -71,6 +73,8 @@ def create_alliance(
     policy = load_policy(source)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     shutil.copytree(source, folder / "policies", dirs_exist_ok=True)
+    if policies is None:
+        policy = _bring_up_to_date(folder / "policies", policy, clock)
     # The CA comes into being under another name and is renamed last: its presence says that the folder is complete.
     scratch = folder / ".ca-unfinished"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -101,6 +105,18 @@ def create_alliance(
             people.append(party.id)
     scratch.rename(folder / "ca")
     return Created(policy.alliance, tuple(partners), tuple(people), policy.version)
+
+
+def _bring_up_to_date(folder: Path, policy: PolicySet, clock: Clock) -> PolicySet:
+    """Moves every date of the shipped example by whole years, so that its budget period is the current one."""
+    start, today = policy.budget.period_start, clock.now().date()
+    years = today.year - start.year - ((today.month, today.day) < (start.month, start.day))
+    if years <= 0:
+        return policy
+    for file in folder.glob("*.yaml"):
+        text = re.sub(r"\b(20\d\d)(-\d\d-\d\d)\b", lambda date: f"{int(date[1]) + years}{date[2]}", file.read_text())
+        file.write_text(text)
+    return load_policy(folder)
 
 
 def invite_partner(folder: Path, party: str, clock: Clock) -> Invitation:

@@ -6,17 +6,15 @@ the ledger are opened first: without them nothing may be released, so without th
 
 import asyncio
 import logging
-import secrets
 import signal
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 
 from federation.core.clock import Clock
 from federation.core.database import open_database
-from federation.core.identity import Identity, load_identity, write_secret
+from federation.core.identity import Identity, keep_secret, load_identity
 from federation.core.ids import PartyId
 from federation.v1 import (
     audit_pb2_grpc,
@@ -123,7 +121,7 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
         terms=lambda: policy.active,
         release=release,
         audit=audit,
-        mask_key=_secret(state / MASK_KEY_FILE),
+        mask_key=keep_secret(state / MASK_KEY_FILE),
         clock=clock,
     )
 
@@ -162,13 +160,6 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
 def _training_rules(policy: ActivePolicy) -> TrainingRules:
     active = policy.active
     return TrainingRules(active.training, active.budget.delta, active.partners)
-
-
-def _secret(path: Path) -> bytes:
-    """32 random bytes in a file of the owner, made once."""
-    if not path.exists():
-        write_secret(path, secrets.token_bytes(32))
-    return path.read_bytes()
 
 
 async def serve(config: GatewayConfig, clock: Clock, stop: asyncio.Event) -> None:

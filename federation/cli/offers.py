@@ -1,7 +1,6 @@
 """``entente offers``: propose offers about one's own customers, receive others', see how they were decided."""
 
 import json
-import secrets
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +9,7 @@ from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, conn
 from federation.cli.partner import workplace
 from federation.client.connection import translated
 from federation.core.clock import to_text
-from federation.core.identity import write_secret
+from federation.core.identity import keep_secret
 from federation.core.ids import Handle
 from federation.v1 import offers_pb2 as pb
 from federation.v1 import training_pb2
@@ -48,12 +47,8 @@ def propose(
 
     with workplace(config) as place:
         scores = _score(place, run_id)
-        key_file = place.config.state / MASK_KEY_FILE
-        if not key_file.exists():
-            write_secret(key_file, secrets.token_bytes(32))
-        proposer = OfferProposer(
-            place.connection.offers, place.data, place.handles, place.engine, key_file.read_bytes()
-        )
+        mask_key = keep_secret(place.config.state / MASK_KEY_FILE)
+        proposer = OfferProposer(place.connection.offers, place.data, place.handles, place.engine, mask_key)
         columns = tuple(name.strip() for name in attributes.split(",") if name.strip())
         campaign = Campaign(product, recipient, channel, benefit, top, columns)
         with translated():

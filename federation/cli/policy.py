@@ -23,13 +23,14 @@ def check(
 
     findings = lint(folder, SystemClock())
     errors = [f for f in findings if f.severity == "error"]
-    rows = [{"where": f.where, "severity": f.severity, "rule": f.rule, "text": f.text, "fix": f.fix} for f in findings]
+    names = ("where", "key", "severity", "rule", "text", "fix")
+    rows = [{name: getattr(finding, name) for name in names} for finding in findings]
 
     def text() -> None:
         for f in findings:
             colour = "red" if f.severity == "error" else "yellow"
             out.print(f"[{colour}]{f.severity}[/] ", end="")
-            out.print(f"{f.where}: {f.text}" + (f" {f.fix}" if f.fix else ""), markup=False)
+            out.print(" ".join(part for part in (f"{f.where}:", f.key, f.text, f.fix) if part), markup=False)
         out.print(f"{len(errors)} errors, {len(findings) - len(errors)} warnings in {folder}")
 
     emit(as_json, {"findings": rows, "errors": len(errors)}, text)

@@ -53,8 +53,8 @@ def from_text(text: str, *, item: str = "time") -> datetime:
     """
     try:
         at = datetime.fromisoformat(text)
-    except ValueError as exc:
+        if at.tzinfo is not None:
+            return at.astimezone(UTC)
+    except (ValueError, OverflowError) as exc:  # the latter at the ends of the calendar
         raise DataError(Reason.BAD_TIME, item=item) from exc
-    if at.tzinfo is None:
-        raise DataError(Reason.BAD_TIME, item=item)
-    return at.astimezone(UTC)
+    raise DataError(Reason.BAD_TIME, item=item)

@@ -7,9 +7,11 @@ issued by the given CA, is valid at the given time and names the party. It does 
 refuses revoked certificates at its door; a hop that verifies another partner's signature relies on short lifetimes.
 """
 
+import contextlib
 import hashlib
 import os
 import re
+import secrets
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -181,6 +183,18 @@ def write_secret(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     scratch.replace(path)
+
+
+def keep_secret(path: Path, size_bytes: int = 32) -> bytes:
+    """Random bytes in a file that only its owner can read: made by the first who asks, the same for all after."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        write_secret(scratch, secrets.token_bytes(size_bytes))
+        with contextlib.suppress(FileExistsError):
+            os.link(scratch, path)  # whole at once, and never over another's
+        scratch.unlink()
+    return path.read_bytes()
 
 
 def load_identity(folder: Path) -> Identity:

@@ -147,12 +147,12 @@ class OfferDesk:
     def _judge_own_side(self, caller: Caller, offer: Offer, terms: Terms, at: datetime) -> Receipt:
         """The receipt, after a refusal is in the log."""
         reasons = violations(offer, caller.party, terms.offers, at)
+        facts = self._facts.own_side(_route(caller.party, offer), at)
         if self._switchboard.person(caller.party, offer.handle) is None:
+            # Nothing is known of the person then; what the policy would miss says no more.
             text = "This handle is not on the switchboard; it comes there with the next index, given consent."
             reasons += (Given(RULE, "unknown_handle", text),)
-        facts = self._facts.own_side(_route(caller.party, offer), at)
-        decision = terms.decide(facts)
-        if not decision.permitted:
+        elif not (decision := terms.decide(facts)).permitted:
             reasons += decision.reasons
         if reasons:
             self._refuse(caller.party, _subject(caller.party, offer), reasons, facts, terms)

@@ -190,7 +190,7 @@ class CubeRelease:
                     key=f"cube/{name}/{current}/{shape[:12]}",
                 )
             at = self._clock.now()
-            facts = [Facts(PURPOSE, "aggregate_statistics", party, str(caller.role), at) for party in cube.partners]
+            facts = [Facts(PURPOSE, "aggregate_statistics", party, caller.party, at) for party in cube.partners]
             leaving = Exit("cube", {"cube": name, "epoch": current, "shape": shape}, facts, cost)
             return self._path.release(caller, leaving, do, _digest)
 

@@ -133,8 +133,8 @@ def test_a_proposal_is_decided_after_its_receipt(world: World) -> None:
         ({"benefit": "x" * 201}, ["bad_benefit"]),
         ({"expires_at": NOW}, ["offer_expired"]),
         ({"expires_at": NOW + timedelta(days=60, seconds=1)}, ["valid_too_long"]),
-        ({"handle": handle(BANK, 12)}, ["unknown_handle", "consent_missing"]),
-        ({"handle": handle(INSURER, PERSON)}, ["unknown_handle", "consent_missing"]),
+        ({"handle": handle(BANK, 12)}, ["unknown_handle"]),
+        ({"handle": handle(INSURER, PERSON)}, ["unknown_handle"]),
     ],
 )
 def test_what_is_wrong_on_the_own_side_is_told_and_logged(
