@@ -1,0 +1,39 @@
+"""Each kind of installation works without the other's heavy libraries."""
+
+import subprocess
+import sys
+
+import pytest
+
+BLOCK = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Block())
+import {modules}
+"""
+DEMO_ONLY = {"sklearn", "matplotlib", "jinja2", "psutil"}
+GATEWAY_ONLY = {"duckdb", "opendp", "grpc_health", "grpc_reflection"}
+PARTNER_ONLY = {"torch", "opacus", "gmpy2", "phonenumbers", "pandas"}
+PEOPLE_ONLY = {"dp_accounting", "flwr", "numpy", "safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("blocked", "modules"),
+    [
+        (PARTNER_ONLY | DEMO_ONLY, "gateway.server, gateway.cli"),
+        (
+            GATEWAY_ONLY | DEMO_ONLY,
+            "gateway.cli, federation.client.workplace, federation.client.overlap, federation.client.training, "
+            "federation.client.offers, federation.client.inbox, federation.training.scoring",
+        ),
+        (PARTNER_ONLY | GATEWAY_ONLY | DEMO_ONLY | PEOPLE_ONLY, "gateway.cli"),
+    ],
+    ids=["gateway", "partner", "people"],
+)
+def test_installation_imports_without_what_it_leaves_out(blocked: set[str], modules: str) -> None:
+    code = BLOCK.format(blocked=blocked, modules=modules)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
