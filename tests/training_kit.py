@@ -1,6 +1,8 @@
 """A gateway and partners for tests of training: real gRPC on loopback, gates that say yes, small invented rows."""
 
 import asyncio
+import contextlib
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -76,10 +78,13 @@ class FrameData:
     def customers(self) -> pd.DataFrame:
         return self.frame
 
-    def eligible(self, purpose: str, data_category: str, recipient: str) -> Eligible:
+    def eligible(
+        self, purpose: str, data_category: str, recipient: str, *, fields: frozenset[str] = frozenset()
+    ) -> Eligible:
         self.asked.append((purpose, data_category, recipient))
         ids = [CustomerId(name) for name in self.frame.index if name not in self.left_out]
-        return Eligible(ids, {"consent_withdrawn": len(self.left_out)} if self.left_out else {})
+        refused = {"consent_withdrawn": len(self.left_out)} if self.left_out else {}
+        return Eligible(ids, refused, {})
 
 
 @dataclass
@@ -161,7 +166,7 @@ class Gateway:
         self._started = threading.Event()
         self._channels: list[grpc.Channel] = []
         self.port = 0
-        self._thread = threading.Thread(target=self._serve)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         self._started.wait(5)
 
@@ -197,10 +202,19 @@ class Gateway:
 class Partner:
     """An agent in a thread of its own; ``crash`` breaks its connection, ``begin`` brings it back."""
 
-    def __init__(self, gateway: Gateway, party: str, data: FrameData, limits: Limits | None = None) -> None:
-        self.gateway, self.party, self.data = gateway, party, data
+    def __init__(
+        self,
+        gateway: Gateway,
+        party: str,
+        data: Any,
+        state: Path,
+        *,
+        spec: TrainingSpec = SPEC,
+        limits: Limits | None = None,
+    ) -> None:
+        self.gateway, self.party, self.data, self.rules = gateway, party, data, OwnRules(spec)
         self.config = PartnerConfig(party=party, gateway="127.0.0.1:1", limits=limits or Limits())
-        self.engine = open_database(None)
+        self.engine = open_database(state / "agent.db")
         self.begin()
 
     def begin(self) -> None:
@@ -210,7 +224,7 @@ class Partner:
             stub,
             data=self.data,
             config=self.config,
-            policy=OwnRules(),
+            policy=self.rules,
             clock=FixedClock(NOW),
             engine=self.engine,
         )
@@ -222,10 +236,8 @@ class Partner:
         self.thread.join(10)
 
     def _serve(self, agent: TrainingAgent, channel: grpc.Channel) -> None:
-        try:
+        with contextlib.suppress(grpc.RpcError, ValueError):  # the channel is closed under it
             agent.serve(threading.Event())
-        except (grpc.RpcError, ValueError):
-            pass  # the channel was closed under it
 
 
 @contextmanager
@@ -233,15 +245,18 @@ def alliance(
     spec: TrainingSpec = SPEC, rows: int = 3000, evaluation_csv: Path | None = None, **options: Any
 ) -> Iterator[tuple[Gateway, dict[str, Partner]]]:
     """A gateway with its three partners connected."""
-    gateway = Gateway(open_database(None), spec, evaluation_csv=evaluation_csv, **options)
-    try:
-        partners = {
-            party: Partner(gateway, party, FrameData(make_rows(rows, seed))) for seed, party in enumerate(PARTNERS)
-        }
-        wait_for(lambda: gateway.hub.connected() == set(PARTNERS))
-        yield gateway, partners
-    finally:
-        gateway.close()
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder)
+        gateway = Gateway(open_database(state / "gateway.db"), spec, evaluation_csv=evaluation_csv, **options)
+        try:
+            partners = {
+                party: Partner(gateway, party, FrameData(make_rows(rows, seed)), state / party, spec=spec)
+                for seed, party in enumerate(PARTNERS)
+            }
+            wait_for(lambda: gateway.hub.connected() == set(PARTNERS))
+            yield gateway, partners
+        finally:
+            gateway.close()
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 3) -> None:

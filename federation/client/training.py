@@ -51,7 +51,9 @@ class TrainingData(Protocol):
         """All customers, one row each, indexed by customer id; the same object while the file is unchanged."""
         ...
 
-    def eligible(self, purpose: str, data_category: str, recipient: str) -> Eligible:
+    def eligible(
+        self, purpose: str, data_category: str, recipient: str, *, fields: frozenset[str] = frozenset()
+    ) -> Eligible:
         """Who may be in a use now."""
         ...
 
@@ -116,7 +118,7 @@ class Workbench:
         _, x, y, labelled = self._encoded
         if not frame.index.is_unique:
             raise DataError(Reason.BROKEN_ROW, item="customer id not unique")
-        ids = self._data.eligible(PURPOSE, CATEGORY, RECIPIENT).ids
+        ids = self._data.eligible(PURPOSE, CATEGORY, RECIPIENT, fields=self._plan.fields).ids
         places = frame.index.get_indexer(pd.Index(ids, dtype=frame.index.dtype))
         places = places[places >= 0]
         places = places[labelled[places]]
@@ -221,23 +223,23 @@ class TrainingAgent:
         wrong = [name for name, fine in checks.items() if not fine]
         if wrong:
             raise TrainingError(Reason.PROPOSAL_REFUSED, item="; ".join(wrong)[:300])
-        self._ask_policy()
         paid = self.accountant.charged(plan.run_id)
         rounds_left = plan.rounds - len(paid - {_SIZE})
         if not paid:
             self.accountant.check(plan.run_id, run_events(plan.steps))
         elif rounds_left > 0:
             self.accountant.check(plan.run_id, (plan.steps_of(rounds_left).event(),))
+        self._ask_policy(plan)  # the first to look at rows
         self._memory.pin(plan.run_id, proposal)
         return Workbench(plan, self._data, self.accountant, self._memory, self._random_bytes)
 
-    def _ask_policy(self) -> None:
+    def _ask_policy(self, plan: Plan) -> None:
         """Raises PolicyError unless the partner's own policy lets at least one customer be in the training.
 
         The same question decides each round's rows; consent and region are facts of a person, so it has no answer
         without one.
         """
-        found = self._data.eligible(PURPOSE, CATEGORY, RECIPIENT)
+        found = self._data.eligible(PURPOSE, CATEGORY, RECIPIENT, fields=plan.fields)
         if not found.ids:
             raise PolicyError(Reason.POLICY_DENIED, item=", ".join(sorted(found.refused)) or "no customers")
 
@@ -267,5 +269,5 @@ class TrainingAgent:
 
 
 def _refusal(run_id: str, exc: EntenteError) -> pb.ExchangeMessagesRequest:
-    refusal = pb.TrainerRefusal(run_id=run_id, reason=str(exc.reason), text=exc.public[:300])
+    refusal = pb.TrainerRefusal(run_id=run_id, reason=str(exc.reason), text=(exc.item or exc.public)[:300])
     return pb.ExchangeMessagesRequest(refusal=refusal)

@@ -48,6 +48,11 @@ class Plan:
         return self.schema.width(self.features)
 
     @property
+    def fields(self) -> frozenset[str]:
+        """Columns that the model learns from, the label included; what policies permit by name."""
+        return frozenset({*self.features, self.label})
+
+    @property
     def steps(self) -> Steps:
         """All gradient steps of the run at one partner, for the accountants."""
         return self.steps_of(self.rounds)

@@ -139,9 +139,10 @@ class TrainingService:
         """
         model = self._runs.model(run_id)
         record = self._runs.find(model.run_id)
-        partners = tuple(record.proposal.partners) if record is not None else ()
-        digest = weights_digest(model.weights)
-        leaving = Exit("model", {"run": model.run_id, "weights_sha256": digest}, self._facts(caller, partners))
+        if record is None:
+            raise TrainingError(Reason.UNKNOWN_RUN, item=model.run_id)
+        subject = {"run": model.run_id, "weights_sha256": weights_digest(model.weights)}
+        leaving = Exit("model", subject, self._facts(caller, read_plan(record.proposal)))
         return self._release.release(caller, leaving, lambda _: model, lambda given: {"run": given.run_id})
 
     def stop(self) -> None:
@@ -164,13 +165,20 @@ class TrainingService:
             raise TrainingError(Reason.IDEMPOTENCY_CONFLICT, item="idempotency key")
         return live
 
-    def _facts(self, caller: Caller, partners: tuple[str, ...]) -> list[Facts]:
+    def _facts(self, caller: Caller, plan: Plan) -> list[Facts]:
         """One question per party whose data is in the model; a party needs no permit for its own."""
-        at = self._clock.now()
+        at, fields = self._clock.now(), plan.fields
         return [
-            Facts(purpose=PURPOSE, data_category=CATEGORY, origin=partner, recipient=caller.party, at=at)
-            for partner in partners
-            if partner != caller.party
+            Facts(
+                purpose=PURPOSE,
+                data_category=CATEGORY,
+                origin=origin,
+                recipient=caller.party,
+                at=at,
+                fields=fields,
+            )
+            for origin in plan.partners
+            if origin != caller.party
         ]
 
     def _work(self, caller: Caller, plan: Plan, proposal: pb.TrainingProposal, key: RunKey, live: LiveRun) -> None:
@@ -191,7 +199,7 @@ class TrainingService:
 
         cost = Cost(person_event(plan.steps, len(plan.partners)), PURPOSE, f"run {plan.run_id}", f"run/{plan.run_id}")
         subject = {"run": plan.run_id, "rounds": plan.rounds, "partners": list(plan.partners)}
-        leaving = Exit("model", subject, self._facts(caller, plan.partners), cost)
+        leaving = Exit("model", subject, self._facts(caller, plan), cost)
         try:
             model = self._release.release(caller, leaving, do, _digest)
             self._runs.finish(plan.run_id, model.weights, model.card_json, to_text(self._clock.now()))

@@ -1,0 +1,184 @@
+"""Benchmark of joint training on real input: ``python tests/bench/training.py``.
+
+Three agents and the gateway in one process, over gRPC on loopback, under the shipped policy: the run that
+``entente train run`` makes when nothing is asked for. ``ENTENTE_TEST_DATA`` names an alliance's folder; without it
+``ENTENTE_DATA`` names a folder with ``make_alliance.py``, which then makes one. ``BENCH=short`` takes one run instead
+of three. The last line of output is one JSON object:
+
+- ``auc_joint``: on the common test set, mean over runs; ``auc_pooled_lr``: all rows pooled, same features, no privacy;
+- ``epsilon``: of a run, for a customer at one partner; ``epsilon_person``: for a customer of all three;
+- ``run_s``: wall time of a run; ``round_overhead_s``: of a round, beyond the slowest partner's own work;
+- ``dpsgd_rows_per_s`` and ``torch_rows_per_s``: rows through private and plain gradient steps of 4,096 rows, one core.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+from federation.client.config import DataConfig
+from federation.client.consents import ConsentBook
+from federation.client.data import PartnerData
+from federation.core.clock import FixedClock
+from federation.core.database import open_database
+from federation.policy.load import load_policy
+from federation.training.dpsgd import train_round
+from federation.training.features import find_schema, read_labels
+from federation.training.models import initial
+from federation.training.plan import Settings
+from federation.v1 import training_pb2 as pb
+from gateway.training.evaluation import area_under_curve, load_public_set
+from tests.training_kit import NOW, Gateway, Partner, make_caller, wait_for
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SHORT = os.environ.get("BENCH") == "short"
+RUNS = 1 if SHORT else 3
+BATCH = 4096
+PARTNERS = ("bank", "insurer", "airline")
+
+
+def find_alliance(scratch: Path) -> Path:
+    """The alliance's folder, made if need be."""
+    if folder := os.environ.get("ENTENTE_TEST_DATA"):
+        return Path(folder)
+    raw = os.environ.get("ENTENTE_DATA")
+    if not raw:
+        sys.exit("Set ENTENTE_TEST_DATA to an alliance's folder, or ENTENTE_DATA to one with make_alliance.py.")
+    subprocess.run([sys.executable, Path(raw) / "make_alliance.py", "--out", scratch], check=True)
+    return scratch
+
+
+def rows_per_second(step: Any, steps: int) -> float:
+    """Rows of ``BATCH`` that a function of a number of steps handles in a second."""
+    step(2)  # warm up
+    start = time.perf_counter()
+    step(steps)
+    return BATCH * steps / (time.perf_counter() - start)
+
+
+def measure_steps(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Rows a second of private and of plain steps, over the same rows, each a Poisson sample of 4,096 on average."""
+    rate = BATCH / len(x)
+    zeros = initial("logistic_regression", x.shape[1])
+
+    def private(steps: int) -> None:
+        train_round(
+            "logistic_regression",
+            zeros,
+            (x, y),
+            settings=Settings(steps, rate, 1.0, 1.0, 1.0),
+            size=len(x),
+            random_bytes=os.urandom,
+        )
+
+    def plain(steps: int) -> None:
+        module = torch.nn.Linear(x.shape[1], 1)
+        optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+        rng = np.random.default_rng(1)
+        for _ in range(steps):
+            chosen = np.flatnonzero(rng.random(len(x)) < rate)
+            optimizer.zero_grad()
+            logits = module(torch.from_numpy(x[chosen]))[:, 0]
+            torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(y[chosen])).backward()
+            optimizer.step()
+
+    steps = 50 if SHORT else 200
+    return rows_per_second(private, steps), rows_per_second(plain, steps)
+
+
+def time_answers(partner: Partner) -> list[float]:
+    """Seconds that a partner's agent takes for each message of a round, filled in as they come."""
+    spent: list[float] = []
+    answer = partner.agent.answer
+
+    def timed(response: pb.ExchangeMessagesResponse) -> pb.ExchangeMessagesRequest | None:
+        start = time.perf_counter()
+        found = answer(response)
+        if response.WhichOneof("part") == "message":
+            spent.append(time.perf_counter() - start)
+        return found
+
+    partner.agent.answer = timed  # type: ignore[method-assign]
+    return spent
+
+
+def main() -> None:
+    with ExitStack() as stack:
+        folder = find_alliance(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        policy, clock = load_policy(ROOT / "policies"), FixedClock(NOW)
+        spec = policy.training
+        schema = find_schema(spec.feature_schema)
+        files = {
+            party: PartnerData(
+                DataConfig(**{name: folder / party / f"{name}.csv" for name in ("customers", "consents", "holdings")}),
+                party,
+                policy,
+                ConsentBook(folder / party / "consents.csv", open_database(None), clock),
+                clock,
+            )
+            for party in PARTNERS
+        }
+        encoded = []
+        for data in files.values():
+            frame = data.customers().loc[
+                data.eligible(
+                    "model_training", "model_update", "gateway", fields=frozenset({*spec.features, spec.label})
+                ).ids
+            ]
+            encoded.append((schema.encode(frame, spec.features), read_labels(frame, spec.label)[0]))
+        x, y = np.vstack([rows for rows, _ in encoded]), np.concatenate([labels for _, labels in encoded])
+        test = load_public_set(folder / "test.csv").columns
+        test_x, (test_y, _) = schema.encode(test, spec.features), read_labels(test, spec.label)
+        pooled = LogisticRegression(C=10, max_iter=1000).fit(x, y).decision_function(test_x)
+
+        cards, seconds, overheads = [], [], []
+        for _ in range(RUNS):
+            state = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            gateway = Gateway(open_database(state / "gateway.db"), spec, evaluation_csv=folder / "test.csv")
+            partners = [Partner(gateway, party, files[party], state / party, spec=spec) for party in PARTNERS]
+            spent = [time_answers(partner) for partner in partners]
+            wait_for(lambda gateway=gateway: gateway.hub.connected() == set(PARTNERS))
+            start = time.perf_counter()
+            last = list(gateway.stub().StartRun(pb.StartRunRequest()))[-1]
+            seconds.append(time.perf_counter() - start)
+            if last.state != pb.RUN_STATE_FINISHED:
+                sys.exit(f"The run failed: {last.reason}")
+            slowest = sum(max(of_round) for of_round in zip(*spent, strict=True))
+            overheads.append((seconds[-1] - slowest) / spec.rounds)
+            cards.append(json.loads(gateway.service.get_model(make_caller()).card_json))
+            gateway.close()
+        private_rows, plain_rows = measure_steps(x, y)
+
+    result = {
+        "auc_joint": round(statistics.mean(card["metrics"]["auc"] for card in cards), 4),
+        "auc_pooled_lr": round(area_under_curve(pooled, test_y.astype(np.float64)), 4),
+        "epsilon": cards[0]["epsilon_per_customer"],
+        "epsilon_person": cards[0]["epsilon_per_person"],
+        "delta": cards[0]["delta"],
+        "run_s": round(statistics.mean(seconds), 2),
+        "round_overhead_s": round(statistics.mean(overheads), 4),
+        "dpsgd_rows_per_s": round(private_rows),
+        "torch_rows_per_s": round(plain_rows),
+        "rows": len(x),
+        "rounds": spec.rounds,
+        "runs": RUNS,
+    }
+    for name, value in result.items():
+        print(f"{name:20} {value}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

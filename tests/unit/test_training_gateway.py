@@ -1,0 +1,263 @@
+"""The gateway's parts alone: what may be proposed, the hub with partners that come, go and lie, and the metrics."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss, roc_auc_score
+
+from federation.core.clock import FixedClock
+from federation.core.database import open_database
+from federation.core.errors import ConfigError, DataError, EntenteError, Reason, TrainingError
+from federation.training.accounting import Steps, run_epsilon
+from federation.training.flower import ConfigRecord, Message, RecordDict, pack, unpack
+from federation.v1 import training_pb2 as pb
+from gateway.release import ReleasePath
+from gateway.training.evaluation import load_public_set, measure_scores
+from gateway.training.grid import HubGrid
+from gateway.training.hub import Hub
+from gateway.training.proposals import TrainingRules, complete
+from gateway.training.runs import FAILED, SqlRunStore
+from gateway.training.service import TrainingService
+from tests.training_kit import DELTA, NOW, PARTNERS, SPEC, Gates, make_caller, wait_for
+
+RULES = TrainingRules(SPEC, DELTA, PARTNERS)
+ALL = frozenset(PARTNERS)
+
+
+def test_silent_proposal_takes_the_defaults_and_the_noise_that_keeps_them_true() -> None:
+    filled = complete(pb.TrainingProposal(), RULES, ALL)
+    assert (filled.rounds, filled.label, tuple(filled.partners)) == (SPEC.rounds, SPEC.label, PARTNERS)
+    steps = Steps(filled.noise_multiplier, filled.sampling_rate, filled.rounds * filled.steps_per_round)
+    assert 0.98 * SPEC.epsilon < run_epsilon(steps, DELTA) <= SPEC.epsilon
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason", "item"),
+    [
+        ({"run_id": "mine"}, Reason.BAD_FIELD, "run_id"),
+        ({"noise_multiplier": 0.1}, Reason.BAD_FIELD, "noise_multiplier"),
+        ({"features": ["job"]}, Reason.BAD_FIELD, "features"),
+        ({"label": "age"}, Reason.BAD_FIELD, "label"),
+        ({"rounds": 11}, Reason.BAD_FIELD, "rounds"),
+        ({"epsilon": 3.1}, Reason.BAD_FIELD, "epsilon"),
+        ({"epsilon": float("nan")}, Reason.BAD_FIELD, "epsilon"),
+        ({"delta": 1e-5}, Reason.BAD_FIELD, "delta"),
+        ({"partners": ["bank", "stranger"]}, Reason.BAD_FIELD, "partners"),
+        ({"partners": ["bank"]}, Reason.TOO_FEW_PARTNERS, "at least 2"),
+    ],
+)
+def test_proposal_outside_the_policy_is_refused(asked: dict[str, Any], reason: Reason, item: str) -> None:
+    with pytest.raises(EntenteError, match=item) as caught:
+        complete(pb.TrainingProposal(**asked), RULES, ALL)
+    assert caught.value.reason == reason
+
+
+def test_unnamed_partners_are_those_who_are_there() -> None:
+    assert list(complete(pb.TrainingProposal(), RULES, ALL - {"bank"}).partners) == ["airline", "insurer"]
+    with pytest.raises(TrainingError, match="bank, insurer") as caught:
+        complete(pb.TrainingProposal(), RULES, frozenset({"airline"}))
+    assert caught.value.reason == Reason.PARTNER_UNAVAILABLE
+
+
+class Inbox:
+    """What one stream of a partner was sent."""
+
+    def __init__(self) -> None:
+        self.got: list[pb.ExchangeMessagesResponse | None] = []
+
+    def __call__(self, message: pb.ExchangeMessagesResponse | None) -> None:
+        self.got.append(message)
+
+    @property
+    def parts(self) -> list[str | None]:
+        return [message and message.WhichOneof("part") for message in self.got]
+
+
+def open_run(hub: Hub) -> tuple[HubGrid, dict[str, Inbox]]:
+    inboxes = {party: Inbox() for party in PARTNERS}
+    for party, inbox in inboxes.items():
+        hub.attach(party, inbox)
+    hub.open(pb.TrainingProposal(run_id="run-1", partners=PARTNERS))
+    return HubGrid(hub, 5, PARTNERS, timeout_s=2), inboxes
+
+
+def ask_all(grid: HubGrid) -> list[str]:
+    content = RecordDict({"config": ConfigRecord({})})
+    return list(grid.push_messages([grid.create_message(content, "train", node, "1") for node in grid.nodes]))
+
+
+def answer_of(inbox: Inbox) -> pb.FlowerMessage:
+    last = inbox.got[-1]
+    assert last is not None
+    asked = unpack(last.message.message, item="test")
+    return pb.FlowerMessage(run_id="run-1", message=pack(Message(RecordDict({}), reply_to=asked)))
+
+
+def test_partner_that_comes_back_gets_proposal_and_message_again() -> None:
+    hub = Hub()
+    grid, inboxes = open_run(hub)
+    ids = ask_all(grid)
+    hub.detach("bank", inboxes["bank"])
+    assert hub.connected() == ALL - {"bank"}
+    back = Inbox()
+    hub.attach("bank", back)
+    assert back.parts == ["proposal", "message"]
+    assert back.got[-1] == inboxes["bank"].got[-1]
+    for party, inbox in (inboxes | {"bank": back}).items():
+        hub.deliver(party, answer_of(inbox))
+    assert len(list(grid.pull_messages(ids))) == 3
+    hub.close()
+    assert back.parts[-1] == "ended"
+
+
+def test_newer_stream_ends_the_older_and_its_late_end_changes_nothing() -> None:
+    hub = Hub()
+    older, newer = Inbox(), Inbox()
+    hub.attach("bank", older)
+    hub.attach("bank", newer)
+    assert older.got == [None]
+    hub.detach("bank", older)
+    assert hub.connected() == {"bank"}
+
+
+def test_reply_counts_once_and_only_for_who_was_asked() -> None:
+    hub = Hub(reconnect_timeout_s=0.1)
+    grid, inboxes = open_run(hub)
+    ids = ask_all(grid)
+    stolen = answer_of(inboxes["airline"])
+    hub.deliver("bank", stolen)  # another partner's message
+    hub.deliver("marketing", stolen)  # nobody of this run
+    hub.deliver("airline", pb.FlowerMessage(run_id="run-0", message=stolen.message))  # an old run
+    hub.deliver("airline", stolen)
+    hub.deliver("airline", stolen)  # twice
+    hub.deliver("insurer", answer_of(inboxes["insurer"]))
+    hub.detach("bank", inboxes["bank"])
+    with pytest.raises(TrainingError, match="bank") as caught:
+        grid.pull_messages(ids)
+    assert caught.value.reason == Reason.PARTNER_UNAVAILABLE
+
+
+def test_rubbish_refusal_and_silence_end_the_run_by_name() -> None:
+    hub = Hub()
+    grid, _ = open_run(hub)
+    ids = ask_all(grid)
+    hub.deliver("bank", pb.FlowerMessage(run_id="run-1", message=b"\xff" * 30))
+    with pytest.raises(TrainingError, match="bank") as caught:
+        grid.pull_messages(ids)
+    assert caught.value.reason == Reason.BAD_UPDATE
+    hub.close()
+
+    grid, _ = open_run(hub)
+    ids = ask_all(grid)
+    refusal = pb.TrainerRefusal(run_id="run-1", reason="BUDGET_EXHAUSTED", text="no\x1b[2J more")
+    hub.refuse("insurer", refusal)
+    with pytest.raises(TrainingError, match="insurer: BUDGET_EXHAUSTED: no\\[2J more") as caught:
+        grid.pull_messages(ids)
+    assert caught.value.reason == Reason.PROPOSAL_REFUSED
+    hub.close()
+
+    grid, inboxes = open_run(hub)
+    grid._timeout_s = 0.05
+    ids = ask_all(grid)
+    hub.deliver("bank", answer_of(inboxes["bank"]))
+    with pytest.raises(TrainingError, match="airline, insurer") as caught:
+        grid.pull_messages(ids)
+    assert caught.value.reason == Reason.RUN_FAILED
+
+
+def test_one_run_at_a_time_and_none_after_close() -> None:
+    hub = Hub()
+    grid, _ = open_run(hub)
+    with pytest.raises(TrainingError) as caught:
+        hub.open(pb.TrainingProposal(run_id="run-2", partners=PARTNERS))
+    assert caught.value.reason == Reason.RUN_BUSY
+    hub.close()
+    with pytest.raises(TrainingError):
+        ask_all(grid)
+
+
+def service(hub: Hub, runs: SqlRunStore, gates: Gates) -> TrainingService:
+    release = ReleasePath(gates, gates, gates)
+    return TrainingService(hub=hub, runs=runs, release=release, rules=lambda: RULES, clock=FixedClock(NOW))
+
+
+def test_second_run_is_busy_and_a_stopping_gateway_fails_the_first(tmp_path: Path) -> None:
+    hub, runs = Hub(), SqlRunStore(open_database(tmp_path / "runs.db"))
+    for party in PARTNERS:
+        hub.attach(party, Inbox())
+    gates = Gates()
+    served = service(hub, runs, gates)
+    live = served.start(make_caller(), pb.TrainingProposal(), "k1")
+    with pytest.raises(TrainingError) as caught:
+        served.start(make_caller(), pb.TrainingProposal(), "k2")
+    assert caught.value.reason == Reason.RUN_BUSY
+    assert served.start(make_caller(), pb.TrainingProposal(), "k1") is live
+    wait_for(lambda: runs.find(live.run_id) is not None)
+    served.stop()
+    assert live.ended.wait(5)
+    record = runs.find(live.run_id)
+    assert record is not None
+    assert record.state == FAILED
+    assert "stopping" in record.reason
+
+
+def test_restarted_gateway_fails_what_was_running_and_the_key_still_finds_it(tmp_path: Path) -> None:
+    runs, gates = SqlRunStore(open_database(tmp_path / "runs.db")), Gates()
+    hub = Hub()
+    for party in PARTNERS:
+        hub.attach(party, Inbox())
+    first = service(hub, runs, gates)
+    live = first.start(make_caller(), pb.TrainingProposal(), "k1")
+    wait_for(lambda: runs.find(live.run_id) is not None)
+    again = service(Hub(), runs, gates)  # the process died; the same database is opened anew
+    known = again.start(make_caller(), pb.TrainingProposal(), "k1")
+    assert (known.run_id, known.state) == (live.run_id, FAILED)
+    assert "the gateway stopped after 0 of 3 rounds" in known.reason
+    assert len(gates.events) == 1
+    with pytest.raises(TrainingError) as caught:
+        again.start(make_caller(), pb.TrainingProposal(rounds=2), "k1")
+    assert caught.value.reason == Reason.IDEMPOTENCY_CONFLICT
+    with pytest.raises(TrainingError) as caught:
+        again.start(make_caller("bank"), pb.TrainingProposal(), "k1")  # another caller's key is another key
+    assert caught.value.reason == Reason.PARTNER_UNAVAILABLE
+    first.stop()
+
+
+def test_no_model_is_no_release() -> None:
+    gates = Gates()
+    served = service(Hub(), SqlRunStore(open_database(None)), gates)
+    with pytest.raises(TrainingError) as caught:
+        served.get_model(make_caller())
+    assert caught.value.reason == Reason.UNKNOWN_RUN
+    assert gates.log == []
+
+
+def test_metrics_agree_with_scikit_learn() -> None:
+    rng = np.random.default_rng(3)
+    scores = np.round(rng.random(2000), 2)  # with ties
+    labels = (rng.random(2000) < scores * 0.3).astype(float)
+    found = measure_scores(scores, labels)
+    assert found["auc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-4)
+    assert found["log_loss"] == pytest.approx(log_loss(labels, np.clip(scores, 1e-12, 1 - 1e-12)), abs=1e-4)
+    assert found["lift"][-1] == 1.0
+    assert found["lift"][0] > 1.3
+    assert len(found["lift"]) == len(found["calibration"]) == 10
+    assert found["roc"][-1] == [1.0, 1.0]
+    assert found["positives"] == labels.sum()
+    perfect = measure_scores(labels, labels)
+    assert (perfect["auc"], perfect["auc_standard_error"]) == (1.0, 0.0)
+
+
+def test_evaluation_set_that_cannot_judge_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        measure_scores(np.array([0.1, 0.2]), np.zeros(2))
+    with pytest.raises(ConfigError) as caught:
+        load_public_set(tmp_path / "absent.csv")
+    assert caught.value.reason == Reason.MISSING_FILE
+    path = tmp_path / "broken.csv"
+    path.write_text("age,y\n1,0\n2\n")
+    with pytest.raises(DataError, match="line 3") as broken:
+        load_public_set(path)
+    assert broken.value.reason == Reason.BROKEN_ROW
