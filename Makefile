@@ -45,10 +45,10 @@ proto: $(VENV)/.dev
 	$(BIN)/python protos/generate.py
 
 test-fast: $(VENV)/.dev
-	$(BIN)/pytest tests/unit tests/contract
+	$(BIN)/pytest -n 2 tests/unit tests/contract
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bench-overlap bench-policy bench-training: bench-%: $(VENV)/.dev
 	@BENCH=$(BENCH) $(BIN)/python tests/bench/$*.py

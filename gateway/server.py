@@ -68,6 +68,7 @@ class Parts:
     registry: Registry
     policy: ActivePolicy
     desk: OfferDesk
+    training: TrainingService
     enrolment: Service
     services: tuple[Service, ...]
 
@@ -154,7 +155,7 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
         ),
         Service("AuditService", lambda s: audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(audit), s)),
     )
-    return Parts(registry, policy, desk, enrolment, services)
+    return Parts(registry, policy, desk, training, enrolment, services)
 
 
 def _training_rules(policy: ActivePolicy) -> TrainingRules:
@@ -183,6 +184,7 @@ async def serve(config: GatewayConfig, clock: Clock, stop: asyncio.Event) -> Non
         _log.info("serving", port=port, enrolment_port=door_port, policy=parts.policy.active.version[:12])
         _reload_on_hangup(parts.policy)
         await stop.wait()
+        await asyncio.to_thread(parts.training.stop)
         await asyncio.gather(main.stop(STOP_GRACE_S), door.stop(STOP_GRACE_S))
     finally:
         halt.set()

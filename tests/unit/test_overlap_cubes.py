@@ -180,7 +180,7 @@ def test_real_noise_is_in_every_cell_and_stays(desk: Desk) -> None:
 def test_the_policy_is_asked_for_every_partner_every_time(desk: Desk) -> None:
     desk.ask("tiers")
     asked = [(f.purpose, f.data_category, f.origin, f.recipient) for f in desk.policy.asked]
-    assert asked == [("overlap_statistics", "aggregate_statistics", p, "marketing") for p in ("bank", "airline")]
+    assert asked == [("overlap_statistics", "aggregate_statistics", p, "mkt") for p in ("bank", "airline")]
     desk.policy.permitted = False
     assert refused(Reason.POLICY_DENIED, lambda: desk.ask("tiers")) == "forbidden"
     assert refused(Reason.POLICY_DENIED, desk.ask) == "forbidden"
