@@ -80,7 +80,7 @@ class Stage:
             return
         started = time.monotonic()
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=err, transient=True, disable=self.quiet) as bars:
+        with Progress(*columns, console=err, transient=True, disable=self.quiet or not err.is_terminal) as bars:
             task = bars.add_task(heading, total=None)
 
             def move(text: str, done: float, total: float) -> None:
