@@ -55,7 +55,7 @@ def show(
         for name, value in sorted(card.items()):
             if isinstance(value, (str, int, float)):
                 shown.add_row(name, str(value))
-        for name, value in sorted(card.get("metrics", {}).items()):
+        for name, value in sorted((card["metrics"] or {}).items()):
             if isinstance(value, (int, float)):
                 shown.add_row(name, f"{value:.4f}")
         out.print(shown)

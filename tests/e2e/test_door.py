@@ -1,10 +1,14 @@
 """The gateway's door with real TLS: who gets in, who does not, and what an error looks like from outside."""
 
 import asyncio
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,7 +18,7 @@ from federation.client.connection import Connection, raise_translated, translate
 from federation.core.clock import SystemClock
 from federation.core.database import open_database
 from federation.core.errors import EntenteError, Reason
-from federation.core.identity import Identity, Role, Subject, certificate_request, new_key
+from federation.core.identity import Identity, Role, Subject, certificate_request, new_key, write_secret
 from federation.core.ids import PartyId
 from federation.v1 import audit_pb2, audit_pb2_grpc, enrolment_pb2, enrolment_pb2_grpc
 from gateway.identity.authority import PARTY_DAYS, Authority
@@ -209,6 +213,22 @@ def test_a_stock_client_can_list_and_describe_the_service_by_reflection(door: Do
             "/federation.v1.EnrolmentService/WhoAmI", ask.SerializeToString, tell.FromString
         )
         assert call(ask(), timeout=5).party == "bank"
+
+
+def test_buf_curl_can_call_by_reflection_alone(door: Door, tmp_path: Path) -> None:
+    buf = Path(sys.executable).with_name("buf")
+    if not buf.exists():
+        pytest.skip("buf is not installed beside this interpreter")
+    identity = door.identity()
+    files = {"cacert": identity.ca_pem, "cert": identity.certificate_pem, "key": identity.key_pem}
+    options = ["--protocol", "grpc", "--servername", "localhost"]
+    for name, content in files.items():
+        write_secret(tmp_path / name, content)
+        options += [f"--{name}", str(tmp_path / name)]
+    url = f"https://{door.address}/federation.v1.EnrolmentService/WhoAmI"
+    done = subprocess.run([str(buf), "curl", *options, url], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["party"] == "bank"
 
 
 def test_health_says_serving(door: Door) -> None:
