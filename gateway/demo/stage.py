@@ -71,7 +71,7 @@ class Stage:
     def watch(self, progress: common_pb2.Progress) -> None:
         """Moves the bar as a stream of the gateway says."""
         if progress.stage:
-            self._bar(f"{progress.stage} {progress.text}".strip(), progress.done, progress.total)
+            self._bar(progress.text or progress.stage, progress.done, progress.total)
 
     def perform(self, heading: str, name: str, step: "StepFunction") -> None:
         """Plays a step unless it is done; keeps its result before it says so."""
