@@ -1,6 +1,6 @@
 """Runs benchmarks one after another and merges their last lines: ``python tests/bench/run.py overlap questions``.
 
-Each benchmark prints a table and, as its last line, one JSON object; so does this. A benchmark that fails fails the run.
+Each benchmark prints a table and, as its last line, one JSON object; so does this. One that fails fails the run.
 """
 
 import json

@@ -48,7 +48,7 @@ def done_steps(folder: Path) -> list[str]:
 def kill_all(demo: "subprocess.Popen[str]", folder: Path) -> None:
     """The demonstration first, so that it cannot bring the others back."""
     demo.kill()
-    demo.wait()
+    demo.communicate()
     for file in (folder / "run").glob("*.pid"):
         try:
             os.kill(int(file.read_text()), signal.SIGKILL)
