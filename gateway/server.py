@@ -34,6 +34,7 @@ from gateway.consent.sql import SqlConsentStore
 from gateway.identity.registry import Registry
 from gateway.offers.service import OfferDesk
 from gateway.offers.sql import SqlOfferBook
+from gateway.offers.turn import FileTurn
 from gateway.overlap.answers import SqlAnswerStore
 from gateway.overlap.coordinator import Coordinator
 from gateway.overlap.cubes import CubeRelease
@@ -124,6 +125,7 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
         audit=audit,
         mask_key=keep_secret(state / MASK_KEY_FILE),
         clock=clock,
+        turn=FileTurn(state / "offers.lock"),
     )
 
     def connected() -> list[PartyId]:

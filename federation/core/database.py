@@ -12,6 +12,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import StaticPool
 
 BUSY_TIMEOUT_MS = 10_000
+_READ = "entente_read"
 
 
 def open_database(path: Path | None) -> Engine:
@@ -34,6 +35,12 @@ def open_database(path: Path | None) -> Engine:
     @event.listens_for(engine, "begin")
     def on_begin(connection: Any) -> None:
         # A deferred transaction that later writes can fail with SQLITE_BUSY at once; an immediate one waits its turn.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reads = connection.get_execution_options().get(_READ, False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def reading(engine: Engine) -> Engine:
+    """The same database for transactions that only read: they see what is committed and wait for no writer."""
+    return engine.execution_options(**{_READ: True})

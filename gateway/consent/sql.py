@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Boolean, Column, Connection, Engine, LargeBinary, MetaData, String, Table, select, tuple_
 
 from federation.core.clock import Clock, from_text, to_text
+from federation.core.database import reading
 from federation.core.ids import HANDLE_BYTES, Handle, PartyId
 from federation.policy.facts import ConsentFact
 from gateway.consent.store import ConsentRecord, Ended, supersedes
@@ -47,6 +48,7 @@ class SqlConsentStore:
     def __init__(self, engine: Engine, clock: Clock, on_end: Ending) -> None:
         self._engine, self._clock, self._on_end = engine, clock, on_end
         metadata.create_all(engine)
+        self._reading = reading(engine)
 
     def record(self, party: PartyId, records: Sequence[ConsentRecord]) -> int:
         """See ConsentStore."""
@@ -79,13 +81,13 @@ class SqlConsentStore:
 
     def get(self, party: PartyId, handle: Handle, purpose: str) -> ConsentRecord | None:
         """See ConsentStore."""
-        with self._engine.begin() as connection:
+        with self._reading.begin() as connection:
             return self._known(connection, party, [(handle, purpose)]).get((handle, purpose))
 
     def all_of(self, party: PartyId, handle: Handle) -> list[ConsentRecord]:
         """See ConsentStore."""
         query = select(consents).where(consents.c.party == party, consents.c.handle == handle)
-        with self._engine.begin() as connection:
+        with self._reading.begin() as connection:
             return [_from_row(row) for row in connection.execute(query.order_by(consents.c.purpose)).mappings()]
 
     def _known(

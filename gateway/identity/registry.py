@@ -1,18 +1,23 @@
 """Invitations, certificate requests and revocations, durable.
 
+A revocation is in force for the next call in every process that works on the same database: what is kept in memory is
+compared with the table at each check, and the table only grows.
+
 The registry signs nothing: it holds requests until the operator brings the certificate that the CA signed for them.
 An invitation names party and role, works for one key only, and is stored as a hash.
 """
 
 import hashlib
 import secrets
+import threading
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, Text, insert, select, update
+from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, Text, func, insert, select, update
 
 from federation.core.clock import Clock, from_text, to_text
+from federation.core.database import reading
 from federation.core.errors import IdentityError, Reason
 from federation.core.identity import PARTY_PATTERN, Role, Subject, request_id_of, verify_certificate
 from federation.core.ids import PartyId
@@ -67,13 +72,11 @@ class Registry:
     def __init__(self, engine: Engine, alliance: str, ca: x509.Certificate, clock: Clock) -> None:
         self._engine, self._alliance, self._ca, self._clock = engine, alliance, ca, clock
         _META.create_all(engine)
-        with engine.begin() as db:
-            rows = db.execute(select(_REVOCATIONS)).all()
-        self._revoked_serials = {row.serial for row in rows if row.serial}
+        self._reading, self._lock = reading(engine), threading.Lock()
+        self._known = 0  # revocations in memory
+        self._revoked_serials: set[str] = set()
         self._revoked_until: dict[str, datetime] = {}
-        for row in rows:
-            if not row.serial:
-                self._strike(row.party, from_text(row.at))
+        self._read_revocations()
 
     def invite(self, party: PartyId, role: Role) -> str:
         """Makes a one-time code of 160 bits for a party."""
@@ -152,14 +155,22 @@ class Registry:
         at = self._clock.now()
         with self._engine.begin() as db:
             db.execute(insert(_REVOCATIONS).values(serial=serial, party=party, at=to_text(at), reason=reason[:400]))
-        if serial:
-            self._revoked_serials.add(serial)
-        else:
-            self._strike(party, at)
+        self._read_revocations()
         return 1
 
-    def _strike(self, party: str, until: datetime) -> None:
-        self._revoked_until[party] = max(until, self._revoked_until.get(party, until))
+    def _read_revocations(self) -> None:
+        """Takes in what any process struck off."""
+        with self._lock, self._reading.begin() as db:
+            if db.scalar(select(func.count()).select_from(_REVOCATIONS)) == self._known:
+                return
+            rows = db.execute(select(_REVOCATIONS)).all()
+            for row in rows:
+                if row.serial:
+                    self._revoked_serials.add(row.serial)
+                else:
+                    until = from_text(row.at)
+                    self._revoked_until[row.party] = max(until, self._revoked_until.get(row.party, until))
+            self._known = len(rows)
 
     def authenticate(self, certificate_pem: bytes) -> Caller:
         """Who a TLS certificate is. The TLS library checked the chain; this checks everything again, and revocation.
@@ -187,6 +198,7 @@ class Registry:
         Raises:
             IdentityError: CERTIFICATE_REVOKED, CERTIFICATE_EXPIRED.
         """
+        self._read_revocations()
         struck = self._revoked_until.get(caller.party)
         if caller.serial in self._revoked_serials or (struck is not None and caller.issued_at <= struck):
             raise IdentityError(Reason.CERTIFICATE_REVOKED, item=f"serial {caller.serial}")

@@ -17,7 +17,7 @@ of them at either end counts. An offer between two partners who both dropped the
 consent at either, joining it to the person would be wrong.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -70,8 +70,26 @@ class Delivery:
     delivered_at: datetime | None  # when it was first handed out
 
 
+Barriers = Callable[[Sequence[PriorOffer]], tuple[Given, ...]]
+"""From the person's other offers to what stands against one more."""
+
+
+def no_barriers(_prior: Sequence[PriorOffer]) -> tuple[Given, ...]:
+    """Nothing stands against it."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Held:
+    """What came of holding an offer."""
+
+    done: bool
+    barriers: tuple[Given, ...] = ()
+    """What stood against it; empty where its consent was withdrawn or another process decided it meanwhile."""
+
+
 class OfferBook(Protocol):
-    """Keeps proposals and inboxes; durable when a call returns. Safe to call from several threads."""
+    """Keeps proposals and inboxes; durable when a call returns. Safe to call from several threads and processes."""
 
     def receipts(self, party: PartyId, offers: Sequence[Offer]) -> dict[str, Receipt]:
         """The receipts of offers that are on file, by id.
@@ -96,12 +114,42 @@ class OfferBook(Protocol):
         """Proposals to decide, oldest first; also those that a crash left half decided."""
         ...
 
-    def prior(self, handles: Sequence[tuple[PartyId, Handle]], but: int) -> list[PriorOffer]:
-        """Offers in or through an inbox with one of these handles at either end, but for the one given."""
+    def address(
+        self, number: int, recipient_handle: Handle, person: Sequence[tuple[PartyId, Handle]]
+    ) -> list[PriorOffer]:
+        """Notes for whom a waiting proposal is: from now on, a withdrawal at either end takes it away.
+
+        So whoever reads the consents *after* this, and then finds the proposal still there in ``hold``, knows that
+        both held all the time.
+
+        Args:
+            number: The proposal.
+            recipient_handle: The person at the recipient.
+            person: All handles of the person that are known.
+
+        Returns:
+            Other offers in or through an inbox with one of these handles at either end.
+        """
         ...
 
-    def hold(self, number: int, recipient_handle: Handle, attributes: Mapping[str, str]) -> bool:
-        """Puts a waiting proposal into the inbox, not yet visible. False where its consent has just been withdrawn."""
+    def hold(
+        self,
+        number: int,
+        recipient_handle: Handle,
+        attributes: Mapping[str, str],
+        person: Sequence[tuple[PartyId, Handle]] = (),
+        barriers: Barriers = no_barriers,
+    ) -> Held:
+        """Puts a waiting proposal into the inbox, not yet visible, unless something stands against it by now.
+
+        Args:
+            number: The proposal.
+            recipient_handle: The person at the recipient.
+            attributes: As masked.
+            person: As in ``address``.
+            barriers: Says of the person's other offers what stands against one more. It is asked in the transaction
+                that holds the offer, so two deciders cannot both use a person's last place.
+        """
         ...
 
     def conclude(self, queued: Sequence[int], refused: Sequence[int]) -> None:
@@ -122,4 +170,8 @@ class OfferBook(Protocol):
 
     def acknowledge(self, recipient: PartyId, delivery_ids: Sequence[str]) -> int:
         """Closes offers that arrived; returns how many of the ids are the recipient's and acknowledged by now."""
+        ...
+
+    def purge(self, expired_before: datetime) -> int:
+        """Deletes closed offers that expired before a time, for good; returns how many."""
         ...

@@ -14,9 +14,11 @@ When it is handed out, expiry, consent and policy are asked again.
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -39,11 +41,15 @@ KIND = "offer"
 CHUNK = 100
 """Proposals between two commits of what was concluded; a crash decides at most this many again."""
 RETRY_S = 1.0
+KEEP_CLOSED_DAYS = 90
+"""A closed offer is deleted that long after it expired, and never while it still counts for a cooling-off period."""
+PURGE_EVERY_S = 3600.0
+_WITHDRAWN = Given(RULE, "consent_withdrawn", "The consent was withdrawn during the decision.")
 _log = structlog.get_logger()
 
 
 class OfferDesk:
-    """See the module. Safe to call from several threads; one process at a time may decide.
+    """See the module. Safe to call from several threads, and from several processes with a common ``turn``.
 
     Args:
         book: Proposals and inboxes.
@@ -54,6 +60,7 @@ class OfferDesk:
         audit: For refusals that are not the policy's.
         mask_key: Secret of the gateway, at least 32 bytes, for pseudonym masks.
         clock: Tells the time.
+        turn: Held while a chunk is decided; ``FileTurn`` where several processes share the state.
     """
 
     def __init__(
@@ -67,11 +74,12 @@ class OfferDesk:
         audit: AuditLog,
         mask_key: bytes,
         clock: Clock,
+        turn: AbstractContextManager[object] | None = None,
     ) -> None:
         self._book, self._switchboard, self._terms = book, switchboard, terms
         self._release, self._audit, self._mask_key, self._clock = release, audit, mask_key, clock
         self._facts = FactFinder(consents)
-        self._deciding, self._wake = threading.Lock(), threading.Event()
+        self._turn, self._wake = turn or threading.Lock(), threading.Event()
 
     def propose(self, caller: Caller, offers: Sequence[Offer]) -> list[Receipt]:
         """Takes proposals; see the module for what the receipts say.
@@ -97,10 +105,13 @@ class OfferDesk:
 
         Raises:
             AuditError: the log cannot be written; what is undecided goes on waiting.
+            OfferError: UNAVAILABLE where another process hangs while it decides.
         """
         count = 0
-        with self._deciding:
-            while waiting := self._book.waiting(CHUNK):
+        while self._book.waiting(1):
+            with self._turn:
+                # Asked again: another process may have decided them while this one waited for its turn.
+                waiting = self._book.waiting(CHUNK)
                 queued: list[int] = []
                 refused: list[int] = []
                 try:
@@ -113,14 +124,23 @@ class OfferDesk:
 
     def serve(self, stop: threading.Event) -> None:
         """Decides proposals as they come, until told to stop; runs in a thread of the gateway."""
+        purge_at = time.monotonic()
         while not stop.is_set():
             self._wake.clear()
             try:
                 self.decide_waiting()
+                if time.monotonic() >= purge_at:
+                    self.purge()
+                    purge_at = time.monotonic() + PURGE_EVERY_S
             except Exception as exc:
                 # Whatever it was, the proposals go on waiting and the thread must live to decide them later.
                 _log.error("offers_wait", exc_info=exc)
             self._wake.wait(RETRY_S)
+
+    def purge(self) -> int:
+        """Deletes what was closed long ago, which frees its ids again; returns how many offers."""
+        keep = timedelta(days=max(KEEP_CLOSED_DAYS, self._terms().offers.cooling_off_days))
+        return self._book.purge(self._clock.now() - keep)
 
     def pull(self, caller: Caller, limit: int) -> list[Delivery]:
         """The caller's unacknowledged offers, oldest first: the same again until they are acknowledged.
@@ -163,7 +183,8 @@ class OfferDesk:
         at, terms = self._clock.now(), self._terms()
         caller, offer = proposal.caller, proposal.offer
         route = _route(caller.party, offer)
-        there, reasons = self._find(proposal, terms, at)
+        found, reasons = self._find(proposal, terms, at)
+        there, person = (found.handle, found.person) if found else (None, ())
         facts = self._facts.full(route, there, at)
         if reasons or there is None:
             # Without a handle there, the recipient's consent is missing for that reason alone.
@@ -173,31 +194,39 @@ class OfferDesk:
             return False
         key = recipient_key(self._mask_key, route.recipient)
 
-        def put(released: Released) -> Mapping[str, str] | None:
+        def put(released: Released) -> Mapping[str, str] | tuple[Given, ...]:
             decision = released.decisions[0]
             if decision.version != terms.version:
                 # The offer rules and the decision must be of one version: it goes on waiting and is decided again.
                 raise OfferError(Reason.UNAVAILABLE, item="the policy changed during the decision")
             attributes = apply_obligations(offer.attributes, decision.obligations, key)
-            return decision.obligations.mask if self._book.hold(proposal.number, there, attributes) else None
+            held = self._book.hold(
+                proposal.number,
+                there,
+                attributes,
+                person,
+                lambda prior: barriers(offer.product, prior, terms.offers, at),
+            )
+            return decision.obligations.mask if held.done else held.barriers or (_WITHDRAWN,)
 
-        def digest(masks: Mapping[str, str] | None) -> dict[str, Any]:
-            if masks is None:
-                return {"what": "nothing", "reason": "the consent was withdrawn during the decision"}
+        def digest(masks: Mapping[str, str] | tuple[Given, ...]) -> dict[str, Any]:
+            if isinstance(masks, tuple):
+                return {"what": "nothing", "reasons": [given.to_json() for given in masks]}
             masked = [{"field": name, "mask": masks[name]} for name in sorted(offer.attributes)]
             return {"what": KIND, **_subject(caller.party, offer), "masked": masked, "policy": terms.version}
 
         subject = {**_subject(caller.party, offer), "facts": facts.to_json()}
         try:
-            return self._release.release(caller, Exit(KIND, subject, [facts]), put, digest) is not None
+            done = self._release.release(caller, Exit(KIND, subject, [facts]), put, digest)
+            return not isinstance(done, tuple)
         except PolicyError as exc:
             if exc.reason is not Reason.POLICY_DENIED:  # a denial is in the log already
                 failed = (Given(RULE, exc.reason.lower(), exc.public),)
                 self._refuse(caller.party, _subject(caller.party, offer), failed, facts, terms)
             return False
 
-    def _find(self, proposal: Proposal, terms: Terms, at: datetime) -> tuple[Handle | None, tuple[Given, ...]]:
-        """The person's handle at the recipient, and what stands against the offer beside the policy."""
+    def _find(self, proposal: Proposal, terms: Terms, at: datetime) -> tuple["_Person | None", tuple[Given, ...]]:
+        """The person the offer is for, and what stands against the offer beside the policy."""
         caller, offer = proposal.caller, proposal.offer
         if offer.expires_at <= at:
             return None, (Given(RULE, "offer_expired", "The offer has expired."),)
@@ -208,9 +237,10 @@ class OfferDesk:
         there = known.get(PartyId(offer.recipient))
         if there is None:
             return None, (Given(RULE, "not_at_recipient", "The person is no customer there who agreed to offers."),)
-        handles = [(party, handle) for party, handle in known.items() if handle is not None]
-        prior = self._book.prior([*handles, (caller.party, offer.handle)], proposal.number)
-        return there, barriers(offer.product, prior, terms.offers, at)
+        handles = tuple((party, handle) for party, handle in known.items() if handle is not None)
+        person = (*handles, (caller.party, offer.handle))
+        prior = self._book.address(proposal.number, there, person)
+        return _Person(there, person), barriers(offer.product, prior, terms.offers, at)
 
     def _check_again(self, delivery: Delivery, terms: Terms, at: datetime) -> Delivery | None:
         """The offer as it may be handed out now, or None after its refusal is in the log."""
@@ -242,6 +272,14 @@ class OfferDesk:
         body = {"what": KIND, "caller": origin, "role": str(Role.PARTNER), "subject": dict(subject)}
         entry = {**body, "facts": [facts.to_json()], "reasons": given, "policy": [terms.version]}
         self._audit.append("refused", entry)
+
+
+@dataclass(frozen=True)
+class _Person:
+    """Whom an offer is for."""
+
+    handle: Handle  # at the recipient
+    person: tuple[tuple[PartyId, Handle], ...]  # at all parties that are known
 
 
 def _route(origin: PartyId, offer: Offer) -> Route:

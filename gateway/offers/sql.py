@@ -4,19 +4,10 @@ import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import (
-    Column,
     Connection,
     Engine,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Row,
-    String,
-    Table,
-    UniqueConstraint,
     and_,
     func,
     or_,
@@ -24,52 +15,22 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy import Index as TableIndex
 
 from federation.core.clock import Clock, from_text, to_text
+from federation.core.database import reading
 from federation.core.errors import OfferError, Reason
-from federation.core.identity import Role
-from federation.core.ids import HANDLE_BYTES, Handle, PartyId
+from federation.core.ids import Handle, PartyId
 from federation.offers.eligibility import PriorOffer
 from federation.offers.offer import Offer
 from federation.policy.facts import Given
 from gateway.identity.caller import Caller
-from gateway.offers.book import Delivery, Proposal, Receipt
+from gateway.offers.book import Barriers, Delivery, Held, Proposal, Receipt, no_barriers
+from gateway.offers.rows import metadata, offers, to_delivery, to_proposal, to_row
 
 _KEYS_PER_QUERY = 500  # SQLite allows 999 parameters in old builds
 _ON_ITS_WAY = ("pending", "held", "queued")
+_PURGED_PER_TRANSACTION = 5_000
 
-metadata = MetaData()
-offers = Table(
-    "offers",
-    metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),
-    Column("party", String, nullable=False),
-    Column("offer_id", String, nullable=False),
-    Column("digest", String, nullable=False),
-    Column("state", String, nullable=False),
-    Column("reasons", String, nullable=False),
-    Column("certificate", String, nullable=False),  # of the caller: serial and times
-    Column("handle", LargeBinary(HANDLE_BYTES)),
-    Column("recipient", String, nullable=False),
-    Column("recipient_handle", LargeBinary(HANDLE_BYTES)),
-    Column("product", String, nullable=False),
-    Column("channel", String, nullable=False),
-    Column("score_band", String, nullable=False),
-    Column("purpose", String, nullable=False),
-    Column("benefit", String, nullable=False),
-    Column("attributes", String, nullable=False),
-    Column("proposed_at", String, nullable=False),
-    Column("expires_at", String, nullable=False),
-    Column("delivery_id", String, unique=True),
-    Column("queued_at", String),
-    Column("delivered_at", String),
-    UniqueConstraint("party", "offer_id"),
-    TableIndex("offers_waiting", "state", "number"),
-    TableIndex("offers_inbox", "recipient", "state", "number"),
-    TableIndex("offers_origin_person", "party", "handle"),
-    TableIndex("offers_recipient_person", "recipient", "recipient_handle"),
-)
 _NO_CONTENT = {"recipient_handle": None, "benefit": "", "attributes": "{}"}
 
 
@@ -85,6 +46,7 @@ class SqlOfferBook:
     def __init__(self, engine: Engine, clock: Clock, new_id: Callable[[], str] = lambda: secrets.token_hex(16)) -> None:
         self._engine, self._clock, self._new_id = engine, clock, new_id
         metadata.create_all(engine)
+        self._reading = reading(engine)
 
     def receipts(self, party: PartyId, offers: Sequence[Offer]) -> dict[str, Receipt]:
         """See OfferBook."""
@@ -98,30 +60,33 @@ class SqlOfferBook:
             known = _on_file(connection, caller.party, [offer for offer, _ in answers])
             for offer, receipt in answers:
                 if offer.offer_id not in known:
-                    connection.execute(offers.insert().values(**_to_row(caller, offer, receipt, at)))
+                    connection.execute(offers.insert().values(**to_row(caller, offer, receipt, at)))
                     known[offer.offer_id] = receipt
         return [known[offer.offer_id] for offer, _ in answers]
 
     def waiting(self, limit: int) -> list[Proposal]:
         """See OfferBook."""
         query = select(offers).where(offers.c.state.in_(("pending", "held"))).order_by(offers.c.number).limit(limit)
-        with self._engine.begin() as connection:
-            return [_proposal(row) for row in connection.execute(query)]
+        with self._reading.begin() as connection:
+            return [to_proposal(row) for row in connection.execute(query)]
 
-    def prior(self, handles: Sequence[tuple[PartyId, Handle]], but: int) -> list[PriorOffer]:
+    def address(
+        self, number: int, recipient_handle: Handle, person: Sequence[tuple[PartyId, Handle]]
+    ) -> list[PriorOffer]:
         """See OfferBook."""
-        person = or_(
-            tuple_(offers.c.party, offers.c.handle).in_(handles),
-            tuple_(offers.c.recipient, offers.c.recipient_handle).in_(handles),
-        )
-        counted = offers.c.state.in_(("held", "queued", "acknowledged"))
-        columns = offers.c.product, offers.c.queued_at, offers.c.expires_at
-        query = select(*columns).where(person, counted, offers.c.number != but)
+        this = offers.c.number == number, offers.c.state.in_(("pending", "held"))
         with self._engine.begin() as connection:
-            rows = connection.execute(query).all()
-        return [PriorOffer(r.product, from_text(r.queued_at), from_text(r.expires_at)) for r in rows]
+            connection.execute(update(offers).where(*this).values(recipient_handle=recipient_handle))
+            return _prior(connection, person, number)
 
-    def hold(self, number: int, recipient_handle: Handle, attributes: Mapping[str, str]) -> bool:
+    def hold(
+        self,
+        number: int,
+        recipient_handle: Handle,
+        attributes: Mapping[str, str],
+        person: Sequence[tuple[PartyId, Handle]] = (),
+        barriers: Barriers = no_barriers,
+    ) -> Held:
         """See OfferBook."""
         content = {
             "state": "held",
@@ -132,7 +97,10 @@ class SqlOfferBook:
         }
         this = offers.c.number == number, offers.c.state.in_(("pending", "held"))
         with self._engine.begin() as connection:
-            return connection.execute(update(offers).where(*this).values(**content)).rowcount == 1
+            found = barriers(_prior(connection, person, number))
+            if found:
+                return Held(False, found)
+            return Held(connection.execute(update(offers).where(*this).values(**content)).rowcount == 1)
 
     def conclude(self, queued: Sequence[int], refused: Sequence[int]) -> None:
         """See OfferBook."""
@@ -147,9 +115,9 @@ class SqlOfferBook:
     def inbox(self, recipient: PartyId, limit: int, after: int) -> list[Delivery]:
         """See OfferBook."""
         visible = offers.c.recipient == recipient, offers.c.state == "queued", offers.c.number > after
-        with self._engine.begin() as connection:
+        with self._reading.begin() as connection:
             rows = connection.execute(select(offers).where(*visible).order_by(offers.c.number).limit(limit)).all()
-        return [_delivery(row) for row in rows]
+        return [to_delivery(row) for row in rows]
 
     def remove(self, numbers: Sequence[int]) -> None:
         """See OfferBook."""
@@ -184,6 +152,18 @@ class SqlOfferBook:
                 count += connection.scalar(done) or 0
         return count
 
+    def purge(self, expired_before: datetime) -> int:
+        """See OfferBook."""
+        closed = offers.c.state.not_in(_ON_ITS_WAY), offers.c.expires_at < to_text(expired_before)
+        some = select(offers.c.number).where(*closed).limit(_PURGED_PER_TRANSACTION)
+        count = 0
+        while True:  # in pieces, so that nobody waits long for the database
+            with self._engine.begin() as connection:
+                gone = connection.execute(offers.delete().where(offers.c.number.in_(some))).rowcount
+            count += gone
+            if gone < _PURGED_PER_TRANSACTION:
+                return count
+
     def drop_for_consent(self, connection: Connection, party: PartyId, handle: Handle, purpose: str) -> int:
         """Removes what needed a consent, in the transaction that ends it: the ``Ending`` of the consent store.
 
@@ -207,6 +187,20 @@ class SqlOfferBook:
         return own + inbox
 
 
+def _prior(connection: Connection, person: Sequence[tuple[PartyId, Handle]], but: int) -> list[PriorOffer]:
+    """Offers in or through an inbox with one of these handles at either end, but for one."""
+    if not person:
+        return []
+    about = or_(
+        tuple_(offers.c.party, offers.c.handle).in_(person),
+        tuple_(offers.c.recipient, offers.c.recipient_handle).in_(person),
+    )
+    counted = offers.c.state.in_(("held", "queued", "acknowledged"))
+    columns = offers.c.product, offers.c.queued_at, offers.c.expires_at
+    rows = connection.execute(select(*columns).where(about, counted, offers.c.number != but)).all()
+    return [PriorOffer(r.product, from_text(r.queued_at), from_text(r.expires_at)) for r in rows]
+
+
 def _on_file(connection: Connection, party: PartyId, wanted: Sequence[Offer]) -> dict[str, Receipt]:
     digests: dict[str, str] = {}
     for offer in wanted:
@@ -223,61 +217,3 @@ def _on_file(connection: Connection, party: PartyId, wanted: Sequence[Offer]) ->
             reasons = tuple(Given(*fields) for fields in json.loads(row.reasons))
             found[row.offer_id] = Receipt(row.offer_id, reasons)
     return found
-
-
-def _to_row(caller: Caller, offer: Offer, receipt: Receipt, at: str) -> dict[str, Any]:
-    kept = receipt.accepted  # of a rejected offer only the answer is kept
-    return {
-        "party": caller.party,
-        "offer_id": offer.offer_id,
-        "digest": offer.digest(),
-        "state": "pending" if kept else "rejected",
-        "reasons": json.dumps([[g.rule, g.code, g.text, g.legal_ref] for g in receipt.reasons]),
-        "certificate": json.dumps([caller.serial, to_text(caller.issued_at), to_text(caller.expires_at)]),
-        "handle": offer.handle if kept else None,
-        "recipient": offer.recipient,
-        "product": offer.product,
-        "channel": offer.channel,
-        "score_band": offer.score_band,
-        "purpose": offer.purpose,
-        "benefit": offer.benefit if kept else "",
-        "attributes": json.dumps(dict(offer.attributes)) if kept else "{}",
-        "proposed_at": at,
-        "expires_at": to_text(offer.expires_at),
-    }
-
-
-def _proposal(row: Row[Any]) -> Proposal:
-    serial, issued_at, expires_at = json.loads(row.certificate)
-    caller = Caller(PartyId(row.party), Role.PARTNER, serial, from_text(issued_at), from_text(expires_at))
-    offer = Offer(
-        offer_id=row.offer_id,
-        handle=Handle(row.handle),
-        product=row.product,
-        recipient=row.recipient,
-        channel=row.channel,
-        score_band=row.score_band,
-        purpose=row.purpose,
-        benefit=row.benefit,
-        attributes=json.loads(row.attributes),
-        expires_at=from_text(row.expires_at),
-    )
-    return Proposal(row.number, caller, offer)
-
-
-def _delivery(row: Row[Any]) -> Delivery:
-    return Delivery(
-        number=row.number,
-        delivery_id=row.delivery_id,
-        origin=PartyId(row.party),
-        origin_handle=Handle(row.handle),
-        recipient=PartyId(row.recipient),
-        handle=Handle(row.recipient_handle),
-        product=row.product,
-        channel=row.channel,
-        score_band=row.score_band,
-        benefit=row.benefit,
-        attributes=json.loads(row.attributes),
-        expires_at=from_text(row.expires_at),
-        delivered_at=from_text(row.delivered_at) if row.delivered_at else None,
-    )

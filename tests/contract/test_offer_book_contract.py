@@ -1,6 +1,6 @@
 """What every offer book promises."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.errors import OfferError, Reason
-from federation.core.ids import Handle
+from federation.core.ids import Handle, PartyId
 from federation.offers.eligibility import PriorOffer
 from federation.offers.offer import Offer
 from federation.policy.facts import Given
@@ -39,13 +39,16 @@ class Opened:
     def queue(self, *people: int) -> list[int]:
         numbers = self.file(*(an_offer(person) for person in people))
         for number, person in zip(numbers, people, strict=True):
-            assert self.book.hold(number, handle(INSURER, person), {"age": "30-59"})
+            assert self.book.hold(number, handle(INSURER, person), {"age": "30-59"}).done
         self.book.conclude(numbers, [])
         return numbers
 
     def withdraw(self, party: str, handle_: Handle, purpose: str = "offer_sharing") -> int:
         with self.engine.begin() as connection:
             return self.book.drop_for_consent(connection, party, handle_, purpose)  # type: ignore[arg-type]
+
+    def prior(self, person: list[tuple[PartyId, Handle]], number: int) -> list[PriorOffer]:
+        return self.book.address(number, handle(INSURER, 99), person)
 
     def inbox(self) -> list[Handle]:
         return [delivery.handle for delivery in self.book.inbox(INSURER, 100, 0)]
@@ -93,15 +96,15 @@ def test_what_waits_is_returned_whole_and_oldest_first(opened: Opened) -> None:
 
 def test_held_is_not_visible_and_waits_again(opened: Opened) -> None:
     [number] = opened.file(an_offer())
-    assert opened.book.hold(number, handle(INSURER, 7), {"age": "30-59"})
+    assert opened.book.hold(number, handle(INSURER, 7), {"age": "30-59"}).done
     assert opened.inbox() == []
     assert [proposal.number for proposal in opened.book.waiting(10)] == [number]
-    assert opened.book.hold(number, handle(INSURER, 7), {"age": "30-59"})
+    assert opened.book.hold(number, handle(INSURER, 7), {"age": "30-59"}).done
     opened.book.conclude([number], [])
     [delivery] = opened.book.inbox(INSURER, 10, 0)
     assert (delivery.handle, delivery.attributes, delivery.origin) == (handle(INSURER, 7), {"age": "30-59"}, BANK)
     assert opened.book.waiting(10) == []
-    assert not opened.book.hold(number, handle(INSURER, 7), {})
+    assert not opened.book.hold(number, handle(INSURER, 7), {}).done
 
 
 def test_an_inbox_is_its_owners(opened: Opened) -> None:
@@ -130,14 +133,14 @@ def test_prior_offers_are_found_from_either_end(opened: Opened) -> None:
     numbers = opened.queue(1, 2)
     expected = [PriorOffer("home", NOW, NOW + timedelta(days=20))]
     for pair in ((BANK, handle(BANK, 1)), (INSURER, handle(INSURER, 1))):
-        assert opened.book.prior([pair], 0) == expected
-        assert opened.book.prior([pair], numbers[0]) == []
-    assert opened.book.prior([(AIRLINE, handle(BANK, 1)), (INSURER, handle(BANK, 1))], 0) == []
-    assert len(opened.book.prior([(BANK, handle(BANK, 1)), (INSURER, handle(INSURER, 2))], 0)) == 2
+        assert opened.prior([pair], 0) == expected
+        assert opened.prior([pair], numbers[0]) == []
+    assert opened.prior([(AIRLINE, handle(BANK, 1)), (INSURER, handle(BANK, 1))], 0) == []
+    assert len(opened.prior([(BANK, handle(BANK, 1)), (INSURER, handle(INSURER, 2))], 0)) == 2
     opened.book.acknowledge(INSURER, [opened.book.inbox(INSURER, 1, 0)[0].delivery_id])
-    assert opened.book.prior([(INSURER, handle(INSURER, 1))], 0) == expected
+    assert opened.prior([(INSURER, handle(INSURER, 1))], 0) == expected
     opened.book.remove(numbers)
-    assert opened.book.prior([(INSURER, handle(INSURER, 2))], 0) == []
+    assert opened.prior([(INSURER, handle(INSURER, 2))], 0) == []
 
 
 @pytest.mark.parametrize("party", [BANK, INSURER])
@@ -157,7 +160,7 @@ def test_a_withdrawal_stops_what_is_still_being_decided(opened: Opened) -> None:
     assert opened.withdraw(INSURER, handle(INSURER, 2)) == 0
     opened.book.conclude([held], [])
     assert opened.inbox() == []
-    assert not opened.book.hold(waiting, handle(INSURER, 1), {})
+    assert not opened.book.hold(waiting, handle(INSURER, 1), {}).done
 
 
 def test_what_a_withdrawal_reports_to_the_proposer_does_not_tell_what_became_of_its_offers(opened: Opened) -> None:
@@ -174,7 +177,7 @@ def test_what_a_withdrawal_reports_to_the_proposer_does_not_tell_what_became_of_
     assert [opened.withdraw(BANK, handle(BANK, person)) for person in people] == [1] * 6
     assert [opened.withdraw(BANK, handle(BANK, person)) for person in people] == [0] * 6
     # Acknowledged offers go on counting for the person, found at the recipient's end.
-    assert len(opened.book.prior([(INSURER, handle(INSURER, 2))], 0)) == 1
+    assert len(opened.prior([(INSURER, handle(INSURER, 2))], 0)) == 1
 
 
 def test_what_is_over_keeps_no_content(opened: Opened) -> None:
@@ -200,3 +203,49 @@ def test_survives_reopening(opened: Opened) -> None:
     opened.reopen()
     assert opened.book.inbox(INSURER, 10, 0) == before
     assert [proposal.offer for proposal in opened.book.waiting(10)] == [an_offer(2)]
+
+
+def test_an_addressed_offer_falls_with_the_consent_at_either_end(opened: Opened) -> None:
+    one, two = opened.file(an_offer(1), an_offer(2))
+    assert opened.book.address(one, handle(INSURER, 1), []) == []
+    assert opened.book.address(two, handle(INSURER, 2), []) == []
+    assert opened.withdraw(INSURER, handle(INSURER, 1)) == 0  # the recipient is not told what was on its way
+    assert opened.withdraw(BANK, handle(BANK, 2)) == 1
+    assert opened.book.waiting(10) == []
+    for number, person in ((one, 1), (two, 2)):
+        held = opened.book.hold(number, handle(INSURER, person), {})
+        assert (held.done, held.barriers) == (False, ())
+
+
+def test_what_stands_against_an_offer_is_asked_where_it_is_held(opened: Opened) -> None:
+    first, second = opened.file(an_offer(1), an_offer(1, offer_id="again", product="motor"))
+    person = [(INSURER, handle(INSURER, 1))]
+    seen: list[list[PriorOffer]] = []
+
+    def one_at_a_time(prior: Sequence[PriorOffer]) -> tuple[Given, ...]:
+        seen.append(list(prior))
+        return NO if prior else ()
+
+    assert opened.book.hold(first, handle(INSURER, 1), {}, person, one_at_a_time).done
+    assert opened.book.hold(first, handle(INSURER, 1), {}, person, one_at_a_time).done  # itself does not count
+    refused = opened.book.hold(second, handle(INSURER, 1), {}, person, one_at_a_time)
+    assert (refused.done, refused.barriers) == (False, NO)
+    assert [len(prior) for prior in seen] == [0, 0, 1]
+
+
+def test_closed_offers_are_purged_when_they_have_long_expired(opened: Opened) -> None:
+    queued, refused, late = (
+        opened.queue(1)[0],
+        *opened.file(an_offer(2), an_offer(3, expires_at=NOW + timedelta(days=99))),
+    )
+    opened.book.conclude([], [refused, late])
+    waiting = an_offer(4)
+    opened.file(waiting)
+    assert opened.book.purge(NOW + timedelta(days=20)) == 0  # not yet expired before that
+    assert opened.book.purge(NOW + timedelta(days=21)) == 1
+    assert opened.book.purge(NOW + timedelta(days=21)) == 0
+    assert opened.book.receipts(BANK, [an_offer(2)]) == {}
+    assert [delivery.number for delivery in opened.book.inbox(INSURER, 9, 0)] == [queued]
+    assert [proposal.offer for proposal in opened.book.waiting(9)] == [waiting]
+    opened.book.remove([queued])
+    assert opened.book.purge(NOW + timedelta(days=100)) == 2
