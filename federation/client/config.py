@@ -30,6 +30,8 @@ class Columns(Section):
     email: str = "email"
     phone: str = "phone"
     region: str = "region"
+    yearly_value: str = "yearly_value_eur"
+    """In the holdings: what the product brings in a year."""
 
 
 class DataConfig(Section):

@@ -12,15 +12,16 @@ import pandas as pd
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import DataConfig
+from federation.client.overlap_labels import Tables, customer_labels
 from federation.client.overlap_state import OwnBatch
-from federation.core.errors import DataError, OverlapError, Reason
+from federation.core.errors import OverlapError, Reason
 from federation.core.identity import Identity
 from federation.core.ids import HANDLE_BYTES, CustomerId, Handle
 from federation.overlap.batch import Random, padding_rows, permutation, reorder, sign_manifest
 from federation.overlap.blind import CHUNK_ROWS, blind
 from federation.overlap.hash_to_curve import domain, hash_to_curve
 from federation.overlap.normalise import normalise
-from federation.overlap.plan import INDEX_NAMES, STATISTICS, SWITCHBOARD, UNKNOWN, Agreement, batch_keys, segment_of
+from federation.overlap.plan import INDEX_NAMES, STATISTICS, SWITCHBOARD, Agreement, batch_keys, labels_of
 from federation.policy.specs import PartySpec
 from federation.v1 import overlap_pb2 as pb
 
@@ -42,12 +43,8 @@ class Eligible(Protocol):
         ...
 
 
-class Data(Protocol):
+class Data(Tables, Protocol):
     """What the overlap needs of a partner's data."""
-
-    def customers(self) -> pd.DataFrame:
-        """All customers, indexed by customer id."""
-        ...
 
     def identifier(self, kind: Literal["email", "phone"]) -> "pd.Series[str]":
         """One identifier column; raises DataError where it is missing or mostly empty."""
@@ -161,17 +158,9 @@ class BatchBuilder:
 
     def _groups(self) -> dict[str, list[str]]:
         """Identifiers by label, each once: of rows with equal identifiers the first in the file counts."""
-        segment = segment_of(self._party)
-        groups: dict[str, list[str]] = {label: [] for index, label in batch_keys(self._party) if index == STATISTICS}
+        groups: dict[str, list[str]] = {label: [] for label in labels_of(self._party)}
         ids, identifiers = self._usable(STATISTICS)
-        labels = [""] * len(ids)
-        if segment is not None:
-            column, allowed = segment
-            table = self._data.customers()
-            if column not in table.columns:
-                raise DataError(Reason.MISSING_COLUMN, item=f"column {column}")
-            values = (str(value) for value in table[column].reindex(ids).tolist())
-            labels = [f"{column}={value if value in allowed else UNKNOWN}" for value in values]
+        labels = customer_labels(self._party, self._data, self._config.columns, ids)
         first = dict(zip(reversed(identifiers), reversed(labels), strict=True))
         for identifier, label in first.items():
             groups[label].append(identifier)

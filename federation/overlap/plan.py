@@ -4,13 +4,15 @@ A plan is public. A partner checks it against its own identity and its own polic
 turn the ring around or introduce a label that the agreement does not list.
 """
 
+import itertools
+import math
 import re
 from collections.abc import Mapping
 from typing import Protocol
 
 from federation.core.errors import OverlapError, PolicyError, Reason
 from federation.core.ids import PartyId
-from federation.policy.specs import PartySpec
+from federation.policy.specs import MAX_LABELS, PartySpec
 from federation.v1 import overlap_pb2 as pb
 
 RULES = "1"
@@ -18,7 +20,6 @@ RULES = "1"
 KEY_TYPES = ("email", "phone")
 MIN_PARTNERS, MAX_PARTNERS = 2, 8
 MAX_EPOCH_CHARS = 64
-UNKNOWN = "unknown"
 STATISTICS = pb.INDEX_STATISTICS
 SWITCHBOARD = pb.INDEX_SWITCHBOARD
 INDEX_NAMES: Mapping[int, str] = {STATISTICS: "statistics", SWITCHBOARD: "switchboard"}
@@ -53,23 +54,27 @@ def ring(partners: tuple[str, ...], origin: str) -> tuple[str, ...]:
     return partners[at + 1 :] + partners[:at]
 
 
-def segment_of(party: PartySpec) -> tuple[str, tuple[str, ...]] | None:
-    """A partner's segment column and its values, "unknown" last; None where it declares none.
+def label_of(values: Mapping[str, str]) -> str:
+    """The one spelling of a combination of labels: ``a=x;b=y``, columns by name; "" without columns."""
+    return ";".join(f"{column}={value}" for column, value in sorted(values.items()))
 
-    Raises:
-        PolicyError: POLICY_INVALID for more than one column: labels are one column's values.
-    """
-    if len(party.segments) > 1:
-        raise PolicyError(Reason.POLICY_INVALID, item=f"party {party.id}: more than one segment column")
-    for column, values in party.segments.items():
-        return column, (*(value for value in values if value != UNKNOWN), UNKNOWN)
-    return None
+
+def parse_label(label: str) -> dict[str, str]:
+    """What ``label_of`` wrote."""
+    return dict(part.split("=", 1) for part in label.split(";")) if label else {}
 
 
 def labels_of(party: PartySpec) -> tuple[str, ...]:
-    """The labels of a partner's statistics batches: ``column=value`` for every value, or only the empty label."""
-    segment = segment_of(party)
-    return tuple(f"{segment[0]}={value}" for value in segment[1]) if segment is not None else ("",)
+    """The labels of a partner's statistics batches: every combination of one value of each column.
+
+    Raises:
+        PolicyError: POLICY_INVALID for more than ``MAX_LABELS``; each is a batch, sent even when empty.
+    """
+    columns = party.columns
+    if (number := math.prod(map(len, columns.values()))) > MAX_LABELS:
+        item = f"party {party.id}: {number} combinations of labels, at most {MAX_LABELS}"
+        raise PolicyError(Reason.POLICY_INVALID, item=item, fix="Declare fewer columns or values under segments.")
+    return tuple(label_of(dict(zip(columns, values, strict=True))) for values in itertools.product(*columns.values()))
 
 
 def batch_keys(party: PartySpec) -> tuple[tuple[int, str], ...]:

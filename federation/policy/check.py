@@ -3,6 +3,7 @@
 A policy with one of these is refused as a whole: a forbid with a misspelt party would forbid nothing.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from federation.policy.documents import (
     RulesFile,
     TrainingFile,
 )
-from federation.policy.specs import BudgetSpec
+from federation.policy.specs import MAX_LABELS, BudgetSpec
 from federation.policy.vocabulary import GATEWAY, ROLES
 from federation.policy.yaml_text import Path
 
@@ -92,7 +93,10 @@ def _parties(bundle: Bundle) -> Iterator[Problem]:
         elif party.id == party.role and sum(other.role == party.role for other in parties) > 1:
             text = f"{party.id} is also the role of another party; give it a name of its own"
             yield Problem("agreement.yaml", ("parties", at, "id"), text)
-        if party.segments and party.role != "partner":
+        if (labels := math.prod(map(len, party.columns.values()))) > MAX_LABELS:
+            text = f"{labels} combinations of labels, at most {MAX_LABELS}: declare fewer columns or values"
+            yield Problem("agreement.yaml", ("parties", at, "segments"), text)
+        if party.columns and party.role != "partner":
             yield Problem("agreement.yaml", ("parties", at, "segments"), "only a partner has segments")
     if sum(party.role == "operator" for party in parties) != 1:
         yield Problem(
@@ -169,6 +173,6 @@ def _limits(bundle: Bundle) -> Iterator[Problem]:
             yield Problem("cubes.yaml", ("cubes", at, "partners"), "a partner stands here twice")
         for place, column in enumerate(cube.by):
             owner, _, segment = column.partition(".")
-            if owner not in cube.partners or owner not in partners or segment not in partners[owner].segments:
+            if owner not in cube.partners or owner not in partners or segment not in partners[owner].columns:
                 text = f"{column} is not a segment of a partner of this cube"
                 yield Problem("cubes.yaml", ("cubes", at, "by", place), text)

@@ -1,14 +1,26 @@
 """The limits and vocabularies that compliance declares beside its rules. Frozen; unknown keys are refused."""
 
+from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,47}$")]
 Column = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}\.[a-z][a-z0-9_]{0,47}$")]
 """A segment column of a partner, ``partner.column``."""
 Epsilon = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+Value = Annotated[str, Field(pattern=r"^[a-z0-9_+-]{1,32}$")]
+"""One value of a segment column."""
+UNKNOWN = "unknown"
+HOLDS = "holds_"
+"""``holds_<product>`` is derived from the partner's holdings: "yes" or "no"."""
+YEARLY_VALUE: Literal["yearly_value"] = "yearly_value"
+"""Derived from the partner's holdings: what a customer's products bring in a year, as a band."""
+MAX_LABELS = 256
+"""Combinations of labels of one partner. Each is a batch of its own, sent even when nobody is in it."""
+MAX_BANDS = 16
+MAX_AMOUNT = 10**9
 Delta = Annotated[float, Field(gt=0, le=1e-4, allow_inf_nan=False)]
 
 
@@ -18,6 +30,40 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
 
+@dataclass(frozen=True)
+class Band:
+    """Whole amounts from ``low`` to ``high``, both included; of the last band, ``high`` is the declared cap."""
+
+    name: str
+    low: int
+    high: int
+
+
+class BandSpec(Spec):
+    """How an amount becomes a label: rounded down to a whole number, then the band it is in.
+
+    Edges 1, 200, 500 make the bands 0-0, 1-199, 200-499 and 500+.
+    """
+
+    edges: tuple[Annotated[int, Field(gt=0, le=MAX_AMOUNT)], ...] = Field(min_length=1, max_length=MAX_BANDS - 1)
+    """The lowest amount of every band but the first, ascending."""
+    cap: Annotated[int, Field(gt=0, le=MAX_AMOUNT)]
+    """What one person can add to a sum at most; amounts above count as this."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> "BandSpec":
+        if any(low >= high for low, high in zip(self.edges, (*self.edges[1:], self.cap + 1), strict=True)):
+            raise ValueError("edges must ascend, and cap must not be below the last one")
+        return self
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """Every band, lowest first."""
+        lows = (0, *self.edges)
+        inner = [Band(f"{low}-{after - 1}", low, after - 1) for low, after in zip(lows, self.edges, strict=False)]
+        return (*inner, Band(f"{lows[-1]}+", lows[-1], self.cap))
+
+
 class PartySpec(Spec):
     """A party of the agreement."""
 
@@ -25,10 +71,51 @@ class PartySpec(Spec):
     role: Literal["partner", "marketing", "compliance", "operator", "auditor"]
     display_name: str = Field(min_length=1, max_length=80)
     country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")]  # where it processes
-    segments: dict[Name, tuple[Annotated[str, Field(pattern=r"^[a-z0-9_+-]{1,32}$")], ...]] = {}
-    """Segment columns that may be used as labels, with their closed list of values ("unknown" is always added)."""
+    segments: dict[Name, tuple[Value, ...]] = {}
+    """Columns that may be used as labels, with their closed list of values ("unknown" is always added). A column
+    ``holds_<product>`` is derived from the holdings and has the values yes and no."""
+    value_bands: dict[Literal["yearly_value"], BandSpec] = {}
+    """Amounts that may be used as labels, by band; derived from the holdings."""
     pad_to: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Batches are padded to a multiple of this with random points; 1 for none."""
+
+    @field_validator("segments", mode="before")
+    @classmethod
+    def _yes_and_no_are_words(cls, segments: Any) -> Any:
+        """YAML 1.1 reads an unquoted yes or no as a truth value."""
+        if not isinstance(segments, dict):
+            return segments
+        words = {True: "yes", False: "no"}
+        return {
+            column: tuple(words[value] if isinstance(value, bool) else value for value in values)
+            if isinstance(values, (list, tuple))
+            else values
+            for column, values in segments.items()
+        }
+
+    @model_validator(mode="after")
+    def _derived_columns(self) -> "PartySpec":
+        for column, values in self.segments.items():
+            if column.startswith(HOLDS) and sorted(values) != ["no", "yes"]:
+                raise ValueError(f"{column} has the values yes and no")
+            if len(set(values)) != len(values):
+                raise ValueError(f"{column} names a value twice")
+        if both := sorted(set(self.segments) & set(self.value_bands)):
+            raise ValueError(f"{both[0]} is in segments and in value_bands")
+        return self
+
+    @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """Every column that may label statistics with all its values, columns by name; "unknown" last where possible.
+
+        What is derived from the holdings is always known: who is not in them holds nothing.
+        """
+        found = {
+            column: values if column.startswith(HOLDS) else (*(value for value in values if value != UNKNOWN), UNKNOWN)
+            for column, values in self.segments.items()
+        }
+        found |= {column: tuple(band.name for band in spec.bands) for column, spec in self.value_bands.items()}
+        return dict(sorted(found.items()))
 
 
 class CubeSpec(Spec):

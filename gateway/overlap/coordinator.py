@@ -31,6 +31,7 @@ from federation.overlap.plan import (
     Agreement,
     batch_keys,
     check_epoch_name,
+    labels_of,
     partners_of,
     ring,
 )
@@ -240,16 +241,22 @@ class Coordinator:
             hops = len(current.plan.partners) - 1
             if current.state != "open" or any(batch.position != hops for batch in batches):
                 raise OverlapError(Reason.EPOCH_INCOMPLETE, item=epoch)
-            labels: dict[str, list[str]] = {party: [] for party in current.plan.partners}
-            for batch in batches:
-                if batch.index == STATISTICS:
-                    labels[batch.origin].append(batch.label)
-            self.index.build(epoch, labels, self._tokens(batches))
+            self.index.build(epoch, self._labels(current, batches), self._tokens(batches))
             self.switchboard.replace(epoch, self._handles(batches))
             self.epochs.complete(epoch, self._clock.now())
             for batch in batches:
                 self._spool.clear(batch.batch_id)
         _log.info("epoch_complete", epoch=epoch, rejected_rows=sum(batch.rejected for batch in batches))
+
+    def _labels(self, current: Epoch, batches: list[Batch]) -> dict[str, list[str]]:
+        """The epoch's labels by partner, in the order in which the policy declares them."""
+        parties = self._policies.active.parties
+        labels = {}
+        for party in current.plan.partners:
+            sent = {batch.label for batch in batches if batch.origin == party and batch.index == STATISTICS}
+            declared = [label for label in labels_of(parties[party]) if label in sent] if party in parties else []
+            labels[party] = [*declared, *sorted(sent.difference(declared))]  # the policy may have changed meanwhile
+        return labels
 
     def _tokens(self, batches: list[Batch]) -> Iterator[TokenBatch]:
         for batch in batches:

@@ -88,18 +88,20 @@ class ActiveCubes(Protocol):
         ...
 
 
-def domain(cube: CubeSpec, labels: Mapping[str, Sequence[str]]) -> Iterator[Region]:
+def domain(cube: CubeSpec, labels: Mapping[str, Mapping[str, Sequence[str]]]) -> Iterator[Region]:
     """Every cell of a cube, whether anybody is in it or not.
 
     Args:
         cube: The declared table.
-        labels: For each partner of the epoch, all labels (``column=value``) it may use.
+        labels: For each partner of the epoch its columns, and for each column all its values.
     """
     for size in range(1, len(cube.partners) + 1):
         for members in itertools.combinations(cube.partners, size):
             columns = [column for column in cube.by if column.partition(".")[0] in members]
             values = [
-                [(column, label.partition("=")[2]) for label in labels[column.partition(".")[0]]] for column in columns
+                [(column, value) for value in labels[party][segment]]
+                for column in columns
+                for party, _, segment in [column.partition(".")]
             ]
             for combination in itertools.product(*values):
                 yield members, tuple(combination)
@@ -222,12 +224,12 @@ def shape_of(cube: CubeSpec) -> str:
     return digest_hex({"partners": list(cube.partners), "by": list(cube.by), **cost})
 
 
-def _check_fit(cube: CubeSpec, labels: Mapping[str, Sequence[str]]) -> None:
+def _check_fit(cube: CubeSpec, labels: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
     """Raises PolicyError (POLICY_INVALID) where a cube names a partner or column that the epoch does not have."""
     missing = [party for party in cube.partners if party not in labels]
     for column in cube.by:
         party, _, segment = column.partition(".")
-        if party not in cube.partners or not all(label.startswith(f"{segment}=") for label in labels.get(party, [""])):
+        if party not in cube.partners or segment not in labels.get(party, {}):
             missing.append(column)
     if missing or len(set(cube.by)) != len(cube.by) or len(set(cube.partners)) != len(cube.partners):
         raise PolicyError(Reason.POLICY_INVALID, item=f"cube {cube.name}: {', '.join(missing) or 'repeated name'}")

@@ -44,7 +44,7 @@ _BATCHES = Table(
     Column("epoch", String(64), nullable=False, index=True),
     Column("origin", String(32), nullable=False),
     Column("index", Integer, nullable=False),
-    Column("label", String(128), nullable=False),
+    Column("label", String(1024), nullable=False),
     Column("position", Integer, nullable=False),
     Column("header", LargeBinary, nullable=False, default=b""),
     Column("rejected", Integer, nullable=False, default=0),

@@ -17,7 +17,7 @@ import numpy as np
 
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import POINT_BYTES
-from federation.overlap.plan import check_epoch_name
+from federation.overlap.plan import check_epoch_name, parse_label
 
 MEMORY_LIMIT = "1GB"
 Region = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
@@ -88,8 +88,20 @@ class StatisticsIndex:
         done.replace(path)
         self._labels.pop(epoch, None)
 
-    def labels(self, epoch: str) -> dict[str, tuple[str, ...]]:
-        """The labels of each partner of an epoch, partners in the order of the ring. Raises OverlapError."""
+    def labels(self, epoch: str) -> dict[str, dict[str, tuple[str, ...]]]:
+        """Every partner of an epoch in the order of the ring, with its columns by name and each one's values.
+
+        Raises:
+            OverlapError: UNKNOWN_EPOCH.
+        """
+        found: dict[str, dict[str, tuple[str, ...]]] = {}
+        for party, combinations in self._combinations(epoch).items():
+            parsed = [parse_label(label) for label in combinations]
+            found[party] = {column: tuple(dict.fromkeys(one[column] for one in parsed)) for column in parsed[0]}
+        return found
+
+    def _combinations(self, epoch: str) -> dict[str, tuple[str, ...]]:
+        """The labels of each partner as they were sent, by number."""
         known = self._labels.get(epoch)
         if known is None:
             with self._open(epoch) as db:
@@ -106,7 +118,7 @@ class StatisticsIndex:
         Args:
             epoch: A complete epoch.
             partners: Partners that count; the others are summed over, and people who are only there are left out.
-            by: ``partner.column`` of some of these partners.
+            by: ``partner.column``, any columns of these partners.
 
         Returns:
             Regions that hold somebody.
@@ -114,11 +126,16 @@ class StatisticsIndex:
         Raises:
             OverlapError: UNKNOWN_EPOCH.
         """
-        labels = self.labels(epoch)
+        combinations, labels = self._combinations(epoch), self.labels(epoch)
         ring = list(labels)
         bits = {party: 1 << ring.index(party) for party in partners}
-        columns = {column: ring.index(column.partition(".")[0]) for column in by}
-        picked = "".join(f", label_{at}" for at in columns.values())
+        owners = [column.partition(".")[0] for column in by]
+        values = [labels[owner][column.partition(".")[2]] for owner, column in zip(owners, by, strict=True)]
+        picked = ""
+        for column, owner, names in zip(by, owners, values, strict=True):
+            segment = column.partition(".")[2]
+            numbers = [names.index(parse_label(label)[segment]) for label in combinations[owner]]
+            picked += f", {numbers}[label_{ring.index(owner)} + 1]"
         mask = sum(bits.values())
         query = (
             f"SELECT (bits & {mask})::INTEGER AS region{picked}, sum(people)::BIGINT FROM regions "  # noqa: S608 - our numbers
@@ -127,14 +144,14 @@ class StatisticsIndex:
         with self._open(epoch) as db:
             rows = db.execute(query).fetchall()
         counts: dict[Region, int] = {}
-        for region, *numbers, people in rows:
+        for region, *found, people in rows:
             members = tuple(party for party in partners if region & bits[party])
-            values = tuple(
-                (column, labels[ring[at]][number].partition("=")[2])
-                for (column, at), number in zip(columns.items(), numbers, strict=True)
-                if ring[at] in members
+            cell = tuple(
+                (column, names[number])
+                for column, owner, names, number in zip(by, owners, values, found, strict=True)
+                if owner in members
             )
-            counts[members, values] = counts.get((members, values), 0) + people
+            counts[members, cell] = counts.get((members, cell), 0) + people
         return counts
 
     @contextlib.contextmanager

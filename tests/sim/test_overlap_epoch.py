@@ -10,7 +10,7 @@ from federation.core.clock import FixedClock
 from federation.core.errors import DataError, EntenteError, OverlapError, Reason
 from federation.core.ids import Handle, PartyId
 from federation.v1 import overlap_pb2 as pb
-from tests.overlap_world import SEGMENTS, World, make_policy, people, small_world
+from tests.overlap_world import World, make_policy, people, small_world
 
 ALL = ("bank", "insurer", "airline")
 BANK, INSURER, AIRLINE = (PartyId(name) for name in ALL)
@@ -256,15 +256,6 @@ def test_an_agent_refuses_a_second_plan_for_an_epoch(world: World) -> None:
     world.agents["bank"].submit(plan)
     plan.key_type = "phone"
     refused(Reason.BAD_MANIFEST, world.agents["bank"].submit, plan)
-
-
-def test_two_segment_columns_are_not_guessed_between(tmp_path: Path, clock: FixedClock) -> None:
-    segments = {**SEGMENTS, "bank": {"value_tier": ("basic",), "branch": ("north",)}}
-    policy = make_policy(ALL, segments)
-    world = World(tmp_path, clock, policy, {name: people(name, {}) for name in ALL})
-    with pytest.raises(EntenteError) as caught:
-        world.coordinator.begin("", "email")
-    assert caught.value.reason is Reason.POLICY_INVALID
 
 
 def test_limits_on_rows_hold_over_all_batches_of_an_epoch(world: World) -> None:
