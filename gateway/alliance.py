@@ -2,7 +2,7 @@
 
 DIR/ca/                    the CA's key: the operator's, kept away from the gateway in real life
 DIR/gateway/               gateway.yaml, its identity and state
-DIR/people/<role>/         client.yaml and identity of marketing, compliance, operator, auditor
+DIR/people/<party>/        client.yaml and identity of each person: marketing, compliance officers, operator, auditor
 DIR/invitations/<party>.yaml  what a partner needs to enrol, to be handed over in confidence
 DIR/policies/              what compliance edits
 """
@@ -23,14 +23,16 @@ from federation.core.database import open_database
 from federation.core.errors import ConfigError, Reason
 from federation.core.identity import Role, Subject, load_identity, new_key, private_pem, write_secret
 from federation.core.ids import PartyId
-from federation.policy.load import load_policy
+from federation.policy.load import load_policy, parse_policy
 from federation.policy.policy_set import PolicySet
 from gateway.audit.log import make_log_key
 from gateway.config import FILE_NAME, load_gateway_config
 from gateway.identity.authority import Authority
 from gateway.identity.registry import Registry
+from gateway.policy.versions import SqlVersions
 
 STATE_FILE = "gateway.db"
+POLICY_FILE = "policy.db"
 
 
 @dataclass(frozen=True)
@@ -119,30 +121,43 @@ def _bring_up_to_date(folder: Path, policy: PolicySet, clock: Clock) -> PolicySe
     return load_policy(folder)
 
 
-def invite_partner(folder: Path, party: str, clock: Clock) -> Invitation:
-    """A new invitation for a partner of the agreement, on the gateway's machine.
+def invite_party(folder: Path, party: str, clock: Clock) -> Invitation:
+    """A new invitation for a partner or person of the agreement in force, on the gateway's machine.
 
     Raises:
-        ConfigError: BAD_FIELD for a party that the agreement does not name as a partner; MISSING_FILE.
+        ConfigError: BAD_FIELD for a party that the agreement does not name; MISSING_FILE.
     """
-    policy = load_policy(folder / "policies")
+    policy = _policy_in_force(folder)
     spec = policy.parties.get(party)
-    if spec is None or spec.role != "partner":
-        raise ConfigError(Reason.BAD_FIELD, item=f"party {party!r} is no partner of the agreement")
-    return _invitation(folder, party, policy.alliance, clock)
+    if spec is None:
+        raise ConfigError(Reason.BAD_FIELD, item=f"party {party!r} is not named by the agreement in force")
+    return _invitation(folder, party, policy.alliance, clock, Role(spec.role))
 
 
-def _invitation(folder: Path, party: str, alliance: str, clock: Clock) -> Invitation:
+def _policy_in_force(folder: Path) -> PolicySet:
+    """What the gateway has in force; before its first start, what it will start with."""
+    config = load_gateway_config(folder / "gateway")
+    file = config.state / POLICY_FILE
+    if file.exists():
+        versions = SqlVersions(open_database(file))
+        latest = versions.latest()
+        files = None if latest is None else versions.files(latest.version)
+        if files is not None:
+            return parse_policy(files)
+    return load_policy(config.policies)
+
+
+def _invitation(folder: Path, party: str, alliance: str, clock: Clock, role: Role = Role.PARTNER) -> Invitation:
     config = load_gateway_config(folder / "gateway")
     ca = load_identity(config.identity).ca
     registry = Registry(open_database(config.state / STATE_FILE), alliance, ca, clock)
     return Invitation(
         alliance=alliance,
         party=party,
-        role=Role.PARTNER,
+        role=role,
         gateway=config.listen,
         enrolment=config.listen_enrolment,
-        code=registry.invite(PartyId(party), Role.PARTNER),
+        code=registry.invite(PartyId(party), role),
         ca_pem=ca.public_bytes(serialization.Encoding.PEM).decode(),
         log_vkey=(config.state / LOG_KEY_FILE).read_text(),
     )

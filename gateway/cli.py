@@ -155,16 +155,16 @@ def revoke(
 
 @operator_app.command(epilog="Example: entente operator invite bank --dir my-alliance --out bank.yaml")
 def invite(
-    party: Annotated[str, typer.Argument(help="A partner of the agreement.")],
+    party: Annotated[str, typer.Argument(help="A partner or person of the agreement in force.")],
     folder: Annotated[Path, typer.Option("--dir", help="The alliance folder.")],
     out_file: Annotated[Path, typer.Option("--out", help="Invitation file to write.")],
     as_json: JsonOption = False,
 ) -> None:
     """Make a new invitation, for a party that lost its key or its first invitation (on the gateway's machine)."""
     from federation.core.clock import SystemClock
-    from gateway.alliance import invite_partner
+    from gateway.alliance import invite_party
 
-    invite_partner(folder, party, SystemClock()).save(out_file)
+    invite_party(folder, party, SystemClock()).save(out_file)
     emit(as_json, {"invitation": str(out_file)}, lambda: out.print(f"Invitation for {party} is in {out_file}"))
 
 

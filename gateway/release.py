@@ -26,11 +26,20 @@ from gateway.identity.caller import Caller
 T = TypeVar("T")
 
 
-class PolicyGate(Protocol):
-    """Decides under the one active version."""
+class Terms(Protocol):
+    """One policy version."""
 
     def decide(self, facts: Facts) -> Decision:
         """Permit or deny with reasons; never raises for missing input."""
+        ...
+
+
+class PolicyGate(Protocol):
+    """Knows the one active version."""
+
+    @property
+    def active(self) -> Terms:
+        """The version in force now; what it returns never changes."""
         ...
 
 
@@ -80,6 +89,7 @@ class Exit:
     subject: Mapping[str, Any]  # what it is, for the log: names and digests, no person
     facts: Sequence[Facts]  # one per party whose data is in it; all must be permitted
     cost: Cost | None = None  # None: nothing statistical leaves
+    terms: Terms | None = None  # the version that the caller took its limits from; None pins the one in force
 
 
 @dataclass(frozen=True)
@@ -129,8 +139,10 @@ class ReleasePath:
                 self._audit.append("refused", {**about, "reason": str(exc.reason), "item": exc.item})
                 raise
         try:
+            facts = [facts.to_json() for facts in leaving.facts]
+            versions = sorted({d.version for d in decisions})
             intent = self._audit.append(
-                "intent", {**about, "policy": [d.version for d in decisions], "budget_entry": entry or ""}
+                "intent", {**about, "facts": facts, "policy": versions, "budget_entry": entry or ""}
             )
         except AuditError:
             if entry is not None:
@@ -149,7 +161,8 @@ class ReleasePath:
 
     def _decide(self, leaving: Exit, about: Mapping[str, Any]) -> tuple[Decision, ...]:
         """All decisions, or PolicyError after the refusal is in the log. Nothing to decide about is a denial."""
-        decisions = tuple(self._policy.decide(facts) for facts in leaving.facts)
+        terms = leaving.terms or self._policy.active  # pinned: what comes into force now is for the next release
+        decisions = tuple(terms.decide(facts) for facts in leaving.facts)
         versions = {decision.version for decision in decisions}
         if decisions and all(d.permitted for d in decisions) and len(versions) == 1:
             return decisions

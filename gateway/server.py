@@ -26,7 +26,7 @@ from federation.v1 import (
     policy_pb2_grpc,
     training_pb2_grpc,
 )
-from gateway.alliance import STATE_FILE
+from gateway.alliance import POLICY_FILE, STATE_FILE
 from gateway.audit.log import open_audit_log
 from gateway.budget.ledger import SqlLedger
 from gateway.config import GatewayConfig
@@ -43,6 +43,8 @@ from gateway.policy.versions import SqlVersions
 from gateway.release import ReleasePath
 from gateway.rpc.audit import AuditServicer
 from gateway.rpc.budget import BudgetServicer
+from gateway.policy.proposals import Proposals
+from gateway.policy.transfers import SqlTransfers
 from gateway.rpc.consent import ConsentServicer
 from gateway.rpc.enrolment import EnrolmentServicer
 from gateway.rpc.interceptor import Gatekeeper
@@ -84,7 +86,9 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
     """
     state, ca = config.state, identity.ca
     audit = open_audit_log(open_database(state / "audit.db"), state, clock)
-    policy = ActivePolicy(config.policies, clock, SqlVersions(open_database(state / "policy.db")))
+    policies = open_database(state / POLICY_FILE)
+    proposals = Proposals(policies, audit, ca, clock)
+    policy = ActivePolicy(config.policies, clock, SqlVersions(policies), proposals.settle)
     ledger = SqlLedger(open_database(state / "budget.db"), lambda: policy.active.budget, clock)
     release = ReleasePath(policy, ledger, audit)
     alliance = policy.active.alliance
@@ -147,7 +151,8 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
             lambda s: consent_pb2_grpc.add_ConsentServiceServicer_to_server(ConsentServicer(consents, clock), s),
         ),
         Service(
-            "PolicyService", lambda s: policy_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(policy), s)
+            "PolicyService",
+            lambda s: policy_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(policy, proposals), s),
         ),
         Service(
             "BudgetService", lambda s: budget_pb2_grpc.add_BudgetServiceServicer_to_server(BudgetServicer(ledger), s)
@@ -184,25 +189,12 @@ async def serve(config: GatewayConfig, clock: Clock, stop: asyncio.Event) -> Non
             client_certificates=False,
         )
         _log.info("serving", port=port, enrolment_port=door_port, policy=parts.policy.active.version[:12])
-        _reload_on_hangup(parts.policy)
         await stop.wait()
         await asyncio.to_thread(parts.training.stop)
         await asyncio.gather(main.stop(STOP_GRACE_S), door.stop(STOP_GRACE_S))
     finally:
         halt.set()
         await asyncio.to_thread(decider.join)
-
-
-def _reload_on_hangup(policy: ActivePolicy) -> None:
-    """SIGHUP reads the policy folder again; a bad file never replaces a good one."""
-
-    def reload() -> None:
-        try:
-            _log.info("policy_reloaded", version=policy.reload().version[:12])
-        except Exception as exc:
-            _log.error("policy_not_reloaded", exc_info=exc)
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
 
 def run(config: GatewayConfig, clock: Clock) -> None:

@@ -105,6 +105,10 @@ class FakePolicy:
 
     def decide(self, facts: Facts) -> Decision:
         found = [*self._judge("", facts.consent, facts)]
+    @property
+    def active(self) -> "FakePolicy":
+        return self
+
         if facts.data_category == "offer":
             found += self._judge("recipient_", facts.recipient_consent, facts)
         if facts.channel in self.closed_channels:

@@ -102,6 +102,10 @@ class Gates:
     events: list[DpEvent] = field(default_factory=list)
     log: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
 
+    @property
+    def active(self) -> "Gates":
+        return self
+
     def decide(self, facts: Facts) -> Decision:
         self.asked.append(facts)
         given = Given("test", "permitted" if self.permit else "forbidden", "because")

@@ -11,11 +11,12 @@ import typer
 import yaml
 
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, emit, err, out, table
-from federation.client.config import FILE_NAME, load_partner_config
+from federation.client.config import CLIENT_FILE_NAME, FILE_NAME, load_partner_config
 from federation.client.connection import Connection, translated
 from federation.client.enrolment import copy_policy, enrol, load_invitation
 from federation.core.clock import SystemClock
 from federation.core.errors import ConfigError, EntenteError, Reason
+from federation.core.identity import Role
 from federation.v1 import enrolment_pb2
 
 if TYPE_CHECKING:
@@ -29,17 +30,22 @@ STATUS_FILE = "agent.json"
 def enrol_command(
     invitation: Annotated[Path, typer.Argument(help="Invitation file from the operator.")],
     folder: Annotated[Path, typer.Option("--dir", help="The partner's folder; made if it is not there.")],
-    data: Annotated[Path, typer.Option(help="Folder with customers.csv, consents.csv and holdings.csv.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with customers.csv, consents.csv and holdings.csv; not for people.")
+    ] = None,
     wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the operator's signature.")] = 600,
     phone_numbers: Annotated[str, typer.Option(help="valid, or possible for invented test numbers.")] = "valid",
     as_json: JsonOption = False,
 ) -> None:
     """Make a key, ask for a certificate, and write partner.yaml and a first copy of the policy.
 
+    For a person (compliance, marketing, auditor) it writes client.yaml instead.
     Prints the request's id: read it out to the operator, who approves exactly that. Run it again to continue.
     """
     invited = load_invitation(invitation)
-    if not (data / "customers.csv").is_file():
+    person = invited.role is not Role.PARTNER
+    data = data or Path()
+    if not person and not (data / "customers.csv").is_file():
         raise ConfigError(Reason.MISSING_FILE, item=str(data / "customers.csv"), fix="Name the data folder by --data.")
 
     def waiting(request_id: str) -> None:
@@ -49,6 +55,10 @@ def enrol_command(
             err.print(f"Request [bold]{request_id}[/] waits for the operator: entente operator approve {request_id}")
 
     identity = enrol(invited, folder / "identity", wait_s, waiting)
+    if person:
+        (folder / CLIENT_FILE_NAME).write_text(yaml.safe_dump({"gateway": invited.gateway}))
+        emit(as_json, {"party": invited.party, "folder": str(folder)}, lambda: out.print(f"{invited.party}: {folder}"))
+        return
     config_file = folder / FILE_NAME
     if not config_file.exists():
         files = {name: str((data / f"{name}.csv").absolute()) for name in ("customers", "consents", "holdings")}

@@ -36,6 +36,9 @@ class Reason(StrEnum):
     POLICY_INVALID = "POLICY_INVALID"
     POLICY_DENIED = "POLICY_DENIED"
     OBLIGATION_FAILED = "OBLIGATION_FAILED"
+    UNKNOWN_PROPOSAL = "UNKNOWN_PROPOSAL"
+    WRONG_STEP = "WRONG_STEP"
+    FOUR_EYES = "FOUR_EYES"
     # Budget
     BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
     BAD_COST = "BAD_COST"
@@ -104,6 +107,9 @@ CATALOG: dict[Reason, Entry] = {
     Reason.OBLIGATION_FAILED: Entry("PERMISSION_DENIED", "A duty that the policy attaches could not be carried out."),
     Reason.BUDGET_EXHAUSTED: Entry("RESOURCE_EXHAUSTED", "The privacy budget does not allow this."),
     Reason.BAD_COST: Entry("INVALID_ARGUMENT", "The privacy cost of this request is not defined."),
+    Reason.UNKNOWN_PROPOSAL: Entry("NOT_FOUND", "There is no such proposal of a policy version."),
+    Reason.WRONG_STEP: Entry("FAILED_PRECONDITION", "This step is not possible now."),
+    Reason.FOUR_EYES: Entry("PERMISSION_DENIED", "Whoever proposed a policy version cannot approve it."),
     Reason.AUDIT_UNAVAILABLE: Entry("UNAVAILABLE", "The audit log cannot be written, so nothing is released.", True),
     Reason.AUDIT_BROKEN: Entry("DATA_LOSS", "The audit log does not verify."),
     Reason.BAD_POINT: Entry("INVALID_ARGUMENT", "A point has a wrong length or low order."),

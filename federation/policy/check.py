@@ -86,12 +86,15 @@ def _unknown(
 
 def _parties(bundle: Bundle) -> Iterator[Problem]:
     parties = bundle.agreement.parties
+    matches = [rule.match for file in bundle.rules.values() for rule in file.rules]
+    used = {name for clause in bundle.agreement.sharing for name in (*clause.origin, *clause.recipient)}
+    used |= {name for match in matches for name in (*(match.origin or ()), *(match.recipient or ()))}
     yield from _twice("agreement.yaml", "parties", (party.id for party in parties))
     for at, party in enumerate(parties):
         if party.id in ROLES and party.id != party.role:
             yield Problem("agreement.yaml", ("parties", at, "id"), f"{party.id} is the name of another role")
-        elif party.id == party.role and sum(other.role == party.role for other in parties) > 1:
-            text = f"{party.id} is also the role of another party; give it a name of its own"
+        elif party.id == party.role and party.id in used and sum(other.role == party.role for other in parties) > 1:
+            text = f"{party.id} is also the role of another party, and a clause or rule names it; call it otherwise"
             yield Problem("agreement.yaml", ("parties", at, "id"), text)
         if (labels := math.prod(map(len, party.columns.values()))) > MAX_LABELS:
             text = f"{labels} combinations of labels, at most {MAX_LABELS}: declare fewer columns or values"

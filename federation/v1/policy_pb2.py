@@ -22,27 +22,56 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from federation.v1 import common_pb2 as federation_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64\x65ration/v1/policy.proto\x12\rfederation.v1\"\x12\n\x10GetPolicyRequest\"(\n\nPolicyFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04yaml\x18\x02 \x01(\t\"d\n\x11GetPolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x63tive_since\x18\x02 \x01(\t\x12(\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x19.federation.v1.PolicyFile\"+\n\x15\x45xplainRequestRequest\x12\x12\n\nfacts_json\x18\x01 \x01(\t\"M\n\x0e\x44\x65\x63isionReason\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\tlegal_ref\x18\x04 \x01(\t\"\x8d\x01\n\x16\x45xplainRequestResponse\x12\x11\n\tpermitted\x18\x01 \x01(\x08\x12.\n\x07reasons\x18\x02 \x03(\x0b\x32\x1d.federation.v1.DecisionReason\x12\x18\n\x10obligations_json\x18\x03 \x01(\t\x12\x16\n\x0epolicy_version\x18\x04 \x01(\t2\xbe\x01\n\rPolicyService\x12N\n\tGetPolicy\x12\x1f.federation.v1.GetPolicyRequest\x1a .federation.v1.GetPolicyResponse\x12]\n\x0e\x45xplainRequest\x12$.federation.v1.ExplainRequestRequest\x1a%.federation.v1.ExplainRequestResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64\x65ration/v1/policy.proto\x12\rfederation.v1\x1a\x1a\x66\x65\x64\x65ration/v1/common.proto\"#\n\x10GetPolicyRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\"(\n\nPolicyFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04yaml\x18\x02 \x01(\t\"d\n\x11GetPolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x63tive_since\x18\x02 \x01(\t\x12(\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x19.federation.v1.PolicyFile\"+\n\x15\x45xplainRequestRequest\x12\x12\n\nfacts_json\x18\x01 \x01(\t\"M\n\x0e\x44\x65\x63isionReason\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\tlegal_ref\x18\x04 \x01(\t\"\x8d\x01\n\x16\x45xplainRequestResponse\x12\x11\n\tpermitted\x18\x01 \x01(\x08\x12.\n\x07reasons\x18\x02 \x03(\x0b\x32\x1d.federation.v1.DecisionReason\x12\x18\n\x10obligations_json\x18\x03 \x01(\t\x12\x16\n\x0epolicy_version\x18\x04 \x01(\t\"o\n\x0ePolicyProposal\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\t\x12\r\n\x05party\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x14\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x06 \x01(\t\"g\n\x14ProposePolicyRequest\x12%\n\x06signed\x18\x01 \x01(\x0b\x32\x15.federation.v1.Signed\x12(\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x19.federation.v1.PolicyFile\"H\n\x15ProposePolicyResponse\x12/\n\x08proposal\x18\x01 \x01(\x0b\x32\x1d.federation.v1.PolicyProposal\"=\n\x14\x41pprovePolicyRequest\x12%\n\x06signed\x18\x01 \x01(\x0b\x32\x15.federation.v1.Signed\"H\n\x15\x41pprovePolicyResponse\x12/\n\x08proposal\x18\x01 \x01(\x0b\x32\x1d.federation.v1.PolicyProposal\":\n\x11VetoPolicyRequest\x12%\n\x06signed\x18\x01 \x01(\x0b\x32\x15.federation.v1.Signed\"E\n\x12VetoPolicyResponse\x12/\n\x08proposal\x18\x01 \x01(\x0b\x32\x1d.federation.v1.PolicyProposal\">\n\x15\x41\x63tivatePolicyRequest\x12%\n\x06signed\x18\x01 \x01(\x0b\x32\x15.federation.v1.Signed\"I\n\x16\x41\x63tivatePolicyResponse\x12/\n\x08proposal\x18\x01 \x01(\x0b\x32\x1d.federation.v1.PolicyProposal\">\n\x15RollBackPolicyRequest\x12%\n\x06signed\x18\x01 \x01(\x0b\x32\x15.federation.v1.Signed\")\n\x16RollBackPolicyResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\"\x18\n\x16ListPolicyStepsRequest\"\xd7\x01\n\nPolicyStep\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08proposal\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x05 \x01(\t\x12\r\n\x05party\x18\x06 \x01(\t\x12\r\n\x05words\x18\x07 \x01(\t\x12\n\n\x02\x61t\x18\x08 \x01(\t\x12\x14\n\x0c\x65\x66\x66\x65\x63tive_at\x18\t \x01(\t\x12%\n\x06signed\x18\n \x01(\x0b\x32\x15.federation.v1.Signed\x12\x13\n\x0b\x61udit_entry\x18\x0b \x01(\x04\"u\n\x17ListPolicyStepsResponse\x12\x30\n\tproposals\x18\x01 \x03(\x0b\x32\x1d.federation.v1.PolicyProposal\x12(\n\x05steps\x18\x02 \x03(\x0b\x32\x19.federation.v1.PolicyStep2\xe9\x05\n\rPolicyService\x12N\n\tGetPolicy\x12\x1f.federation.v1.GetPolicyRequest\x1a .federation.v1.GetPolicyResponse\x12]\n\x0e\x45xplainRequest\x12$.federation.v1.ExplainRequestRequest\x1a%.federation.v1.ExplainRequestResponse\x12Z\n\rProposePolicy\x12#.federation.v1.ProposePolicyRequest\x1a$.federation.v1.ProposePolicyResponse\x12Z\n\rApprovePolicy\x12#.federation.v1.ApprovePolicyRequest\x1a$.federation.v1.ApprovePolicyResponse\x12Q\n\nVetoPolicy\x12 .federation.v1.VetoPolicyRequest\x1a!.federation.v1.VetoPolicyResponse\x12]\n\x0e\x41\x63tivatePolicy\x12$.federation.v1.ActivatePolicyRequest\x1a%.federation.v1.ActivatePolicyResponse\x12]\n\x0eRollBackPolicy\x12$.federation.v1.RollBackPolicyRequest\x1a%.federation.v1.RollBackPolicyResponse\x12`\n\x0fListPolicySteps\x12%.federation.v1.ListPolicyStepsRequest\x1a&.federation.v1.ListPolicyStepsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'federation.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETPOLICYREQUEST']._serialized_start=45
-  _globals['_GETPOLICYREQUEST']._serialized_end=63
-  _globals['_POLICYFILE']._serialized_start=65
-  _globals['_POLICYFILE']._serialized_end=105
-  _globals['_GETPOLICYRESPONSE']._serialized_start=107
-  _globals['_GETPOLICYRESPONSE']._serialized_end=207
-  _globals['_EXPLAINREQUESTREQUEST']._serialized_start=209
-  _globals['_EXPLAINREQUESTREQUEST']._serialized_end=252
-  _globals['_DECISIONREASON']._serialized_start=254
-  _globals['_DECISIONREASON']._serialized_end=331
-  _globals['_EXPLAINREQUESTRESPONSE']._serialized_start=334
-  _globals['_EXPLAINREQUESTRESPONSE']._serialized_end=475
-  _globals['_POLICYSERVICE']._serialized_start=478
-  _globals['_POLICYSERVICE']._serialized_end=668
+  _globals['_GETPOLICYREQUEST']._serialized_start=73
+  _globals['_GETPOLICYREQUEST']._serialized_end=108
+  _globals['_POLICYFILE']._serialized_start=110
+  _globals['_POLICYFILE']._serialized_end=150
+  _globals['_GETPOLICYRESPONSE']._serialized_start=152
+  _globals['_GETPOLICYRESPONSE']._serialized_end=252
+  _globals['_EXPLAINREQUESTREQUEST']._serialized_start=254
+  _globals['_EXPLAINREQUESTREQUEST']._serialized_end=297
+  _globals['_DECISIONREASON']._serialized_start=299
+  _globals['_DECISIONREASON']._serialized_end=376
+  _globals['_EXPLAINREQUESTRESPONSE']._serialized_start=379
+  _globals['_EXPLAINREQUESTRESPONSE']._serialized_end=520
+  _globals['_POLICYPROPOSAL']._serialized_start=522
+  _globals['_POLICYPROPOSAL']._serialized_end=633
+  _globals['_PROPOSEPOLICYREQUEST']._serialized_start=635
+  _globals['_PROPOSEPOLICYREQUEST']._serialized_end=738
+  _globals['_PROPOSEPOLICYRESPONSE']._serialized_start=740
+  _globals['_PROPOSEPOLICYRESPONSE']._serialized_end=812
+  _globals['_APPROVEPOLICYREQUEST']._serialized_start=814
+  _globals['_APPROVEPOLICYREQUEST']._serialized_end=875
+  _globals['_APPROVEPOLICYRESPONSE']._serialized_start=877
+  _globals['_APPROVEPOLICYRESPONSE']._serialized_end=949
+  _globals['_VETOPOLICYREQUEST']._serialized_start=951
+  _globals['_VETOPOLICYREQUEST']._serialized_end=1009
+  _globals['_VETOPOLICYRESPONSE']._serialized_start=1011
+  _globals['_VETOPOLICYRESPONSE']._serialized_end=1080
+  _globals['_ACTIVATEPOLICYREQUEST']._serialized_start=1082
+  _globals['_ACTIVATEPOLICYREQUEST']._serialized_end=1144
+  _globals['_ACTIVATEPOLICYRESPONSE']._serialized_start=1146
+  _globals['_ACTIVATEPOLICYRESPONSE']._serialized_end=1219
+  _globals['_ROLLBACKPOLICYREQUEST']._serialized_start=1221
+  _globals['_ROLLBACKPOLICYREQUEST']._serialized_end=1283
+  _globals['_ROLLBACKPOLICYRESPONSE']._serialized_start=1285
+  _globals['_ROLLBACKPOLICYRESPONSE']._serialized_end=1326
+  _globals['_LISTPOLICYSTEPSREQUEST']._serialized_start=1328
+  _globals['_LISTPOLICYSTEPSREQUEST']._serialized_end=1352
+  _globals['_POLICYSTEP']._serialized_start=1355
+  _globals['_POLICYSTEP']._serialized_end=1570
+  _globals['_LISTPOLICYSTEPSRESPONSE']._serialized_start=1572
+  _globals['_LISTPOLICYSTEPSRESPONSE']._serialized_end=1689
+  _globals['_POLICYSERVICE']._serialized_start=1692
+  _globals['_POLICYSERVICE']._serialized_end=2437
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PolicyServiceStub:
-    """The one active policy version and what it would say.
+    """The one active policy version, what it would say, and how the next one comes into force.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,40 @@ class PolicyServiceStub:
                 request_serializer=federation_dot_v1_dot_policy__pb2.ExplainRequestRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_policy__pb2.ExplainRequestResponse.FromString,
                 _registered_method=True)
+        self.ProposePolicy = channel.unary_unary(
+                '/federation.v1.PolicyService/ProposePolicy',
+                request_serializer=federation_dot_v1_dot_policy__pb2.ProposePolicyRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_policy__pb2.ProposePolicyResponse.FromString,
+                _registered_method=True)
+        self.ApprovePolicy = channel.unary_unary(
+                '/federation.v1.PolicyService/ApprovePolicy',
+                request_serializer=federation_dot_v1_dot_policy__pb2.ApprovePolicyRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_policy__pb2.ApprovePolicyResponse.FromString,
+                _registered_method=True)
+        self.VetoPolicy = channel.unary_unary(
+                '/federation.v1.PolicyService/VetoPolicy',
+                request_serializer=federation_dot_v1_dot_policy__pb2.VetoPolicyRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_policy__pb2.VetoPolicyResponse.FromString,
+                _registered_method=True)
+        self.ActivatePolicy = channel.unary_unary(
+                '/federation.v1.PolicyService/ActivatePolicy',
+                request_serializer=federation_dot_v1_dot_policy__pb2.ActivatePolicyRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_policy__pb2.ActivatePolicyResponse.FromString,
+                _registered_method=True)
+        self.RollBackPolicy = channel.unary_unary(
+                '/federation.v1.PolicyService/RollBackPolicy',
+                request_serializer=federation_dot_v1_dot_policy__pb2.RollBackPolicyRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_policy__pb2.RollBackPolicyResponse.FromString,
+                _registered_method=True)
+        self.ListPolicySteps = channel.unary_unary(
+                '/federation.v1.PolicyService/ListPolicySteps',
+                request_serializer=federation_dot_v1_dot_policy__pb2.ListPolicyStepsRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_policy__pb2.ListPolicyStepsResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyServiceServicer:
-    """The one active policy version and what it would say.
+    """The one active policy version, what it would say, and how the next one comes into force.
     """
 
     def GetPolicy(self, request, context):
@@ -59,6 +89,48 @@ class PolicyServiceServicer:
 
     def ExplainRequest(self, request, context):
         """Compliance: what the active version would decide about a request, with every reason. Nothing is released.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProposePolicy(self, request, context):
+        """Compliance: a new version, for a colleague to approve.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApprovePolicy(self, request, context):
+        """Compliance, another party than the proposer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VetoPolicy(self, request, context):
+        """A partner or compliance, until the version is in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivatePolicy(self, request, context):
+        """Compliance: an approved version comes into force, at once or at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackPolicy(self, request, context):
+        """Compliance: the version directly before is in force again when this returns.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicySteps(self, request, context):
+        """Every proposal and every step, with what was signed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,6 +149,36 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     request_deserializer=federation_dot_v1_dot_policy__pb2.ExplainRequestRequest.FromString,
                     response_serializer=federation_dot_v1_dot_policy__pb2.ExplainRequestResponse.SerializeToString,
             ),
+            'ProposePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProposePolicy,
+                    request_deserializer=federation_dot_v1_dot_policy__pb2.ProposePolicyRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_policy__pb2.ProposePolicyResponse.SerializeToString,
+            ),
+            'ApprovePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApprovePolicy,
+                    request_deserializer=federation_dot_v1_dot_policy__pb2.ApprovePolicyRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_policy__pb2.ApprovePolicyResponse.SerializeToString,
+            ),
+            'VetoPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.VetoPolicy,
+                    request_deserializer=federation_dot_v1_dot_policy__pb2.VetoPolicyRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_policy__pb2.VetoPolicyResponse.SerializeToString,
+            ),
+            'ActivatePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivatePolicy,
+                    request_deserializer=federation_dot_v1_dot_policy__pb2.ActivatePolicyRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_policy__pb2.ActivatePolicyResponse.SerializeToString,
+            ),
+            'RollBackPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackPolicy,
+                    request_deserializer=federation_dot_v1_dot_policy__pb2.RollBackPolicyRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_policy__pb2.RollBackPolicyResponse.SerializeToString,
+            ),
+            'ListPolicySteps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicySteps,
+                    request_deserializer=federation_dot_v1_dot_policy__pb2.ListPolicyStepsRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_policy__pb2.ListPolicyStepsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'federation.v1.PolicyService', rpc_method_handlers)
@@ -86,7 +188,7 @@ def add_PolicyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PolicyService:
-    """The one active policy version and what it would say.
+    """The one active policy version, what it would say, and how the next one comes into force.
     """
 
     @staticmethod
@@ -133,6 +235,168 @@ class PolicyService:
             '/federation.v1.PolicyService/ExplainRequest',
             federation_dot_v1_dot_policy__pb2.ExplainRequestRequest.SerializeToString,
             federation_dot_v1_dot_policy__pb2.ExplainRequestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProposePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.PolicyService/ProposePolicy',
+            federation_dot_v1_dot_policy__pb2.ProposePolicyRequest.SerializeToString,
+            federation_dot_v1_dot_policy__pb2.ProposePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApprovePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.PolicyService/ApprovePolicy',
+            federation_dot_v1_dot_policy__pb2.ApprovePolicyRequest.SerializeToString,
+            federation_dot_v1_dot_policy__pb2.ApprovePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VetoPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.PolicyService/VetoPolicy',
+            federation_dot_v1_dot_policy__pb2.VetoPolicyRequest.SerializeToString,
+            federation_dot_v1_dot_policy__pb2.VetoPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivatePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.PolicyService/ActivatePolicy',
+            federation_dot_v1_dot_policy__pb2.ActivatePolicyRequest.SerializeToString,
+            federation_dot_v1_dot_policy__pb2.ActivatePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.PolicyService/RollBackPolicy',
+            federation_dot_v1_dot_policy__pb2.RollBackPolicyRequest.SerializeToString,
+            federation_dot_v1_dot_policy__pb2.RollBackPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicySteps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.PolicyService/ListPolicySteps',
+            federation_dot_v1_dot_policy__pb2.ListPolicyStepsRequest.SerializeToString,
+            federation_dot_v1_dot_policy__pb2.ListPolicyStepsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PolicyServiceStub:
-    """The one active policy version and what it would say."""
+    """The one active policy version, what it would say, and how the next one comes into force."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,18 +36,42 @@ class PolicyServiceStub:
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_policy_pb2.GetPolicyRequest, _policy_pb2.GetPolicyResponse]
     ExplainRequest: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ExplainRequestRequest, _policy_pb2.ExplainRequestResponse]
     """Compliance: what the active version would decide about a request, with every reason. Nothing is released."""
+    ProposePolicy: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ProposePolicyRequest, _policy_pb2.ProposePolicyResponse]
+    """Compliance: a new version, for a colleague to approve."""
+    ApprovePolicy: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ApprovePolicyRequest, _policy_pb2.ApprovePolicyResponse]
+    """Compliance, another party than the proposer."""
+    VetoPolicy: _grpc.UnaryUnaryMultiCallable[_policy_pb2.VetoPolicyRequest, _policy_pb2.VetoPolicyResponse]
+    """A partner or compliance, until the version is in force."""
+    ActivatePolicy: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ActivatePolicyRequest, _policy_pb2.ActivatePolicyResponse]
+    """Compliance: an approved version comes into force, at once or at a time."""
+    RollBackPolicy: _grpc.UnaryUnaryMultiCallable[_policy_pb2.RollBackPolicyRequest, _policy_pb2.RollBackPolicyResponse]
+    """Compliance: the version directly before is in force again when this returns."""
+    ListPolicySteps: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ListPolicyStepsRequest, _policy_pb2.ListPolicyStepsResponse]
+    """Every proposal and every step, with what was signed."""
 
 @_typing.type_check_only
 class PolicyServiceAsyncStub(PolicyServiceStub):
-    """The one active policy version and what it would say."""
+    """The one active policy version, what it would say, and how the next one comes into force."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetPolicy: _aio.UnaryUnaryMultiCallable[_policy_pb2.GetPolicyRequest, _policy_pb2.GetPolicyResponse]  # type: ignore[assignment]
     ExplainRequest: _aio.UnaryUnaryMultiCallable[_policy_pb2.ExplainRequestRequest, _policy_pb2.ExplainRequestResponse]  # type: ignore[assignment]
     """Compliance: what the active version would decide about a request, with every reason. Nothing is released."""
+    ProposePolicy: _aio.UnaryUnaryMultiCallable[_policy_pb2.ProposePolicyRequest, _policy_pb2.ProposePolicyResponse]  # type: ignore[assignment]
+    """Compliance: a new version, for a colleague to approve."""
+    ApprovePolicy: _aio.UnaryUnaryMultiCallable[_policy_pb2.ApprovePolicyRequest, _policy_pb2.ApprovePolicyResponse]  # type: ignore[assignment]
+    """Compliance, another party than the proposer."""
+    VetoPolicy: _aio.UnaryUnaryMultiCallable[_policy_pb2.VetoPolicyRequest, _policy_pb2.VetoPolicyResponse]  # type: ignore[assignment]
+    """A partner or compliance, until the version is in force."""
+    ActivatePolicy: _aio.UnaryUnaryMultiCallable[_policy_pb2.ActivatePolicyRequest, _policy_pb2.ActivatePolicyResponse]  # type: ignore[assignment]
+    """Compliance: an approved version comes into force, at once or at a time."""
+    RollBackPolicy: _aio.UnaryUnaryMultiCallable[_policy_pb2.RollBackPolicyRequest, _policy_pb2.RollBackPolicyResponse]  # type: ignore[assignment]
+    """Compliance: the version directly before is in force again when this returns."""
+    ListPolicySteps: _aio.UnaryUnaryMultiCallable[_policy_pb2.ListPolicyStepsRequest, _policy_pb2.ListPolicyStepsResponse]  # type: ignore[assignment]
+    """Every proposal and every step, with what was signed."""
 
 class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The one active policy version and what it would say."""
+    """The one active policy version, what it would say, and how the next one comes into force."""
 
     @_abc_1.abstractmethod
     def GetPolicy(
@@ -63,5 +87,53 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_policy_pb2.ExplainRequestResponse, _abc.Awaitable[_policy_pb2.ExplainRequestResponse]]:
         """Compliance: what the active version would decide about a request, with every reason. Nothing is released."""
+
+    @_abc_1.abstractmethod
+    def ProposePolicy(
+        self,
+        request: _policy_pb2.ProposePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_pb2.ProposePolicyResponse, _abc.Awaitable[_policy_pb2.ProposePolicyResponse]]:
+        """Compliance: a new version, for a colleague to approve."""
+
+    @_abc_1.abstractmethod
+    def ApprovePolicy(
+        self,
+        request: _policy_pb2.ApprovePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_pb2.ApprovePolicyResponse, _abc.Awaitable[_policy_pb2.ApprovePolicyResponse]]:
+        """Compliance, another party than the proposer."""
+
+    @_abc_1.abstractmethod
+    def VetoPolicy(
+        self,
+        request: _policy_pb2.VetoPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_pb2.VetoPolicyResponse, _abc.Awaitable[_policy_pb2.VetoPolicyResponse]]:
+        """A partner or compliance, until the version is in force."""
+
+    @_abc_1.abstractmethod
+    def ActivatePolicy(
+        self,
+        request: _policy_pb2.ActivatePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_pb2.ActivatePolicyResponse, _abc.Awaitable[_policy_pb2.ActivatePolicyResponse]]:
+        """Compliance: an approved version comes into force, at once or at a time."""
+
+    @_abc_1.abstractmethod
+    def RollBackPolicy(
+        self,
+        request: _policy_pb2.RollBackPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_pb2.RollBackPolicyResponse, _abc.Awaitable[_policy_pb2.RollBackPolicyResponse]]:
+        """Compliance: the version directly before is in force again when this returns."""
+
+    @_abc_1.abstractmethod
+    def ListPolicySteps(
+        self,
+        request: _policy_pb2.ListPolicyStepsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_pb2.ListPolicyStepsResponse, _abc.Awaitable[_policy_pb2.ListPolicyStepsResponse]]:
+        """Every proposal and every step, with what was signed."""
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

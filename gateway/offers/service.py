@@ -196,9 +196,6 @@ class OfferDesk:
 
         def put(released: Released) -> Mapping[str, str] | tuple[Given, ...]:
             decision = released.decisions[0]
-            if decision.version != terms.version:
-                # The offer rules and the decision must be of one version: it goes on waiting and is decided again.
-                raise OfferError(Reason.UNAVAILABLE, item="the policy changed during the decision")
             attributes = apply_obligations(offer.attributes, decision.obligations, key)
             held = self._book.hold(
                 proposal.number,
@@ -215,9 +212,9 @@ class OfferDesk:
             masked = [{"field": name, "mask": masks[name]} for name in sorted(offer.attributes)]
             return {"what": KIND, **_subject(caller.party, offer), "masked": masked, "policy": terms.version}
 
-        subject = {**_subject(caller.party, offer), "facts": facts.to_json()}
+        leaving = Exit(KIND, _subject(caller.party, offer), [facts], terms=terms)
         try:
-            done = self._release.release(caller, Exit(KIND, subject, [facts]), put, digest)
+            done = self._release.release(caller, leaving, put, digest)
             return not isinstance(done, tuple)
         except PolicyError as exc:
             if exc.reason is not Reason.POLICY_DENIED:  # a denial is in the log already

@@ -13,12 +13,12 @@ from federation.core.identity import Role
 from federation.core.ids import PartyId, PolicyVersion
 from federation.v1 import policy_pb2
 from gateway.identity.caller import Caller, set_caller
-from gateway.policy.active import ActivePolicy
+from gateway.policy.active import STALE_S, ActivePolicy
+from gateway.policy.proposals import Proposals
 from gateway.policy.versions import SqlVersions
 from gateway.rpc.policy import MAX_FACTS_CHARS, PolicyServicer
 from tests.policy_kit import AT, cases, files, shipped
-
-STRICTER = {"budget": ("epsilon: 8.0", "epsilon: 7.0")}
+from tests.proposal_kit import AUTHORITY, STRICTER, Log, changed
 
 
 def write(folder, **changed):
@@ -35,39 +35,19 @@ def versions():
     engine.dispose()
 
 
-def test_reload_puts_a_good_folder_in_force(tmp_path, versions):
-    clock = FixedClock(AT)
-    gate = ActivePolicy(write(tmp_path / "p"), clock, versions)
-    first = gate.active
+def change(versions, policy, at):
+    versions.activate(policy.version, policy.files, at)
+
+
+def test_the_folder_counts_at_the_first_start_only(tmp_path, versions):
+    clock, folder = FixedClock(AT), write(tmp_path / "p")
+    first = ActivePolicy(folder, clock, versions).active
+    write(folder, **STRICTER)
     clock.at += timedelta(days=1)
-    write(tmp_path / "p", **STRICTER)
-    assert gate.active is first  # nothing is taken before reload
-    assert gate.reload() is gate.active
-    assert gate.active.budget.epsilon == 7.0
-    assert gate.active_since == AT + timedelta(days=1)
-    assert gate.decide(cases().__next__()[2]).version == gate.active.version
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"budget": ("epsilon: 8.0", "epsilon: eight")}, {"agreement": ("alliance: skyline", "alliance: other")}],
-)
-def test_a_bad_file_never_replaces_a_good_one(tmp_path, versions, change):
-    gate = ActivePolicy(write(tmp_path / "p"), FixedClock(AT), versions)
-    first = gate.active
-    write(tmp_path / "p", **change)
-    with pytest.raises(PolicyError):
-        gate.reload()
-    assert gate.active is first
-    assert [activation.version for activation in versions.history()] == [first.version]
-
-
-def test_a_restart_with_a_bad_file_keeps_the_version_in_force(tmp_path, versions):
-    folder = write(tmp_path / "p")
-    version = ActivePolicy(folder, FixedClock(AT), versions).active.version
+    again = ActivePolicy(folder, clock, versions)
+    assert (again.active.version, again.active_since) == (first.version, AT)
     (folder / "rules.yaml").unlink()
-    again = ActivePolicy(folder, FixedClock(AT + timedelta(days=1)), versions)
-    assert (again.active.version, again.active_since) == (version, AT)
+    assert ActivePolicy(folder, clock, versions).active.version == first.version
 
 
 def test_a_first_start_with_a_bad_file_fails(tmp_path, versions):
@@ -77,11 +57,27 @@ def test_a_first_start_with_a_bad_file_fails(tmp_path, versions):
     assert versions.latest() is None
 
 
-def test_old_decisions_replay_identically(tmp_path, versions):
-    gate = ActivePolicy(write(tmp_path / "p"), FixedClock(AT), versions)
+def test_a_change_is_seen_at_the_next_look_and_at_the_latest_after_stale_s(versions):
+    seconds = [0.0]
+    gate = ActivePolicy(shipped(), FixedClock(AT), versions, tick=lambda: seconds[0])
+    stricter = changed(**STRICTER)
+    change(versions, stricter, AT + timedelta(days=1))
+    seconds[0] += STALE_S
+    assert gate.active.version == shipped().version
+    seconds[0] += 0.001
+    policy, since = gate.in_force
+    assert (policy.version, since) == (stricter.version, AT + timedelta(days=1))
+    change(versions, shipped(), AT + timedelta(days=2))
+    assert gate.refresh().version == shipped().version
+    assert gate.decide(cases().__next__()[2]).version == shipped().version
+
+
+def test_old_decisions_replay_identically(versions):
+    gate = ActivePolicy(shipped(), FixedClock(AT), versions)
     before = [gate.decide(facts) for _, _, facts in cases()]
-    write(tmp_path / "p", consent=("consent: {status: given, at: recipient}", "legal_basis: [eu-gdpr:A6-1-f]"))
-    gate.reload()
+    other = changed(consent=("consent: {status: given, at: recipient}", "legal_basis: [eu-gdpr:A6-1-f]"))
+    change(versions, other, AT)
+    gate.refresh()
     assert [gate.decide(facts) for _, _, facts in cases()] != before
     old = gate.at_version(before[0].version)
     assert [old.decide(facts) for _, _, facts in cases()] == before
@@ -95,12 +91,16 @@ def test_a_version_that_never_was_or_was_changed_is_refused(versions):
     versions.activate(forged, files(), AT)
     with pytest.raises(PolicyError):
         gate.at_version(forged)
+    with pytest.raises(PolicyError):  # it is in force, cannot be read, and so nothing is decided
+        gate.refresh()
 
 
 @pytest.fixture
 def servicer(versions):
     set_caller(Caller(PartyId("compliance"), Role.COMPLIANCE, "01", AT, AT + timedelta(days=1)))
-    yield PolicyServicer(ActivePolicy(shipped(), FixedClock(AT), versions))
+    clock = FixedClock(AT)
+    proposals = Proposals(versions._engine, Log(), AUTHORITY.certificate, clock)
+    yield PolicyServicer(ActivePolicy(shipped(), clock, versions), proposals)
     set_caller(None)
 
 
@@ -113,6 +113,16 @@ def test_the_service_shows_the_version_in_force(servicer):
     assert answer.version == shipped().version
     assert answer.active_since == AT.isoformat()
     assert {file.name: file.yaml for file in answer.files} == dict(shipped().files)
+
+
+def test_the_service_shows_any_version_that_was(servicer, versions):
+    old, new = shipped().version, changed(**STRICTER)
+    change(versions, new, AT)
+    servicer._policy.refresh()
+    answer = asyncio.run(servicer.GetPolicy(policy_pb2.GetPolicyRequest(version=old), None))
+    assert (answer.version, answer.active_since) == (old, "")
+    with pytest.raises(PolicyError):
+        asyncio.run(servicer.GetPolicy(policy_pb2.GetPolicyRequest(version="0" * 64), None))
 
 
 def test_the_service_explains_what_the_engine_decides(servicer):

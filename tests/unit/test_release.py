@@ -51,6 +51,10 @@ class Gates:
         if name in self.failing:
             raise self.failing[name]
 
+    @property
+    def active(self) -> "Gates":
+        return self
+
     def decide(self, asked: Facts) -> Decision:
         self._called(f"decide {asked.origin}")
         return self.answers[asked.origin or ""]
@@ -101,8 +105,9 @@ def test_the_gates_come_in_their_order() -> None:
     assert gates.release() == "a noisy table"
     assert gates.calls == [*ASKED, "reserve", "intent", "commit", "do", "digest", "outcome"]
     about = {"what": "cube", "caller": "marketing", "role": "marketing", "subject": {"cube": "venn"}}
+    asked = [facts("bank").to_json(), facts("airline").to_json()]
     assert gates.entries == [
-        ("intent", {**about, "policy": ["v1", "v1"], "budget_entry": "entry-1"}),
+        ("intent", {**about, "facts": asked, "policy": ["v1"], "budget_entry": "entry-1"}),
         ("outcome", {"intent": 0, "result": {"cells": 13}}),
     ]
 
