@@ -14,17 +14,22 @@ import grpc
 import structlog
 from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String, Table, func, select
 
+from federation.client.consent_imports import ImportedConsents, mark_uploaded
 from federation.client.data import PartnerData
 from federation.client.handles import HandleBook
 from federation.core.clock import to_text
 from federation.core.ids import CustomerId, Handle
+from federation.offers.offer import PURPOSE
 from federation.policy.facts import ConsentFact
+from federation.policy.vocabulary import OBJECTION_PURPOSE, SENSITIVE_SUFFIX
 from federation.v1 import consent_pb2 as pb
 from federation.v1 import consent_pb2_grpc
 
 STATES_PER_CALL = 5_000
 CALL_TIMEOUT_S = 60.0
 FLUSH_EVERY_S = 5.0
+OFFER_PURPOSES = (PURPOSE, PURPOSE + SENSITIVE_SUFFIX, OBJECTION_PURPOSE)
+"""What the gateway must know of a person before it decides about an offer."""
 _log = structlog.get_logger()
 
 metadata = MetaData()
@@ -73,27 +78,45 @@ class ConsentLink:
     ) -> None:
         self._stub, self._data, self._handles, self._engine = stub, data, handles, engine
         self._book, self._clock = data.consents, data.clock
+        self._imports = ImportedConsents(engine)
         metadata.create_all(engine)
 
-    def upload(self, ids: Sequence[CustomerId], purposes: Iterable[str] = ("offer_sharing",)) -> int:
+    def upload(self, ids: Sequence[CustomerId], purposes: Iterable[str] = OFFER_PURPOSES) -> int:
         """Sends the *current* states of people on the switchboard; safe to repeat. Returns how many states went up.
 
         Raises:
             DataError: the partner's files are not usable.
             grpc.RpcError: the gateway refused or cannot be reached; repeat the call.
         """
-        sent = 0
+        sent, purposes = 0, tuple(purposes)
         for start in range(0, len(ids), STATES_PER_CALL):
             part = ids[start : start + STATES_PER_CALL]
-            pairs = list(zip(part, self._handles.handles_for(part), strict=True))
+            sent += self._send_states(list(zip(part, self._handles.handles_for(part), strict=True)), purposes)
+        return sent
+
+    def upload_imported(self, purposes: Iterable[str] = ("offer_sharing",)) -> int:
+        """After an import: sends the states of everybody who has a handle. Returns how many; 0 if nothing is new.
+
+        Raises:
+            DataError: the partner's files are not usable.
+            grpc.RpcError: the gateway refused or cannot be reached; the agent tries again.
+        """
+        waiting = self._imports.not_uploaded()
+        sent, purposes = 0, tuple(purposes)
+        for pairs in self._handles.pages(STATES_PER_CALL) if waiting else ():
+            sent += self._send_states(pairs, purposes)
+        mark_uploaded(self._engine, waiting)
+        return sent
+
+    def _send_states(self, pairs: Sequence[tuple[CustomerId, Handle]], purposes: tuple[str, ...]) -> int:
+        sent = 0
+        for purpose in purposes:
             # Read when sent: a withdrawal since the list was made must go up as a withdrawal.
-            for purpose in purposes:
-                facts = self._book.for_purpose(purpose)
-                found = [(c, handle, facts.get(c)) for c, handle in pairs]
-                states = [self._state(c, handle, purpose, fact) for c, handle, fact in found if fact is not None]
-                if states:
-                    self._stub.RecordConsents(pb.RecordConsentsRequest(states=states), timeout=CALL_TIMEOUT_S)
-                    sent += len(states)
+            facts = self._book.states_of([customer for customer, _ in pairs], purpose)
+            states = [self._state(c, handle, purpose, facts[c]) for c, handle in pairs if c in facts]
+            if states:
+                self._stub.RecordConsents(pb.RecordConsentsRequest(states=states), timeout=CALL_TIMEOUT_S)
+                sent += len(states)
         return sent
 
     def record(self, customer_id: CustomerId, purpose: str, fact: ConsentFact) -> bool:
@@ -144,9 +167,10 @@ class ConsentLink:
         return len(waiting)
 
     def serve(self, stop: threading.Event) -> None:
-        """Retries what waits until told to stop; also what another process put into the outbox."""
+        """Sends what waits until told to stop; also what another process put into the outbox or imported."""
         while not stop.is_set():
             self.flush()
+            self.upload_imported()
             stop.wait(FLUSH_EVERY_S)
 
     def _send(self, entry: int, customer_id: CustomerId, purpose: str) -> int:

@@ -1,39 +1,27 @@
-"""What the partner's customers agreed to: the partner's consent file, overlaid with durable local changes.
+"""What the partner's customers agreed to: the partner's consent file, what was imported, and durable local changes.
 
-The file is the partner's register as exported; a change made here (``record``, ``withdraw``) is on disk before the call
+File and imports are the partner's registers; a change made here (``record``, ``withdraw``) is on disk before the call
 returns and in force for every decision that starts afterwards, in this and every other process of the partner. For one
 person and purpose the newest statement wins; of two equally old ones the stricter. Unreadable values become ``None``,
-which no policy accepts.
+which no policy accepts, and so does a "given" for a purpose whose records are incomplete.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Boolean, Column, Connection, Engine, Integer, MetaData, String, Table, func, select
 
+from federation.client.consent_imports import ImportedConsents, from_row, to_row
 from federation.client.tables import FileStamp, read_table, stamp
-from federation.core.clock import Clock, from_text, to_text
+from federation.consent.statements import FIELDS, FLAGS, STATUSES
+from federation.core.clock import Clock, from_text
 from federation.core.errors import DataError, OfferError, Reason
 from federation.core.ids import CustomerId
 from federation.policy.facts import ConsentFact
 
-STATUSES = frozenset({"given", "withdrawn", "refused"})
-COLUMNS = (
-    "customer_id",
-    "purpose",
-    "status",
-    "recipients",
-    "given_at",
-    "expires_at",
-    "separate_consent",
-    "cross_border_consent",
-    "jurisdiction",
-)
-_FLAGS = {"1": True, "0": False, "true": True, "false": False}
 _EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 metadata = MetaData()
@@ -68,10 +56,16 @@ class ConsentBook:
         path: The partner's consent file (CSV).
         engine: The partner's durable state.
         clock: Tells the time of local changes.
+        complete: Whether records for a purpose have what the partner declares once for all (``ConsentTerms.covers``).
     """
 
-    def __init__(self, path: Path, engine: Engine, clock: Clock) -> None:
-        self._path, self._engine, self._clock = path, engine, clock
+    def __init__(
+        self, path: Path, engine: Engine, clock: Clock, complete: Callable[[str], bool] = lambda _purpose: True
+    ) -> None:
+        self._path, self._engine, self._clock, self._complete = path, engine, clock, complete
+        self._imported = ImportedConsents(engine)
+        self._imported_changes = -1
+        self._imported_facts: dict[str, dict[str, ConsentFact]] = {}  # by purpose, as they are asked for
         self._lock = threading.Lock()
         self._stamp: FileStamp | None = None
         self._file: dict[str, dict[str, ConsentFact]] = {}  # purpose -> customer -> fact
@@ -80,7 +74,21 @@ class ConsentBook:
 
     def lookup(self, customer_id: CustomerId, purpose: str) -> ConsentFact | None:
         """The state of one consent, or None where nothing is on file. Raises DataError for an unusable file."""
-        return self.for_purpose(purpose).get(customer_id)
+        return self.states_of([customer_id], purpose).get(customer_id)
+
+    def states_of(self, ids: Sequence[CustomerId], purpose: str) -> dict[CustomerId, ConsentFact]:
+        """The states of some customers for one purpose, as of now. Raises DataError for an unusable file."""
+        with self._lock:
+            self._read_file()
+            self._read_changes()
+            base, overlay, now = self._file.get(purpose, {}), self._overlay.facts, self._clock.now()
+        imported = self._imported.find(ids, purpose)
+        found = {}
+        for i in ids:
+            fact = _standing(base.get(i), imported.get(i), overlay.get((i, purpose)), now)
+            if fact is not None:
+                found[i] = self._judge(fact, purpose)
+        return found
 
     def for_purpose(self, purpose: str) -> Mapping[str, ConsentFact]:
         """All states for one purpose, by customer id, as of now; the mapping does not follow later changes.
@@ -91,10 +99,11 @@ class ConsentBook:
         with self._lock:
             self._read_file()
             self._read_changes()
-            base = self._file.get(purpose, {})
+            self._read_imported(purpose)
+            base, imported = self._file.get(purpose, {}), self._imported_facts[purpose]
             overlay, now = self._overlay.facts, self._clock.now()
         local = {customer: fact for (customer, about), fact in overlay.items() if about == purpose}
-        return _Overlaid(base, {c: f for c, f in local.items() if not _undoes(base.get(c), f, now)})
+        return _Overlaid((base, imported, local), now, lambda fact: self._judge(fact, purpose))
 
     def purposes_of(self, customer_id: CustomerId) -> dict[str, ConsentFact]:
         """Every consent of one person, by purpose. Raises DataError for an unusable file."""
@@ -102,8 +111,29 @@ class ConsentBook:
             self._read_file()
             self._read_changes()
             known = {*self._file, *(purpose for _, purpose in self._overlay.facts)}
+        known |= set(self._imported.of_person(customer_id))
         found = {purpose: self.lookup(customer_id, purpose) for purpose in sorted(known)}
         return {purpose: fact for purpose, fact in found.items() if fact is not None}
+
+    def history_of(self, customer_id: CustomerId, purpose: str) -> tuple[list[ConsentFact], str]:
+        """What is on file that one person said about a purpose, oldest first, and the register's record id or "".
+
+        The last one stands. Raises DataError for an unusable file.
+        """
+        with self._lock:
+            self._read_file()
+            base, now = self._file.get(purpose, {}).get(customer_id), self._clock.now()
+        imported, record_id = self._imported.of_person(customer_id).get(purpose, (None, ""))
+        mine = changes.c.customer_id == customer_id, changes.c.purpose == purpose
+        with self._engine.begin() as connection:
+            rows = connection.execute(select(changes).where(*mine).order_by(changes.c.change)).mappings().all()
+        said = {fact: None for fact in (base, imported, *map(from_row, rows)) if fact is not None}
+        local = None
+        for fact in map(from_row, rows):
+            local = local if _newer(local, fact) else fact
+        last = _standing(base, imported, local, now)
+        order = sorted(said, key=lambda fact: (fact is last or fact == last, _time(fact), fact.status != "given"))
+        return order, record_id
 
     def record(self, customer_id: CustomerId, purpose: str, fact: ConsentFact) -> ConsentFact:
         """Records a statement that the customer makes now; returns it with its time.
@@ -138,23 +168,35 @@ class ConsentBook:
         return at
 
     def _insert(self, connection: Connection, customer_id: CustomerId, purpose: str, fact: ConsentFact) -> None:
-        connection.execute(changes.insert().values(customer_id=customer_id, purpose=purpose, **_to_row(fact)))
+        connection.execute(changes.insert().values(customer_id=customer_id, purpose=purpose, **to_row(fact)))
 
     def _read_file(self) -> None:
         """Reads the consent file again if it changed. Needs the lock."""
         now = stamp(self._path)
         if now == self._stamp:
             return
-        table = read_table(self._path, required=COLUMNS, text={"*"})
+        table = read_table(self._path, required=FIELDS, text={"*"})
         facts: dict[str, dict[str, ConsentFact]] = {}
         times: dict[str, datetime | None] = {}
         names: dict[str, frozenset[str]] = {}
-        for customer, purpose, *values in zip(*(table[name].tolist() for name in COLUMNS), strict=True):
+        for customer, purpose, *values in zip(*(table[name].tolist() for name in FIELDS), strict=True):
             fact = _parse(values, times, names)
             bucket = facts.setdefault(purpose, {})
             if not _newer(bucket.get(customer), fact):
                 bucket[customer] = fact
         self._file, self._stamp = facts, now
+
+    def _read_imported(self, purpose: str) -> None:
+        """Reads the imported states for a purpose if they changed. Needs the lock."""
+        now = self._imported.changes()
+        if now != self._imported_changes:
+            self._imported_facts, self._imported_changes = {}, now
+        if purpose not in self._imported_facts:
+            self._imported_facts[purpose] = self._imported.all_for(purpose)
+
+    def _judge(self, fact: ConsentFact, purpose: str) -> ConsentFact:
+        """A "given" counts only where the record behind it is complete; an end always does."""
+        return replace(fact, status=None) if fact.status == "given" and not self._complete(purpose) else fact
 
     def _read_changes(self) -> None:
         """Takes in what any process wrote since the last look. Needs the lock."""
@@ -166,26 +208,35 @@ class ConsentBook:
         facts = dict(self._overlay.facts)
         for row in new:
             key = (row["customer_id"], row["purpose"])
-            fact = _from_row(row)
+            fact = from_row(row)
             if not _newer(facts.get(key), fact):
                 facts[key] = fact
         self._overlay = _Overlay(last, facts)
 
 
 class _Overlaid(Mapping[str, ConsentFact]):
-    """One mapping before another, without copying either."""
+    """File, imports and local changes as one, without copying any."""
 
-    def __init__(self, base: Mapping[str, ConsentFact], local: Mapping[str, ConsentFact]) -> None:
-        self._base, self._local = base, local
+    def __init__(
+        self,
+        layers: tuple[Mapping[str, ConsentFact], Mapping[str, ConsentFact], Mapping[str, ConsentFact]],
+        now: datetime,
+        judge: Callable[[ConsentFact], ConsentFact],
+    ) -> None:
+        self._layers, self._now, self._judge = layers, now, judge
 
     def __getitem__(self, key: str) -> ConsentFact:
-        return self._local[key] if key in self._local else self._base[key]
+        base, imported, local = self._layers
+        fact = _standing(base.get(key), imported.get(key), local.get(key), self._now)
+        if fact is None:
+            raise KeyError(key)
+        return self._judge(fact)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._base.keys() | self._local.keys())
+        return iter(set().union(*self._layers))
 
     def __len__(self) -> int:
-        return len(self._base.keys() | self._local.keys())
+        return len(set().union(*self._layers))
 
 
 def _time(fact: ConsentFact) -> datetime:
@@ -198,6 +249,14 @@ def _newer(known: ConsentFact | None, other: ConsentFact) -> bool:
     if known is None:
         return False
     return (_time(known), known.status != "given") > (_time(other), other.status != "given")
+
+
+def _standing(
+    row: ConsentFact | None, imported: ConsentFact | None, local: ConsentFact | None, now: datetime
+) -> ConsentFact | None:
+    """Which of three statements stands: the newest of the registers, unless a local change stands against it."""
+    base = imported if imported is not None and not _newer(row, imported) else row
+    return base if local is None or _undoes(base, local, now) else local
 
 
 def _undoes(row: ConsentFact | None, local: ConsentFact, now: datetime) -> bool:
@@ -220,8 +279,8 @@ def _parse(values: list[str], times: dict[str, datetime | None], names: dict[str
         recipients=names[recipients],
         given_at=times[given_at],
         expires_at=times[expires_at],
-        separate=_FLAGS.get(separate.strip().lower()),
-        cross_border=_FLAGS.get(cross_border.strip().lower()),
+        separate=FLAGS.get(separate.strip().lower()),
+        cross_border=FLAGS.get(cross_border.strip().lower()),
         jurisdiction=jurisdiction.strip() or None,
     )
 
@@ -231,27 +290,3 @@ def _read_time(text: str) -> datetime | None:
         return from_text(text)
     except DataError:
         return None  # denies, which is what an unreadable time must do
-
-
-def _to_row(fact: ConsentFact) -> dict[str, Any]:
-    return {
-        "status": fact.status,
-        "recipients": None if fact.recipients is None else " ".join(sorted(fact.recipients)),
-        "given_at": None if fact.given_at is None else to_text(fact.given_at),
-        "expires_at": None if fact.expires_at is None else to_text(fact.expires_at),
-        "separate": fact.separate,
-        "cross_border": fact.cross_border,
-        "jurisdiction": fact.jurisdiction,
-    }
-
-
-def _from_row(row: Mapping[Any, Any]) -> ConsentFact:
-    return ConsentFact(
-        status=row["status"],
-        recipients=None if row["recipients"] is None else frozenset(row["recipients"].split()),
-        given_at=None if row["given_at"] is None else from_text(row["given_at"]),
-        expires_at=None if row["expires_at"] is None else from_text(row["expires_at"]),
-        separate=row["separate"],
-        cross_border=row["cross_border"],
-        jurisdiction=row["jurisdiction"],
-    )

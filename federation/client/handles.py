@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sqlalchemy import Column, Engine, LargeBinary, MetaData, String, Table, select
 
+from federation.core.database import reading
 from federation.core.ids import HANDLE_BYTES, CustomerId, Handle
 
 _KEYS_PER_QUERY = 500  # SQLite allows 999 parameters in old builds
@@ -33,6 +34,7 @@ class HandleBook:
     def __init__(self, engine: Engine, random: Callable[[int], bytes] = os.urandom) -> None:
         self._engine, self._random = engine, random
         metadata.create_all(engine)
+        self._reading = reading(engine)
 
     def handles_for(self, ids: Sequence[CustomerId]) -> list[Handle]:
         """One handle per id, in order; missing ones are made, all in one transaction."""
@@ -53,6 +55,27 @@ class HandleBook:
         with self._engine.begin() as connection:
             found = connection.scalar(select(handles.c.handle).where(handles.c.customer_id == customer_id))
         return None if found is None else Handle(found)
+
+    def known(self, ids: Sequence[CustomerId]) -> dict[CustomerId, Handle]:
+        """The handles of those who have one; makes none. Whoever has none was never on the switchboard."""
+        found = dict[CustomerId, Handle]()
+        with self._reading.begin() as connection:
+            for part in _batched(dict.fromkeys(ids)):
+                rows = connection.execute(select(handles).where(handles.c.customer_id.in_(part)))
+                found.update((CustomerId(row.customer_id), Handle(row.handle)) for row in rows)
+        return found
+
+    def pages(self, size: int) -> Iterator[list[tuple[CustomerId, Handle]]]:
+        """Everybody who has a handle, by customer id, at most ``size`` at a time."""
+        after = ""
+        while True:
+            query = select(handles).where(handles.c.customer_id > after).order_by(handles.c.customer_id).limit(size)
+            with self._reading.begin() as connection:
+                rows = connection.execute(query).all()
+            if not rows:
+                return
+            yield [(CustomerId(row.customer_id), Handle(row.handle)) for row in rows]
+            after = rows[-1].customer_id
 
     def customer_of(self, handle: Handle) -> CustomerId | None:
         """Whom a handle stands for, or None where it is not one of ours."""
