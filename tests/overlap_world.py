@@ -11,10 +11,11 @@ import pandas as pd
 from federation.client.config import DataConfig, PartnerConfig
 from federation.client.overlap import OverlapAgent
 from federation.core.clock import Clock
+from federation.core.errors import OverlapError
 from federation.core.identity import Identity, Role, Subject, new_key
 from federation.core.ids import CustomerId, Handle, PartyId
 from federation.policy.facts import Decision, Facts, Given, Obligations
-from federation.policy.specs import BudgetSpec, CubeSpec, PartySpec
+from federation.policy.specs import AdHocSpec, BudgetSpec, CubeSpec, PartySpec
 from federation.v1 import overlap_pb2 as pb
 from gateway.identity.authority import Authority
 from gateway.overlap.coordinator import Coordinator
@@ -47,6 +48,7 @@ class Policy:
             purposes={"overlap_statistics": 6},
         )
     )
+    ad_hoc: AdHocSpec = field(default_factory=AdHocSpec)
     permitted: bool = True
     min_k: int | None = None
     version: str = "v1"
@@ -177,21 +179,26 @@ class Direct:
         self._world, self._party = world, party
 
     def GetBatch(self, request: pb.GetBatchRequest) -> "Parts":
-        header, chunks = self._world.coordinator.carry(self._party, request.batch_id)
+        header, chunks = self._world.coordinator.carry(self._party, request.batch_id, request.from_row)
         return Parts([header, *chunks])
 
-    def PutBatch(self, messages: Iterator[pb.PutBatchRequest]) -> pb.PutBatchResponse:
+    def PutBatch(self, messages: Iterator[pb.PutBatchRequest]) -> Iterator[pb.PutBatchResponse]:
         coordinator = self._world.coordinator
         expected = coordinator.expect(self._party, next(messages).header)
         if expected.here:
-            return pb.PutBatchResponse(batch_id=expected.batch.batch_id)
+            yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, complete=True)
+            return
         incoming = coordinator.receive(expected)
         try:
+            yield pb.PutBatchResponse(durable_rows=incoming.durable_rows)
             for message in messages:
                 incoming.add(message.chunk.points, message.chunk.handles)
-            return coordinator.accept(expected, incoming)
-        finally:
+            yield coordinator.accept(expected, incoming)
+        except OverlapError:
             incoming.discard()
+            raise
+        finally:
+            incoming.close()
 
 
 class Parts:

@@ -10,8 +10,10 @@ Trusts its own policy, its own data and the alliance CA; not the gateway.
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -19,19 +21,19 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from federation.client.config import PartnerConfig
 from federation.client.connection import translated
 from federation.client.overlap_batches import BatchBuilder, Data, Handles
-from federation.client.overlap_state import EpochState, OwnBatch
+from federation.client.overlap_carry import Progress, fetch, rows_in, send
+from federation.client.overlap_files import read_chunks, shuffled, write_rows
+from federation.client.overlap_state import EpochState, StoredBatch
 from federation.core.clock import Clock
 from federation.core.errors import EntenteError, OverlapError, Reason, TransportError
 from federation.core.identity import Identity, write_secret
-from federation.core.ids import HANDLE_BYTES, POINT_BYTES, CustomerId, Handle
-from federation.overlap.batch import Chain, Random, check_points, permutation, reorder, sign_receipt, verify_chain
-from federation.overlap.blind import CHUNK_ROWS, blind
-from federation.overlap.plan import STATISTICS, SWITCHBOARD, Agreement, check_plan
+from federation.core.ids import HANDLE_BYTES, CustomerId, Handle
+from federation.overlap.batch import Chain, Random, sign_receipt, verify_chain
+from federation.overlap.blind import blind
+from federation.overlap.plan import STATISTICS, SWITCHBOARD, Agreement, check_plan, row_bytes
 from federation.v1 import overlap_pb2 as pb
 from federation.v1.overlap_pb2_grpc import OverlapServiceStub
 
-Progress = Callable[[str, int, int], None]
-"""Stage ("blind" or "send"), rows done, rows in all."""
 _log = structlog.get_logger()
 
 
@@ -122,33 +124,54 @@ class OverlapAgent:
         if not self._state.has_own(plan.epoch):
             self._build(plan)
         for batch in self._state.own(plan.epoch):
-            if batch.handles and self._before_switchboard is not None:
+            if batch.handles is not None and self._before_switchboard is not None:
                 self._before_switchboard(self._customers(batch.handles))
-            self._send(batch)
+            self._send(batch, row_bytes(plan))
 
     def blind(self, batch_id: str) -> None:
         """Fetches another partner's batch, checks it, blinds it and sends it back.
+
+        Each stage is on disk before the next begins: a process that was killed goes on with the rows it has, or, where
+        the result was finished, with sending that very result.
 
         Raises:
             IdentityError: a signature is not what it must be.
             OverlapError: the batch is not what was signed, or more than the limits allow.
         """
-        header, chain, points = self._receive(batch_id)
-        manifest = chain.manifest
+        folder = self._state.hop_folder(batch_id)
+        done = StoredBatch.load(folder / "out.points")
+        if done is None:
+            header, chain = self._receive(batch_id, folder)
+            done = self._blind_all(header, chain, folder)
+        manifest = pb.Manifest.FromString(done.header.manifest.payload)
+        self._send(done, row_bytes(manifest.plan))
+        shutil.rmtree(folder)
+
+    def _blind_all(self, header: pb.BatchHeader, chain: Chain, folder: Path) -> StoredBatch:
+        """Blinds and, for statistics, shuffles a batch that is on disk whole; signs the result."""
+        manifest, width = chain.manifest, row_bytes(chain.manifest.plan)
         key = self._state.key(manifest.plan.epoch, manifest.index)
-        blinded, low_order = bytearray(), 0
-        step = CHUNK_ROWS * POINT_BYTES
-        for start in range(0, len(points), step):
-            done = blind(points[start : start + step], key)
-            blinded += done.points
-            low_order += len(done.low_order_rows)
-            self._progress("blind", len(blinded) // POINT_BYTES, manifest.count)
+        low_order = 0
+
+        def blinded() -> Iterator[bytes]:
+            nonlocal low_order
+            done = 0
+            for chunk in read_chunks(folder / "in.points", width):
+                result = blind(chunk, key)
+                low_order += len(result.low_order_rows)
+                done += len(chunk) // width
+                self._progress("blind", done, manifest.count)
+                yield result.points
+
+        rows: Iterator[bytes] = blinded()
+        if manifest.index == STATISTICS:
+            rows = shuffled(rows, folder / "bucket", rows=manifest.count, width=width, random=self._random)
+        content = write_rows(folder / "out.points", rows, width)
         if low_order:
             _log.warning("low_order_points", origin=manifest.origin, epoch=manifest.plan.epoch, rows=low_order)
-        out = bytes(blinded)
-        if manifest.index == STATISTICS:
-            out = reorder(out, permutation(manifest.count, self._random))
-        self._send(OwnBatch(sign_receipt(self._identity, header, chain, out), out, b""))
+        out = StoredBatch(sign_receipt(self._identity, header, chain, content.digest), folder / "out.points", None)
+        out.save()
+        return out
 
     def _build(self, plan: pb.EpochPlan) -> None:
         builder = BatchBuilder(
@@ -159,37 +182,44 @@ class OverlapAgent:
             config=self._config.data,
             agreement=self._policy,
             random=self._random,
+            progress=self._progress,
         )
         keys: dict[int, X25519PrivateKey] = {
             index: self._state.key(plan.epoch, index) for index in (STATISTICS, SWITCHBOARD)
         }
-        self._state.save_own(plan.epoch, builder.build(keys))
+        self._state.save_own(plan.epoch, lambda folder: builder.build(keys, folder))
         report = json.dumps(builder.report(), indent=1, sort_keys=True).encode()
         write_secret(self._config.state / "reports" / f"overlap-{plan.epoch}.json", report)
 
-    def _customers(self, handles: bytes) -> list[CustomerId]:
+    def _customers(self, handles: Path) -> list[CustomerId]:
         """Whose handles these are; padding is nobody's."""
-        rows = (Handle(handles[at : at + HANDLE_BYTES]) for at in range(0, len(handles), HANDLE_BYTES))
+        rows = (Handle(chunk) for chunk in read_chunks(handles, HANDLE_BYTES, rows=1))
         return [customer for customer in map(self._handles.customer_of, rows) if customer is not None]
 
-    def _receive(self, batch_id: str) -> tuple[pb.BatchHeader, Chain, bytes]:
-        """A batch whose every proof holds, recorded within the quota."""
-        parts = self._stub.GetBatch(pb.GetBatchRequest(batch_id=batch_id))
-        try:
-            header, chain = self._header(next(parts, None))
-            # Recorded before a row is read: what arrives must have the digest that is recorded here.
-            self._state.reserve(chain, self._config.limits.max_rows_blinded_per_epoch)
-            points = bytearray()
-            for part in parts:
-                if part.WhichOneof("part") != "chunk" or len(part.chunk.points) > CHUNK_ROWS * POINT_BYTES:
-                    raise OverlapError(Reason.BAD_FIELD, item="field chunk")
-                points += part.chunk.points
-                if len(points) > chain.manifest.count * POINT_BYTES:
-                    raise OverlapError(Reason.TOO_LARGE, item=f"batch of {chain.manifest.origin}")
-        finally:
-            parts.cancel()
-        check_points(chain, bytes(points))
-        return header, chain, bytes(points)
+    def _receive(self, batch_id: str, folder: Path) -> tuple[pb.BatchHeader, Chain]:
+        """Brings a batch into a folder, whole; returns its header, whose every proof holds, within the quota."""
+        target, name = folder / "in.points", folder / "in.name"
+        for _ in range(2):
+            known = name.read_bytes() if name.exists() else b""
+            # Without a name, rows are of nobody knows what.
+            request = pb.GetBatchRequest(batch_id=batch_id, from_row=_rows(target, known) if known else 0)
+            parts = self._stub.GetBatch(request)
+            try:
+                header, chain = self._header(next(parts, None))
+                # Recorded before a row is read: what arrives must have the digest that is recorded here.
+                self._state.reserve(chain, self._config.limits.max_rows_blinded_per_epoch)
+                width = row_bytes(chain.manifest.plan)
+                mine = width.to_bytes(2, "big") + chain.manifest_digest + chain.digest
+                if known == mine or request.from_row == 0:
+                    if known != mine:
+                        target.unlink(missing_ok=True)
+                        write_secret(name, mine)
+                    fetch(parts, chain, target, width, self._progress)
+                    return header, chain
+                name.unlink()  # rows of another batch: begin anew
+            finally:
+                parts.cancel()
+        raise OverlapError(Reason.DIGEST_MISMATCH, item="batch that changes while it is fetched")
 
     def _header(self, part: pb.GetBatchResponse | None) -> tuple[pb.BatchHeader, Chain]:
         if part is None or part.WhichOneof("part") != "header":
@@ -207,20 +237,12 @@ class OverlapAgent:
         self._state.pin_plan(chain.manifest.plan)
         return part.header, chain
 
-    def _send(self, batch: OwnBatch) -> None:
-        rows = len(batch.points) // POINT_BYTES
-
-        def messages() -> Iterator[pb.PutBatchRequest]:
-            yield pb.PutBatchRequest(header=batch.header)
-            for start in range(0, rows, CHUNK_ROWS):
-                stop = start + CHUNK_ROWS
-                chunk = pb.PointsChunk(
-                    points=batch.points[start * POINT_BYTES : stop * POINT_BYTES],
-                    handles=batch.handles[start * HANDLE_BYTES : stop * HANDLE_BYTES],
-                )
-                self._progress("send", min(stop, rows), rows)
-                yield pb.PutBatchRequest(chunk=chunk)
-
-        answer = self._stub.PutBatch(messages())
+    def _send(self, batch: StoredBatch, width: int) -> None:
+        answer = send(self._stub, batch, width, self._progress)
         if answer.rejected_rows:
             _log.warning("rows_rejected", batch=answer.batch_id, rows=len(answer.rejected_rows))
+
+
+def _rows(target: Path, name: bytes) -> int:
+    """Rows that are there of a batch whose width stands at the start of its name."""
+    return rows_in(target, int.from_bytes(name[:2], "big"))

@@ -4,29 +4,36 @@ The partner's own policy and consents decide row by row. What was left out is co
 with the partner.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import IO, Any, Literal, Protocol, cast
 
+import numpy as np
 import pandas as pd
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import DataConfig
+from federation.client.overlap_files import create_private, shuffled, write_rows
 from federation.client.overlap_labels import Tables, customer_labels
-from federation.client.overlap_state import OwnBatch
-from federation.core.errors import OverlapError, Reason
+from federation.client.overlap_state import StoredBatch
+from federation.core.errors import DataError, OverlapError, Reason
 from federation.core.identity import Identity
-from federation.core.ids import HANDLE_BYTES, CustomerId, Handle
-from federation.overlap.batch import Random, padding_rows, permutation, reorder, sign_manifest
+from federation.core.ids import HANDLE_BYTES, POINT_BYTES, CustomerId, Handle
+from federation.overlap.batch import Random, padding_rows, sign_manifest
 from federation.overlap.blind import CHUNK_ROWS, blind
 from federation.overlap.hash_to_curve import domain, hash_to_curve
 from federation.overlap.normalise import normalise
-from federation.overlap.plan import INDEX_NAMES, STATISTICS, SWITCHBOARD, Agreement, batch_keys, labels_of
+from federation.overlap.plan import INDEX_NAMES, STATISTICS, SWITCHBOARD, Agreement, batch_keys, key_types_of, labels_of
 from federation.policy.specs import PartySpec
 from federation.v1 import overlap_pb2 as pb
 
 PURPOSES: Mapping[int, str] = {STATISTICS: "overlap_statistics", SWITCHBOARD: "offer_sharing"}
 DATA_CATEGORY, RECIPIENT = "blinded_identifier", "gateway"
+IdentifierKind = Literal["email", "phone", "national_id"]
+Person = tuple[str | None, ...]
+"""The normal form of one customer's identifier of each key type of the plan."""
 
 
 class Eligible(Protocol):
@@ -46,7 +53,7 @@ class Eligible(Protocol):
 class Data(Tables, Protocol):
     """What the overlap needs of a partner's data."""
 
-    def identifier(self, kind: Literal["email", "phone"]) -> "pd.Series[str]":
+    def identifier(self, kind: IdentifierKind) -> "pd.Series[str]":
         """One identifier column; raises DataError where it is missing or mostly empty."""
         ...
 
@@ -91,6 +98,7 @@ class BatchBuilder:
         config: How its identifiers are written.
         agreement: Its own policy: labels and padding.
         random: For order, padding and nothing else.
+        progress: Called with "build", rows done and rows in all.
     """
 
     def __init__(
@@ -103,91 +111,172 @@ class BatchBuilder:
         config: DataConfig,
         agreement: Agreement,
         random: Random,
+        progress: Callable[[str, int, int], None],
     ) -> None:
         self._plan, self._identity, self._data, self._handles = plan, identity, data, handles
         self._config, self._random = config, random
         self._party: PartySpec = agreement.parties[identity.subject.party]
+        self._kinds = cast(tuple[IdentifierKind, ...], key_types_of(plan.key_type))
         self._raw = self._identifiers()
-        self._normal: dict[str, str | None] = {}
+        self._normal: dict[str, Person] = {}
+        self._progress, self._done, self._total = progress, 0, 0
         self._shares: dict[int, Share] = {STATISTICS: Share(), SWITCHBOARD: Share()}
 
-    def build(self, keys: Mapping[int, X25519PrivateKey]) -> Iterator[OwnBatch]:
-        """Every batch of the epoch, blinded with the key of its index.
+    def build(self, keys: Mapping[int, X25519PrivateKey], folder: Path) -> None:
+        """Makes every batch of the epoch in a folder, blinded with the key of its index.
 
         Raises:
-            DataError: MISSING_COLUMN, HALF_EMPTY_COLUMN and what reading the files raises; then nothing was built.
+            DataError: MISSING_COLUMN, HALF_EMPTY_COLUMN and what reading the files raises.
         """
         groups = self._groups()
-        for index, label in batch_keys(self._party):
+        self._total = sum(map(len, groups.values()))
+        for number, (index, label) in enumerate(batch_keys(self._party)):
+            target = folder / f"{number:03d}.points"
             if index == STATISTICS:
-                yield self._batch(index, label, groups[label], [], keys[index])
+                self._batch(index, label, groups[label], [], keys[index], target)
             else:
-                ids, identifiers = self._usable(index)
-                yield self._batch(index, label, identifiers, self._handles.handles_for(ids), keys[index])
+                ids, people = self._usable(index)
+                self._total += len(ids)
+                self._batch(index, label, people, self._handles.handles_for(ids), keys[index], target)
 
     def report(self) -> dict[str, Any]:
         """Counts for the partner itself, after ``build``; never sent."""
         shares = {INDEX_NAMES[index]: asdict(share) for index, share in self._shares.items()}
         return {"epoch": self._plan.epoch, "key_type": self._plan.key_type, **shares}
 
-    def _identifiers(self) -> "pd.Series[str]":
-        kind: Literal["email", "phone"] = "email" if self._plan.key_type == "email" else "phone"
-        return self._data.identifier(kind)
+    def _identifiers(self) -> list["pd.Series[str]"]:
+        """One column for each key type. With several, a partner may be without some of them, but not without all."""
+        columns, missing = [], None
+        for kind in self._kinds:
+            try:
+                columns.append(self._data.identifier(kind))
+            except DataError as exc:
+                if len(self._kinds) == 1 or exc.reason is not Reason.MISSING_COLUMN:
+                    raise
+                columns.append(pd.Series(dtype=str))
+                missing = exc
+        if missing is not None and all(column.empty for column in columns):
+            raise missing
+        return columns
 
-    def _usable(self, index: int) -> tuple[list[CustomerId], list[str]]:
-        """Customers that may be in an index and have a usable identifier, with its normal form."""
+    def _usable(self, index: int) -> tuple[list[CustomerId], list[Person]]:
+        """Customers that may be in an index and have a usable identifier, with the normal form of each key type."""
         share = self._shares[index]
         eligible = self._data.eligible(PURPOSES[index], DATA_CATEGORY, RECIPIENT)
-        share.customers, share.refused = len(self._raw), dict(eligible.refused)
-        ids, identifiers = [], []
-        region, mode = self._config.phone_region, self._config.phone_numbers
-        for customer, raw in zip(eligible.ids, self._raw.reindex(eligible.ids).tolist(), strict=True):
-            if not isinstance(raw, str) or not raw.strip():
+        share.customers, share.refused = len(self._data.customers()), dict(eligible.refused)
+        ids, people = [], []
+        raw = [column.reindex(eligible.ids).tolist() for column in self._raw]
+        for customer, *values in zip(eligible.ids, *raw, strict=True):
+            given = [value if isinstance(value, str) and value.strip() else "" for value in values]
+            if not any(given):
                 share.without_identifier += 1
                 continue
             if customer not in self._normal:
-                self._normal[customer] = normalise(raw, self._plan.key_type, region=region, mode=mode)
-            normal = self._normal[customer]
-            if normal is None:
+                self._normal[customer] = tuple(map(self._normalise, given, self._kinds))
+            if not any(normal := self._normal[customer]):
                 share.invalid_identifier += 1
                 continue
             ids.append(customer)
-            identifiers.append(normal)
+            people.append(normal)
         share.used = len(ids)
-        return ids, identifiers
+        return ids, people
 
-    def _groups(self) -> dict[str, list[str]]:
-        """Identifiers by label, each once: of rows with equal identifiers the first in the file counts."""
-        groups: dict[str, list[str]] = {label: [] for label in labels_of(self._party)}
-        ids, identifiers = self._usable(STATISTICS)
+    def _normalise(self, raw: str, kind: str) -> str | None:
+        if not raw:
+            return None
+        return normalise(raw, kind, region=self._config.phone_region, mode=self._config.phone_numbers)
+
+    def _groups(self) -> dict[str, list[Person]]:
+        """People by label, each once: of rows with equal identifiers the first in the file counts."""
+        groups: dict[str, list[Person]] = {label: [] for label in labels_of(self._party)}
+        ids, people = self._usable(STATISTICS)
         labels = customer_labels(self._party, self._data, self._config.columns, ids)
-        first = dict(zip(reversed(identifiers), reversed(labels), strict=True))
-        for identifier, label in first.items():
-            groups[label].append(identifier)
+        first = dict(zip(reversed(people), reversed(labels), strict=True))
+        for person, label in first.items():
+            groups[label].append(person)
         share = self._shares[STATISTICS]
         share.repeated_identifier = len(ids) - len(first)
         share.used = len(first)
         return groups
 
-    def _batch(
-        self, index: int, label: str, identifiers: list[str], handles: list[Handle], key: X25519PrivateKey
-    ) -> OwnBatch:
-        padding = padding_rows(len(identifiers), self._party.pad_to)
+    def _batch(  # noqa: PLR0917 - the parts of one batch, each of its own type
+        self,
+        index: int,
+        label: str,
+        people: list[Person],
+        handles: list[Handle],
+        key: X25519PrivateKey,
+        target: Path,
+    ) -> None:
+        padding = padding_rows(len(people), self._party.pad_to)
         self._shares[index].padding += padding
-        messages = [text.encode() for text in identifiers] + [self._random(32) for _ in range(padding)]
-        dst = domain(self._plan, index)
-        points = bytearray()
-        for start in range(0, len(messages), CHUNK_ROWS):
-            blinded = blind(hash_to_curve(messages[start : start + CHUNK_ROWS], dst), key)
-            if blinded.low_order_rows:  # one in 2^252: more likely a broken library
-                raise OverlapError(Reason.BAD_POINT, item=f"own batch {label!r}")
-            points += blinded.points
-        order = permutation(len(messages), self._random)
-        sent = reorder(bytes(points), order)
-        # A handle that nobody has, so that a padding row of the switchboard looks like any other.
-        row_handles = b"".join(handles) + self._random(HANDLE_BYTES * padding) if index == SWITCHBOARD else b""
-        header = sign_manifest(
-            self._identity, self._plan, index=index, label=label, points=sent, batches=len(batch_keys(self._party))
-        )
+        rows, width = len(people) + padding, POINT_BYTES * len(self._kinds)
+        scratch = target.with_suffix(".bucket")
+        if index == SWITCHBOARD:
+            # A handle that nobody has, so that a padding row of the switchboard looks like any other.
+            given = b"".join(handles) + self._random(HANDLE_BYTES * padding)
+            both = shuffled(
+                self._with_handles(self._points(index, label, people, padding, key), given, width),
+                scratch,
+                rows=rows,
+                width=width + HANDLE_BYTES,
+                random=self._random,
+            )
+            with os.fdopen(create_private(target.with_suffix(".handles")), "wb") as file:
+                content = write_rows(target, _split(both, width, file), width)
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            points = self._points(index, label, people, padding, key)
+            mixed = shuffled(points, scratch, rows=rows, width=width, random=self._random)
+            content = write_rows(target, mixed, width)
+        batches = len(batch_keys(self._party))
+        header = sign_manifest(self._identity, self._plan, index=index, label=label, content=content, batches=batches)
         header.padding = padding
-        return OwnBatch(header, sent, reorder(row_handles, order, HANDLE_BYTES) if row_handles else b"")
+        StoredBatch(header, target, None).save()
+
+    def _points(
+        self, index: int, label: str, people: list[Person], padding: int, key: X25519PrivateKey
+    ) -> Iterator[bytes]:
+        """Blinded rows. Where somebody has no identifier of a key type, and in padding, stands a random point."""
+        domains = [domain(self._for_one(kind), index) for kind in self._kinds]
+        nobody: Person = (None,) * len(self._kinds)
+        rows = len(people) + padding
+        for start in range(0, rows, CHUNK_ROWS):
+            chunk = people[start : start + CHUNK_ROWS]
+            chunk += [nobody] * (min(CHUNK_ROWS, rows - start) - len(chunk))
+            table = np.empty((len(chunk), len(self._kinds)), dtype=f"V{POINT_BYTES}")
+            for slot, dst in enumerate(domains):
+                messages = [self._random(32) if (text := one[slot]) is None else text.encode() for one in chunk]
+                blinded = blind(hash_to_curve(messages, dst), key)
+                if blinded.low_order_rows:  # one in 2^252: more likely a broken library
+                    raise OverlapError(Reason.BAD_POINT, item=f"own batch {label!r}")
+                table[:, slot] = np.frombuffer(blinded.points, dtype=f"V{POINT_BYTES}")
+            self._done += len(chunk)
+            self._progress("build", self._done, max(self._total, self._done))
+            yield table.tobytes()
+
+    def _for_one(self, kind: str) -> pb.EpochPlan:
+        """The plan as it would be for one key type alone: a point's domain does not depend on what stands beside it."""
+        plan = pb.EpochPlan()
+        plan.CopyFrom(self._plan)
+        plan.key_type = kind
+        return plan
+
+    @staticmethod
+    def _with_handles(points: Iterator[bytes], handles: bytes, width: int) -> Iterator[bytes]:
+        """Rows with the handle of each behind it."""
+        at = 0
+        for chunk in points:
+            rows = np.frombuffer(chunk, dtype=np.uint8).reshape(-1, width)
+            mine = np.frombuffer(handles, np.uint8, len(rows) * HANDLE_BYTES, at).reshape(-1, HANDLE_BYTES)
+            at += len(rows) * HANDLE_BYTES
+            yield np.hstack([rows, mine]).tobytes()
+
+
+def _split(rows: Iterator[bytes], width: int, handles: IO[bytes]) -> Iterator[bytes]:
+    """Takes the handles off again: they go to a file of their own."""
+    for chunk in rows:
+        table = np.frombuffer(chunk, dtype=np.uint8).reshape(-1, width + HANDLE_BYTES)
+        handles.write(table[:, width:].tobytes())
+        yield table[:, :width].tobytes()

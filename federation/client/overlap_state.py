@@ -4,6 +4,7 @@ Everything is durable before it has an effect outside. A process that is killed 
 it sent before (hops refuse a second batch for the same label) and blinds the same batch again but never another one.
 """
 
+import hashlib
 import os
 import shutil
 import threading
@@ -43,12 +44,24 @@ _BLINDED = Table(
 
 
 @dataclass(frozen=True)
-class OwnBatch:
-    """One of the partner's own batches, ready to be sent; ``handles`` are 16 bytes a row, for the switchboard only."""
+class StoredBatch:
+    """A batch on disk, ready to be sent; ``handles`` are 16 bytes a row, of one's own switchboard batch only."""
 
     header: pb.BatchHeader
-    points: bytes
-    handles: bytes
+    points: Path
+    handles: Path | None
+
+    def save(self) -> None:
+        """Keeps the header, after the rows: it vouches for them."""
+        write_secret(self.points.with_suffix(".header"), self.header.SerializeToString())
+
+    @classmethod
+    def load(cls, points: Path) -> "StoredBatch | None":
+        """The batch of which ``points`` are the rows; None where it was not finished."""
+        header, handles = points.with_suffix(".header"), points.with_suffix(".handles")
+        if not header.exists():
+            return None
+        return cls(pb.BatchHeader.FromString(header.read_bytes()), points, handles if handles.exists() else None)
 
 
 class EpochState:
@@ -128,22 +141,35 @@ class EpochState:
         """Whether the partner's own batches of an epoch are complete on disk."""
         return (self._epoch(epoch) / "own").is_dir()
 
-    def save_own(self, epoch: str, batches: Iterator[OwnBatch]) -> None:
-        """Keeps all of a partner's own batches of an epoch, or none if building one of them fails."""
+    def save_own(self, epoch: str, build: Callable[[Path], None]) -> None:
+        """Keeps all of a partner's own batches of an epoch, or none if building one of them fails.
+
+        Args:
+            epoch: Its name.
+            build: Makes every batch in the folder it is given: NNN.points, NNN.handles, NNN.header.
+        """
         scratch = self._epoch(epoch) / "own.unfinished"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True, mode=0o700)
-        for number, batch in enumerate(batches):
-            write_secret(scratch / f"{number:03d}.header", batch.header.SerializeToString())
-            write_secret(scratch / f"{number:03d}.points", batch.points)
-            write_secret(scratch / f"{number:03d}.handles", batch.handles)
+        build(scratch)
         scratch.rename(scratch.with_name("own"))
 
-    def own(self, epoch: str) -> Iterator[OwnBatch]:
-        """The partner's own batches of an epoch, one at a time, in the order they were saved."""
-        for path in sorted((self._epoch(epoch) / "own").glob("*.header")):
-            header = pb.BatchHeader.FromString(path.read_bytes())
-            yield OwnBatch(header, path.with_suffix(".points").read_bytes(), path.with_suffix(".handles").read_bytes())
+    def own(self, epoch: str) -> Iterator[StoredBatch]:
+        """The partner's own batches of an epoch, in the order they were built."""
+        for path in sorted((self._epoch(epoch) / "own").glob("*.points")):
+            batch = StoredBatch.load(path)
+            if batch is not None:
+                yield batch
+
+    def hop_folder(self, batch_id: str) -> Path:
+        """Where another partner's batch is while this one works on it; made if it is not there.
+
+        Args:
+            batch_id: As the gateway calls it, which need not be fit for a path.
+        """
+        folder = self._folder / "hops" / hashlib.sha256(batch_id.encode()).hexdigest()[:32]
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
 
     def _epoch(self, epoch: str) -> Path:
         return self._folder / "epochs" / check_epoch_name(epoch)

@@ -1,6 +1,6 @@
 """Signed batches: what an origin says it sent, what each hop says it did, and how a reader checks all of it.
 
-Guarantees, to whoever calls ``verify_chain`` and then ``check_points``: the points are exactly those that the named
+Guarantees, to whoever calls ``verify_chain`` and then ``check_content``: the points are exactly those that the named
 origin signed, blinded and reordered by exactly the ring's next partners in order, none added or dropped between two
 signatures; and the batch is one that the plan and the agreement know. So a gateway that carries batches cannot slip in
 points of its own, leave rows out, swap labels or send a batch round another way.
@@ -34,6 +34,19 @@ Random = Callable[[int], bytes]
 
 
 @dataclass(frozen=True)
+class Content:
+    """What a signature says of a batch's points: how many rows, and the SHA-256 of all bytes in order."""
+
+    rows: int
+    digest: bytes
+
+    @classmethod
+    def of(cls, points: bytes, key_types: int = 1) -> "Content":
+        """The content of points that are in memory, so many a row."""
+        return cls(row_count(points) // key_types, hashlib.sha256(points).digest())
+
+
+@dataclass(frozen=True)
 class Chain:
     """A verified header: the manifest and what the points must be now."""
 
@@ -50,7 +63,7 @@ class Chain:
 
 
 def sign_manifest(
-    identity: Identity, plan: pb.EpochPlan, *, index: int, label: str, points: bytes, batches: int
+    identity: Identity, plan: pb.EpochPlan, *, index: int, label: str, content: Content, batches: int
 ) -> pb.BatchHeader:
     """The header of an origin's own batch.
 
@@ -58,8 +71,8 @@ def sign_manifest(
         identity: The origin's.
         plan: The epoch's.
         index: ``pb.INDEX_STATISTICS`` or ``pb.INDEX_SWITCHBOARD``.
-        label: "" or ``column=value``.
-        points: The blinded points as they are sent, padding included.
+        label: One of ``plan.labels_of``; "" for the switchboard.
+        content: The blinded points as they are sent, padding included.
         batches: How many batches the origin sends in this epoch.
     """
     origin = identity.subject.party
@@ -69,20 +82,20 @@ def sign_manifest(
         origin=origin,
         hops=ring(tuple(plan.partners), origin),
         label=label,
-        count=row_count(points),
-        digest=hashlib.sha256(points).digest(),
+        count=content.rows,
+        digest=content.digest,
         batches=batches,
     )
     return pb.BatchHeader(manifest=identity.sign(MANIFEST, manifest.SerializeToString(deterministic=True)))
 
 
-def sign_receipt(identity: Identity, header: pb.BatchHeader, chain: Chain, points: bytes) -> pb.BatchHeader:
-    """The header with this hop's receipt for the points it puts out. The padding, if it is there, is left out."""
+def sign_receipt(identity: Identity, header: pb.BatchHeader, chain: Chain, digest_out: bytes) -> pb.BatchHeader:
+    """The header with this hop's receipt for the points it puts out, by their SHA-256; padding is left out of it."""
     receipt = pb.HopReceipt(
         manifest_digest=chain.manifest_digest,
         position=chain.position,
         digest_in=chain.digest,
-        digest_out=hashlib.sha256(points).digest(),
+        digest_out=digest_out,
     )
     signed = identity.sign(RECEIPT, receipt.SerializeToString(deterministic=True))
     return pb.BatchHeader(manifest=header.manifest, receipts=[*header.receipts, signed])
@@ -130,17 +143,16 @@ def verify_chain(
     return Chain(manifest, manifest_digest, len(header.receipts), digest)
 
 
-def check_points(chain: Chain, points: bytes) -> None:
+def check_content(chain: Chain, content: Content) -> None:
     """Checks that points are those a chain speaks of.
 
     Raises:
-        OverlapError: BAD_POINT, TRUNCATED_STREAM, TOO_LARGE or DIGEST_MISMATCH.
+        OverlapError: TRUNCATED_STREAM, TOO_LARGE or DIGEST_MISMATCH.
     """
-    rows, count = row_count(points), chain.manifest.count
-    if rows != count:
-        reason = Reason.TRUNCATED_STREAM if rows < count else Reason.TOO_LARGE
-        raise OverlapError(reason, item=f"{rows} rows, expected {count}")
-    if hashlib.sha256(points).digest() != chain.digest:
+    if content.rows != chain.manifest.count:
+        reason = Reason.TRUNCATED_STREAM if content.rows < chain.manifest.count else Reason.TOO_LARGE
+        raise OverlapError(reason, item=f"{content.rows} rows, expected {chain.manifest.count}")
+    if content.digest != chain.digest:
         raise OverlapError(Reason.DIGEST_MISMATCH, item=f"batch of {chain.manifest.origin}")
 
 

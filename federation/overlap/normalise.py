@@ -6,6 +6,9 @@ identifier is ``None``.
 
 E-mail: NFKC, trimmed, casefolded; dots in the local part of a Gmail address are dropped, because Gmail ignores them.
 Phone: E.164 by the partner's region; a leading 00 means +.
+National id: NFKC, upper case, letters and digits only, 5 to 32 of them. No country's checksum is asked: a rule that
+only one side can apply would part equal people. Two countries
+with one format can give two people one id: use this key type where partners record ids of the same country.
 """
 
 import re
@@ -19,6 +22,7 @@ from federation.overlap.plan import KEY_TYPES
 MAX_EMAIL_CHARS = 254  # RFC 5321, section 4.5.3.1.3, less the angle brackets
 MAX_LOCAL_CHARS = 64  # section 4.5.3.1.1
 MAX_PHONE_CHARS = 64
+MIN_ID_CHARS, MAX_ID_CHARS = 5, 32
 _GMAIL = frozenset({"gmail.com", "googlemail.com"})
 _DIGIT = re.compile(r"[0-9]")
 _E164 = re.compile(r"\+[1-9][0-9]{7,14}")
@@ -80,8 +84,25 @@ def _e164(text: str, region: str, mode: PhoneMode) -> str | None:
     return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)) if good(number) else None
 
 
+def normalise_national_id(raw: str) -> str | None:
+    """A national id by a rule that no country is needed for, or None if it cannot be one.
+
+    Args:
+        raw: As the partner has it; spaces, dots, dashes and slashes are only how people write it.
+    """
+    if len(raw) > 4 * MAX_ID_CHARS:
+        return None
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", raw).upper())
+    kept = "".join(character for character in text if character.isalnum())
+    usable = kept.isascii() and MIN_ID_CHARS <= len(kept) <= MAX_ID_CHARS
+    # One character repeated, 0000000 or XXXXX, stands for "none" in every system that insists on a value.
+    return kept if usable and len(set(kept)) > 1 else None
+
+
 def normalise(raw: str, key_type: str, *, region: str, mode: PhoneMode = "valid") -> str | None:
-    """The normal form of an identifier of a key type, or None. Raises ValueError for an unknown key type."""
+    """The normal form of an identifier of one key type, or None. Raises ValueError for an unknown key type."""
     if key_type not in KEY_TYPES:
         raise ValueError(f"key type {key_type!r}")
-    return normalise_email(raw) if key_type == "email" else normalise_phone(raw, region=region, mode=mode)
+    if key_type == "phone":
+        return normalise_phone(raw, region=region, mode=mode)
+    return normalise_email(raw) if key_type == "email" else normalise_national_id(raw)

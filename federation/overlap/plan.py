@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from federation.core.errors import OverlapError, PolicyError, Reason
-from federation.core.ids import PartyId
+from federation.core.ids import POINT_BYTES, PartyId
 from federation.policy.specs import MAX_LABELS, PartySpec
 from federation.v1 import overlap_pb2 as pb
 
 RULES = "1"
 """Version of the normalisation rules. Raise it with any change that gives one identifier another normal form."""
-KEY_TYPES = ("email", "phone")
+KEY_TYPES = ("email", "phone", "national_id")
+ANY = "any"
+"""Asks for all key types at once."""
 MIN_PARTNERS, MAX_PARTNERS = 2, 8
 MAX_EPOCH_CHARS = 64
 STATISTICS = pb.INDEX_STATISTICS
@@ -41,6 +43,26 @@ def check_epoch_name(epoch: str) -> str:
     if len(epoch) > MAX_EPOCH_CHARS or _EPOCH.fullmatch(epoch) is None:
         raise OverlapError(Reason.BAD_FIELD, item="field epoch")
     return epoch
+
+
+def key_types_of(key_type: str) -> tuple[str, ...]:
+    """The key types of a plan, in their fixed order; a row of a batch has one point of each.
+
+    Args:
+        key_type: One of ``KEY_TYPES``, several joined by "+", or "any".
+
+    Raises:
+        OverlapError: BAD_FIELD.
+    """
+    chosen = KEY_TYPES if key_type == ANY else tuple(key_type.split("+"))
+    if not _is_key_type("+".join(chosen)):
+        raise OverlapError(Reason.BAD_FIELD, item="field key_type")
+    return chosen
+
+
+def row_bytes(plan: pb.EpochPlan) -> int:
+    """Bytes of one row of points."""
+    return POINT_BYTES * len(key_types_of(plan.key_type))
 
 
 def partners_of(agreement: Agreement) -> tuple[PartyId, ...]:
@@ -98,10 +120,16 @@ def check_plan(plan: pb.EpochPlan, alliance: str, agreement: Agreement) -> None:
         for field, good in (
             ("alliance", plan.alliance == alliance),
             ("rules", plan.rules == RULES),
-            ("key_type", plan.key_type in KEY_TYPES),
+            ("key_type", _is_key_type(plan.key_type)),
             ("partners", MIN_PARTNERS <= len(partners) <= MAX_PARTNERS and partners == partners_of(agreement)),
         )
         if not good
     ]
     if wrong:
         raise OverlapError(Reason.BAD_MANIFEST, item=f"plan field {wrong[0]}")
+
+
+def _is_key_type(key_type: str) -> bool:
+    """Whether it is the one spelling of some key types."""
+    kinds = key_type.split("+")
+    return kinds == [kind for kind in KEY_TYPES if kind in kinds]

@@ -57,7 +57,7 @@ class EpochPlan(_message.Message):
     epoch: _builtins.str
     """Public name of the epoch, for example "2026-11-01.1"; part of the hash-to-curve domain."""
     key_type: _builtins.str
-    """"email" or "phone"."""
+    """"email", "phone" or "national_id", or several in this order joined by "+": then a row has one point of each."""
     rules: _builtins.str
     """Version of the normalisation rules; partners with different rules overlap at zero."""
     @_builtins.property
@@ -98,11 +98,11 @@ class Manifest(_message.Message):
     index: Global___Index.ValueType
     origin: _builtins.str
     label: _builtins.str
-    """"" or "column=value" for the one permitted segment label that all rows of the batch share."""
+    """The permitted labels that all rows of the batch share: "", "column=value" or "a=x;b=y", columns by name."""
     count: _builtins.int
-    """Rows, padding included."""
+    """Rows, padding included. A row has one point for each key type of the plan."""
     digest: _builtins.bytes
-    """SHA-256 over the points, 32 bytes each, in the order sent."""
+    """SHA-256 over the points, 32 bytes each, row by row in the order sent."""
     batches: _builtins.int
     """How many batches this origin sends in this epoch, all indexes and labels together."""
     @_builtins.property
@@ -172,7 +172,7 @@ class BuildIndexRequest(_message.Message):
     epoch: _builtins.str
     """Empty: the next free name of today."""
     key_type: _builtins.str
-    """"email" (default) or "phone"."""
+    """As in EpochPlan, or "any" for all key types. Empty: e-mail."""
     def __init__(
         self,
         *,
@@ -306,15 +306,19 @@ class GetBatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BATCH_ID_FIELD_NUMBER: _builtins.int
+    FROM_ROW_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
+    from_row: _builtins.int
+    """Rows that the caller has already."""
     def __init__(
         self,
         *,
         batch_id: _builtins.str = ...,
+        from_row: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "from_row", b"from_row"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -359,7 +363,7 @@ class PointsChunk(_message.Message):
     POINTS_FIELD_NUMBER: _builtins.int
     HANDLES_FIELD_NUMBER: _builtins.int
     points: _builtins.bytes
-    """32 bytes per row, at most 8,192 rows."""
+    """32 bytes per key type and row, at most 8,192 rows, whole rows only."""
     handles: _builtins.bytes
     """Origin to gateway, switchboard only: 16 bytes per row."""
     def __init__(
@@ -435,8 +439,15 @@ class PutBatchResponse(_message.Message):
     BATCH_ID_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     REJECTED_ROWS_FIELD_NUMBER: _builtins.int
+    DURABLE_ROWS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
     count: _builtins.int
+    """In the last message: all rows."""
+    durable_rows: _builtins.int
+    """Rows that are on the gateway's disk: in the first message those of an earlier attempt, later how far this one is."""
+    complete: _builtins.bool
+    """Set in the last message: the batch is there whole."""
     @_builtins.property
     def rejected_rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Rows that were dropped because their point had low order, by row number (at most 100 are named)."""
@@ -447,10 +458,12 @@ class PutBatchResponse(_message.Message):
         batch_id: _builtins.str = ...,
         count: _builtins.int = ...,
         rejected_rows: _abc.Iterable[_builtins.int] | None = ...,
+        durable_rows: _builtins.int = ...,
+        complete: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "count", b"count", "rejected_rows", b"rejected_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "complete", b"complete", "count", b"count", "durable_rows", b"durable_rows", "rejected_rows", b"rejected_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -522,7 +535,9 @@ Global___QueryCubeRequest: _TypeAlias = QueryCubeRequest  # noqa: Y015
 
 @_typing.final
 class Cell(_message.Message):
-    """One cell of a released table: the people who are at exactly these partners with these labels."""
+    """One number of a released table. A cell: the people who are at exactly these partners with these labels. A total: those
+    who are at least at these partners.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -552,13 +567,16 @@ class Cell(_message.Message):
     LOW_FIELD_NUMBER: _builtins.int
     HIGH_FIELD_NUMBER: _builtins.int
     SUPPRESSED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     count: _builtins.int
-    """Noisy; may be negative. 0 where suppressed."""
+    """Noisy, made whole: never negative, and parts add up. People, or units of the sum. 0 where suppressed."""
     low: _builtins.int
-    """95 % interval for the true count."""
+    """95 % interval for the true number, from the noise alone."""
     high: _builtins.int
     suppressed: _builtins.bool
     """The noisy number is under the policy's threshold."""
+    reason: _builtins.str
+    """Why it is suppressed; empty where it is not."""
     @_builtins.property
     def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -574,10 +592,11 @@ class Cell(_message.Message):
         low: _builtins.int = ...,
         high: _builtins.int = ...,
         suppressed: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "high", b"high", "labels", b"labels", "low", b"low", "members", b"members", "suppressed", b"suppressed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "high", b"high", "labels", b"labels", "low", b"low", "members", b"members", "reason", b"reason", "suppressed", b"suppressed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -586,6 +605,26 @@ Global___Cell: _TypeAlias = Cell  # noqa: Y015
 @_typing.final
 class QueryCubeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class WhereEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     CUBE_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
@@ -599,6 +638,13 @@ class QueryCubeResponse(_message.Message):
     RELEASED_AT_FIELD_NUMBER: _builtins.int
     SPENT_NOW_FIELD_NUMBER: _builtins.int
     MIN_COUNT_FIELD_NUMBER: _builtins.int
+    TOTALS_FIELD_NUMBER: _builtins.int
+    AGREES_WITH_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    SENSITIVITY_FIELD_NUMBER: _builtins.int
+    READ_FROM_FIELD_NUMBER: _builtins.int
     cube: _builtins.str
     epoch: _builtins.str
     key_type: _builtins.str
@@ -615,8 +661,28 @@ class QueryCubeResponse(_message.Message):
     """True when this call spent the budget, false when it returned the stored answer."""
     min_count: _builtins.int
     """The smallest noisy number that is shown, in people."""
+    coverage: _builtins.float
+    """Of every low and high, for one number."""
+    unit: _builtins.str
+    """"people", or the unit of a sum."""
+    sensitivity: _builtins.float
+    """The largest amount that one person adds to one cell: 1, or the cap of a sum; times tokens per person."""
+    read_from: _builtins.str
+    """The released table that the numbers were read off; empty where it is the table itself."""
     @_builtins.property
     def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cell]: ...
+    @_builtins.property
+    def totals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cell]:
+        """Sums of cells: for every set of partners the people who are at all of them; for every label those who have it."""
+
+    @_builtins.property
+    def agrees_with(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Earlier tables of the epoch with which this one adds up."""
+
+    @_builtins.property
+    def where(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The fixed labels of the table: "partner.column" to value."""
+
     def __init__(
         self,
         *,
@@ -632,14 +698,387 @@ class QueryCubeResponse(_message.Message):
         released_at: _builtins.str = ...,
         spent_now: _builtins.bool = ...,
         min_count: _builtins.int = ...,
+        totals: _abc.Iterable[Global___Cell] | None = ...,
+        agrees_with: _abc.Iterable[_builtins.str] | None = ...,
+        coverage: _builtins.float = ...,
+        unit: _builtins.str = ...,
+        where: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        sensitivity: _builtins.float = ...,
+        read_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "cube", b"cube", "delta", b"delta", "epoch", b"epoch", "epsilon", b"epsilon", "key_type", b"key_type", "mechanism", b"mechanism", "min_count", b"min_count", "policy_version", b"policy_version", "released_at", b"released_at", "sigma", b"sigma", "spent_now", b"spent_now"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agrees_with", b"agrees_with", "cells", b"cells", "coverage", b"coverage", "cube", b"cube", "delta", b"delta", "epoch", b"epoch", "epsilon", b"epsilon", "key_type", b"key_type", "mechanism", b"mechanism", "min_count", b"min_count", "policy_version", b"policy_version", "read_from", b"read_from", "released_at", b"released_at", "sensitivity", b"sensitivity", "sigma", b"sigma", "spent_now", b"spent_now", "totals", b"totals", "unit", b"unit", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryCubeResponse: _TypeAlias = QueryCubeResponse  # noqa: Y015
+
+@_typing.final
+class TableQuestion(_message.Message):
+    """A table: people by region of these partners and by these labels, among those who have the fixed labels. The order of
+    partners, columns and conditions does not matter.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class WhereEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PARTNERS_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.str
+    """Empty: the newest complete epoch."""
+    epsilon: _builtins.float
+    """What it may cost at most; 0 for the policy's default. An answer that exists is returned whatever it cost."""
+    purpose: _builtins.str
+    """What it is asked for; empty for "overlap_statistics"."""
+    @_builtins.property
+    def partners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"partner.column"."""
+
+    @_builtins.property
+    def where(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """"partner.column" to value."""
+
+    def __init__(
+        self,
+        *,
+        partners: _abc.Iterable[_builtins.str] | None = ...,
+        by: _abc.Iterable[_builtins.str] | None = ...,
+        where: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        epoch: _builtins.str = ...,
+        epsilon: _builtins.float = ...,
+        purpose: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "epoch", b"epoch", "epsilon", b"epsilon", "partners", b"partners", "purpose", b"purpose", "where", b"where"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TableQuestion: _TypeAlias = TableQuestion  # noqa: Y015
+
+@_typing.final
+class QueryTableRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def question(self) -> Global___TableQuestion: ...
+    def __init__(
+        self,
+        *,
+        question: Global___TableQuestion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["question", b"question"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["question", b"question"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryTableRequest: _TypeAlias = QueryTableRequest  # noqa: Y015
+
+@_typing.final
+class QueryTableResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def table(self) -> Global___QueryCubeResponse: ...
+    def __init__(
+        self,
+        *,
+        table: Global___QueryCubeResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["table", b"table"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryTableResponse: _TypeAlias = QueryTableResponse  # noqa: Y015
+
+@_typing.final
+class PreviewTableRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def question(self) -> Global___TableQuestion: ...
+    def __init__(
+        self,
+        *,
+        question: Global___TableQuestion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["question", b"question"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["question", b"question"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewTableRequest: _TypeAlias = PreviewTableRequest  # noqa: Y015
+
+@_typing.final
+class ScopeAfter(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    EPSILON_LIMIT_FIELD_NUMBER: _builtins.int
+    EPSILON_SPENT_FIELD_NUMBER: _builtins.int
+    EPSILON_AFTER_FIELD_NUMBER: _builtins.int
+    scope: _builtins.str
+    """"alliance" or a purpose."""
+    epsilon_limit: _builtins.float
+    epsilon_spent: _builtins.float
+    epsilon_after: _builtins.float
+    """With this question."""
+    def __init__(
+        self,
+        *,
+        scope: _builtins.str = ...,
+        epsilon_limit: _builtins.float = ...,
+        epsilon_spent: _builtins.float = ...,
+        epsilon_after: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epsilon_after", b"epsilon_after", "epsilon_limit", b"epsilon_limit", "epsilon_spent", b"epsilon_spent", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScopeAfter: _TypeAlias = ScopeAfter  # noqa: Y015
+
+@_typing.final
+class PreviewTableResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    READ_FROM_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    SIGMA_FIELD_NUMBER: _builtins.int
+    CELLS_FIELD_NUMBER: _builtins.int
+    EXPECTED_ERROR_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    FITS_FIELD_NUMBER: _builtins.int
+    MIN_COUNT_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.str
+    read_from: _builtins.str
+    """The released table that answers it for nothing; empty where it costs."""
+    epsilon: _builtins.float
+    """0 where it is free."""
+    delta: _builtins.float
+    sigma: _builtins.float
+    """Of one cell's noise."""
+    cells: _builtins.int
+    expected_error: _builtins.float
+    """95 % of a cell's errors are at most this, in people (the widest cell's, where cells are sums)."""
+    fits: _builtins.bool
+    """Whether the budget allows it."""
+    min_count: _builtins.int
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScopeAfter]: ...
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.str = ...,
+        read_from: _builtins.str = ...,
+        epsilon: _builtins.float = ...,
+        delta: _builtins.float = ...,
+        sigma: _builtins.float = ...,
+        cells: _builtins.int = ...,
+        expected_error: _builtins.float = ...,
+        scopes: _abc.Iterable[Global___ScopeAfter] | None = ...,
+        fits: _builtins.bool = ...,
+        min_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "delta", b"delta", "epoch", b"epoch", "epsilon", b"epsilon", "expected_error", b"expected_error", "fits", b"fits", "min_count", b"min_count", "read_from", b"read_from", "scopes", b"scopes", "sigma", b"sigma"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewTableResponse: _TypeAlias = PreviewTableResponse  # noqa: Y015
+
+@_typing.final
+class QueryLinksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUBE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    MIN_LIFT_FIELD_NUMBER: _builtins.int
+    MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    cube: _builtins.str
+    """A declared cube with at least two holds_ columns of different partners."""
+    epoch: _builtins.str
+    min_lift: _builtins.float
+    """The lowest lift that an interval must lie above; 0 for 1."""
+    min_confidence: _builtins.float
+    """The lowest confidence that an interval must lie above."""
+    def __init__(
+        self,
+        *,
+        cube: _builtins.str = ...,
+        epoch: _builtins.str = ...,
+        min_lift: _builtins.float = ...,
+        min_confidence: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cube", b"cube", "epoch", b"epoch", "min_confidence", b"min_confidence", "min_lift", b"min_lift"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryLinksRequest: _TypeAlias = QueryLinksRequest  # noqa: Y015
+
+@_typing.final
+class Ratio(_message.Message):
+    """A ratio with its interval, all intervals of one answer holding together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    low: _builtins.float
+    high: _builtins.float
+    def __init__(
+        self,
+        *,
+        value: _builtins.float = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ratio: _TypeAlias = Ratio  # noqa: Y015
+
+@_typing.final
+class Link(_message.Message):
+    """Whoever has all products of the left side has the right one more often."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEFT_FIELD_NUMBER: _builtins.int
+    RIGHT_FIELD_NUMBER: _builtins.int
+    PEOPLE_FIELD_NUMBER: _builtins.int
+    SUPPORT_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    LIFT_FIELD_NUMBER: _builtins.int
+    right: _builtins.str
+    people: _builtins.int
+    """Among customers of all partners named."""
+    @_builtins.property
+    def left(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"partner.holds_product"."""
+
+    @_builtins.property
+    def support(self) -> Global___Ratio: ...
+    @_builtins.property
+    def confidence(self) -> Global___Ratio: ...
+    @_builtins.property
+    def lift(self) -> Global___Ratio: ...
+    def __init__(
+        self,
+        *,
+        left: _abc.Iterable[_builtins.str] | None = ...,
+        right: _builtins.str = ...,
+        people: _builtins.int = ...,
+        support: Global___Ratio | None = ...,
+        confidence: Global___Ratio | None = ...,
+        lift: Global___Ratio | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "lift", b"lift", "support", b"support"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "left", b"left", "lift", b"lift", "people", b"people", "right", b"right", "support", b"support"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Link: _TypeAlias = Link  # noqa: Y015
+
+@_typing.final
+class QueryLinksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUBE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    SIGMA_FIELD_NUMBER: _builtins.int
+    MIN_COUNT_FIELD_NUMBER: _builtins.int
+    SPENT_NOW_FIELD_NUMBER: _builtins.int
+    RELEASED_AT_FIELD_NUMBER: _builtins.int
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    cube: _builtins.str
+    epoch: _builtins.str
+    candidates: _builtins.int
+    """Rules that were looked at."""
+    coverage: _builtins.float
+    """That all intervals hold at once."""
+    epsilon: _builtins.float
+    delta: _builtins.float
+    sigma: _builtins.float
+    min_count: _builtins.int
+    spent_now: _builtins.bool
+    released_at: _builtins.str
+    policy_version: _builtins.str
+    @_builtins.property
+    def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___Link]: ...
+    def __init__(
+        self,
+        *,
+        cube: _builtins.str = ...,
+        epoch: _builtins.str = ...,
+        links: _abc.Iterable[Global___Link] | None = ...,
+        candidates: _builtins.int = ...,
+        coverage: _builtins.float = ...,
+        epsilon: _builtins.float = ...,
+        delta: _builtins.float = ...,
+        sigma: _builtins.float = ...,
+        min_count: _builtins.int = ...,
+        spent_now: _builtins.bool = ...,
+        released_at: _builtins.str = ...,
+        policy_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "coverage", b"coverage", "cube", b"cube", "delta", b"delta", "epoch", b"epoch", "epsilon", b"epsilon", "links", b"links", "min_count", b"min_count", "policy_version", b"policy_version", "released_at", b"released_at", "sigma", b"sigma", "spent_now", b"spent_now"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryLinksResponse: _TypeAlias = QueryLinksResponse  # noqa: Y015
 
 @_typing.final
 class ListCubesRequest(_message.Message):
@@ -665,9 +1104,14 @@ class CubeInfo(_message.Message):
     BY_FIELD_NUMBER: _builtins.int
     EPSILON_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
+    MEASURE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
     cube: _builtins.str
     epsilon: _builtins.float
     released: _builtins.bool
+    measure: _builtins.str
+    """"people", or what is summed."""
+    description: _builtins.str
     @_builtins.property
     def partners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -682,10 +1126,12 @@ class CubeInfo(_message.Message):
         by: _abc.Iterable[_builtins.str] | None = ...,
         epsilon: _builtins.float = ...,
         released: _builtins.bool = ...,
+        measure: _builtins.str = ...,
+        description: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "cube", b"cube", "epsilon", b"epsilon", "partners", b"partners", "released", b"released"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "cube", b"cube", "description", b"description", "epsilon", b"epsilon", "measure", b"measure", "partners", b"partners", "released", b"released"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,7 +50,7 @@ class OverlapServiceStub:
                 request_serializer=federation_dot_v1_dot_overlap__pb2.GetBatchRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_overlap__pb2.GetBatchResponse.FromString,
                 _registered_method=True)
-        self.PutBatch = channel.stream_unary(
+        self.PutBatch = channel.stream_stream(
                 '/federation.v1.OverlapService/PutBatch',
                 request_serializer=federation_dot_v1_dot_overlap__pb2.PutBatchRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_overlap__pb2.PutBatchResponse.FromString,
@@ -64,6 +64,21 @@ class OverlapServiceStub:
                 '/federation.v1.OverlapService/QueryCube',
                 request_serializer=federation_dot_v1_dot_overlap__pb2.QueryCubeRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_overlap__pb2.QueryCubeResponse.FromString,
+                _registered_method=True)
+        self.QueryTable = channel.unary_unary(
+                '/federation.v1.OverlapService/QueryTable',
+                request_serializer=federation_dot_v1_dot_overlap__pb2.QueryTableRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_overlap__pb2.QueryTableResponse.FromString,
+                _registered_method=True)
+        self.PreviewTable = channel.unary_unary(
+                '/federation.v1.OverlapService/PreviewTable',
+                request_serializer=federation_dot_v1_dot_overlap__pb2.PreviewTableRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_overlap__pb2.PreviewTableResponse.FromString,
+                _registered_method=True)
+        self.QueryLinks = channel.unary_unary(
+                '/federation.v1.OverlapService/QueryLinks',
+                request_serializer=federation_dot_v1_dot_overlap__pb2.QueryLinksRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_overlap__pb2.QueryLinksResponse.FromString,
                 _registered_method=True)
         self.ListCubes = channel.unary_unary(
                 '/federation.v1.OverlapService/ListCubes',
@@ -92,14 +107,16 @@ class OverlapServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetBatch(self, request, context):
-        """Partner agent: the batch that a BlindTask names.
+        """Partner agent: the batch that a BlindTask names, from a row on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PutBatch(self, request_iterator, context):
-        """Partner agent: its own batch, or another's batch after blinding it once more. All or nothing.
+        """Partner agent: its own batch, or another's batch after blinding it once more. All or nothing; what was sent before a
+        connection was lost need not be sent again. The agent sends the header, waits for the first answer, and goes on from
+        the row that it names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +131,27 @@ class OverlapServiceServicer:
 
     def QueryCube(self, request, context):
         """Marketing: a declared cube, with noise. The first answer of an epoch spends budget, every later one is the same answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QueryTable(self, request, context):
+        """Marketing: a table of its own. Read off a released table where one answers it, for nothing; else released at a cost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewTable(self, request, context):
+        """Marketing: what QueryTable would do and cost. Nothing is spent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QueryLinks(self, request, context):
+        """Marketing: which products go together across partners, from a cube over holds_ columns.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,7 +182,7 @@ def add_OverlapServiceServicer_to_server(servicer, server):
                     request_deserializer=federation_dot_v1_dot_overlap__pb2.GetBatchRequest.FromString,
                     response_serializer=federation_dot_v1_dot_overlap__pb2.GetBatchResponse.SerializeToString,
             ),
-            'PutBatch': grpc.stream_unary_rpc_method_handler(
+            'PutBatch': grpc.stream_stream_rpc_method_handler(
                     servicer.PutBatch,
                     request_deserializer=federation_dot_v1_dot_overlap__pb2.PutBatchRequest.FromString,
                     response_serializer=federation_dot_v1_dot_overlap__pb2.PutBatchResponse.SerializeToString,
@@ -158,6 +196,21 @@ def add_OverlapServiceServicer_to_server(servicer, server):
                     servicer.QueryCube,
                     request_deserializer=federation_dot_v1_dot_overlap__pb2.QueryCubeRequest.FromString,
                     response_serializer=federation_dot_v1_dot_overlap__pb2.QueryCubeResponse.SerializeToString,
+            ),
+            'QueryTable': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryTable,
+                    request_deserializer=federation_dot_v1_dot_overlap__pb2.QueryTableRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_overlap__pb2.QueryTableResponse.SerializeToString,
+            ),
+            'PreviewTable': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewTable,
+                    request_deserializer=federation_dot_v1_dot_overlap__pb2.PreviewTableRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_overlap__pb2.PreviewTableResponse.SerializeToString,
+            ),
+            'QueryLinks': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryLinks,
+                    request_deserializer=federation_dot_v1_dot_overlap__pb2.QueryLinksRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_overlap__pb2.QueryLinksResponse.SerializeToString,
             ),
             'ListCubes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCubes,
@@ -268,7 +321,7 @@ class OverlapService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_unary(
+        return grpc.experimental.stream_stream(
             request_iterator,
             target,
             '/federation.v1.OverlapService/PutBatch',
@@ -328,6 +381,87 @@ class OverlapService:
             '/federation.v1.OverlapService/QueryCube',
             federation_dot_v1_dot_overlap__pb2.QueryCubeRequest.SerializeToString,
             federation_dot_v1_dot_overlap__pb2.QueryCubeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryTable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.OverlapService/QueryTable',
+            federation_dot_v1_dot_overlap__pb2.QueryTableRequest.SerializeToString,
+            federation_dot_v1_dot_overlap__pb2.QueryTableResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewTable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.OverlapService/PreviewTable',
+            federation_dot_v1_dot_overlap__pb2.PreviewTableRequest.SerializeToString,
+            federation_dot_v1_dot_overlap__pb2.PreviewTableResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryLinks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.OverlapService/QueryLinks',
+            federation_dot_v1_dot_overlap__pb2.QueryLinksRequest.SerializeToString,
+            federation_dot_v1_dot_overlap__pb2.QueryLinksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,13 +40,22 @@ class OverlapServiceStub:
     WatchOverlapTasks: _grpc.UnaryStreamMultiCallable[_overlap_pb2.WatchOverlapTasksRequest, _overlap_pb2.WatchOverlapTasksResponse]
     """Partner agent: the work that waits for it. The stream stays open; work is sent again until it is reported done."""
     GetBatch: _grpc.UnaryStreamMultiCallable[_overlap_pb2.GetBatchRequest, _overlap_pb2.GetBatchResponse]
-    """Partner agent: the batch that a BlindTask names."""
-    PutBatch: _grpc.StreamUnaryMultiCallable[_overlap_pb2.PutBatchRequest, _overlap_pb2.PutBatchResponse]
-    """Partner agent: its own batch, or another's batch after blinding it once more. All or nothing."""
+    """Partner agent: the batch that a BlindTask names, from a row on."""
+    PutBatch: _grpc.StreamStreamMultiCallable[_overlap_pb2.PutBatchRequest, _overlap_pb2.PutBatchResponse]
+    """Partner agent: its own batch, or another's batch after blinding it once more. All or nothing; what was sent before a
+    connection was lost need not be sent again. The agent sends the header, waits for the first answer, and goes on from
+    the row that it names.
+    """
     ReportOverlapTask: _grpc.UnaryUnaryMultiCallable[_overlap_pb2.ReportOverlapTaskRequest, _overlap_pb2.ReportOverlapTaskResponse]
     """Partner agent: a task ended, well or with a reason."""
     QueryCube: _grpc.UnaryUnaryMultiCallable[_overlap_pb2.QueryCubeRequest, _overlap_pb2.QueryCubeResponse]
     """Marketing: a declared cube, with noise. The first answer of an epoch spends budget, every later one is the same answer."""
+    QueryTable: _grpc.UnaryUnaryMultiCallable[_overlap_pb2.QueryTableRequest, _overlap_pb2.QueryTableResponse]
+    """Marketing: a table of its own. Read off a released table where one answers it, for nothing; else released at a cost."""
+    PreviewTable: _grpc.UnaryUnaryMultiCallable[_overlap_pb2.PreviewTableRequest, _overlap_pb2.PreviewTableResponse]
+    """Marketing: what QueryTable would do and cost. Nothing is spent."""
+    QueryLinks: _grpc.UnaryUnaryMultiCallable[_overlap_pb2.QueryLinksRequest, _overlap_pb2.QueryLinksResponse]
+    """Marketing: which products go together across partners, from a cube over holds_ columns."""
     ListCubes: _grpc.UnaryUnaryMultiCallable[_overlap_pb2.ListCubesRequest, _overlap_pb2.ListCubesResponse]
     """Marketing: which cubes are declared and what each costs."""
 
@@ -62,13 +71,22 @@ class OverlapServiceAsyncStub(OverlapServiceStub):
     WatchOverlapTasks: _aio.UnaryStreamMultiCallable[_overlap_pb2.WatchOverlapTasksRequest, _overlap_pb2.WatchOverlapTasksResponse]  # type: ignore[assignment]
     """Partner agent: the work that waits for it. The stream stays open; work is sent again until it is reported done."""
     GetBatch: _aio.UnaryStreamMultiCallable[_overlap_pb2.GetBatchRequest, _overlap_pb2.GetBatchResponse]  # type: ignore[assignment]
-    """Partner agent: the batch that a BlindTask names."""
-    PutBatch: _aio.StreamUnaryMultiCallable[_overlap_pb2.PutBatchRequest, _overlap_pb2.PutBatchResponse]  # type: ignore[assignment]
-    """Partner agent: its own batch, or another's batch after blinding it once more. All or nothing."""
+    """Partner agent: the batch that a BlindTask names, from a row on."""
+    PutBatch: _aio.StreamStreamMultiCallable[_overlap_pb2.PutBatchRequest, _overlap_pb2.PutBatchResponse]  # type: ignore[assignment]
+    """Partner agent: its own batch, or another's batch after blinding it once more. All or nothing; what was sent before a
+    connection was lost need not be sent again. The agent sends the header, waits for the first answer, and goes on from
+    the row that it names.
+    """
     ReportOverlapTask: _aio.UnaryUnaryMultiCallable[_overlap_pb2.ReportOverlapTaskRequest, _overlap_pb2.ReportOverlapTaskResponse]  # type: ignore[assignment]
     """Partner agent: a task ended, well or with a reason."""
     QueryCube: _aio.UnaryUnaryMultiCallable[_overlap_pb2.QueryCubeRequest, _overlap_pb2.QueryCubeResponse]  # type: ignore[assignment]
     """Marketing: a declared cube, with noise. The first answer of an epoch spends budget, every later one is the same answer."""
+    QueryTable: _aio.UnaryUnaryMultiCallable[_overlap_pb2.QueryTableRequest, _overlap_pb2.QueryTableResponse]  # type: ignore[assignment]
+    """Marketing: a table of its own. Read off a released table where one answers it, for nothing; else released at a cost."""
+    PreviewTable: _aio.UnaryUnaryMultiCallable[_overlap_pb2.PreviewTableRequest, _overlap_pb2.PreviewTableResponse]  # type: ignore[assignment]
+    """Marketing: what QueryTable would do and cost. Nothing is spent."""
+    QueryLinks: _aio.UnaryUnaryMultiCallable[_overlap_pb2.QueryLinksRequest, _overlap_pb2.QueryLinksResponse]  # type: ignore[assignment]
+    """Marketing: which products go together across partners, from a cube over holds_ columns."""
     ListCubes: _aio.UnaryUnaryMultiCallable[_overlap_pb2.ListCubesRequest, _overlap_pb2.ListCubesResponse]  # type: ignore[assignment]
     """Marketing: which cubes are declared and what each costs."""
 
@@ -99,15 +117,18 @@ class OverlapServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _overlap_pb2.GetBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_overlap_pb2.GetBatchResponse], _abc.AsyncIterator[_overlap_pb2.GetBatchResponse]]:
-        """Partner agent: the batch that a BlindTask names."""
+        """Partner agent: the batch that a BlindTask names, from a row on."""
 
     @_abc_1.abstractmethod
     def PutBatch(
         self,
         request_iterator: _MaybeAsyncIterator[_overlap_pb2.PutBatchRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_overlap_pb2.PutBatchResponse, _abc.Awaitable[_overlap_pb2.PutBatchResponse]]:
-        """Partner agent: its own batch, or another's batch after blinding it once more. All or nothing."""
+    ) -> _typing.Union[_abc.Iterator[_overlap_pb2.PutBatchResponse], _abc.AsyncIterator[_overlap_pb2.PutBatchResponse]]:
+        """Partner agent: its own batch, or another's batch after blinding it once more. All or nothing; what was sent before a
+        connection was lost need not be sent again. The agent sends the header, waits for the first answer, and goes on from
+        the row that it names.
+        """
 
     @_abc_1.abstractmethod
     def ReportOverlapTask(
@@ -124,6 +145,30 @@ class OverlapServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_overlap_pb2.QueryCubeResponse, _abc.Awaitable[_overlap_pb2.QueryCubeResponse]]:
         """Marketing: a declared cube, with noise. The first answer of an epoch spends budget, every later one is the same answer."""
+
+    @_abc_1.abstractmethod
+    def QueryTable(
+        self,
+        request: _overlap_pb2.QueryTableRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_overlap_pb2.QueryTableResponse, _abc.Awaitable[_overlap_pb2.QueryTableResponse]]:
+        """Marketing: a table of its own. Read off a released table where one answers it, for nothing; else released at a cost."""
+
+    @_abc_1.abstractmethod
+    def PreviewTable(
+        self,
+        request: _overlap_pb2.PreviewTableRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_overlap_pb2.PreviewTableResponse, _abc.Awaitable[_overlap_pb2.PreviewTableResponse]]:
+        """Marketing: what QueryTable would do and cost. Nothing is spent."""
+
+    @_abc_1.abstractmethod
+    def QueryLinks(
+        self,
+        request: _overlap_pb2.QueryLinksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_overlap_pb2.QueryLinksResponse, _abc.Awaitable[_overlap_pb2.QueryLinksResponse]]:
+        """Marketing: which products go together across partners, from a cube over holds_ columns."""
 
     @_abc_1.abstractmethod
     def ListCubes(

@@ -22,7 +22,6 @@ from federation.core.errors import IdentityError, OverlapError, Reason
 from federation.core.ids import EpochId, PartyId
 from federation.overlap.batch import Chain, verify_chain
 from federation.overlap.plan import (
-    KEY_TYPES,
     MAX_PARTNERS,
     MIN_PARTNERS,
     RULES,
@@ -31,15 +30,17 @@ from federation.overlap.plan import (
     Agreement,
     batch_keys,
     check_epoch_name,
+    key_types_of,
     labels_of,
     partners_of,
     ring,
+    row_bytes,
 )
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.epochs import Batch, Counts, Epoch, Task, batch_id_of
 from gateway.overlap.epochs_sql import SqlEpochs
 from gateway.overlap.index import StatisticsIndex, TokenBatch
-from gateway.overlap.spool import MAX_NAMED_ROWS, Incoming, Spool
+from gateway.overlap.spool import MAX_NAMED_ROWS, Incoming, Shape, Spool
 from gateway.overlap.switchboard import HandleBatch, Switchboard
 
 _log = structlog.get_logger()
@@ -101,13 +102,12 @@ class Coordinator:
 
         Args:
             epoch: A name, or "" for the next free one of today.
-            key_type: "email", "phone", or "" for the epoch's own or e-mail.
+            key_type: As ``plan.key_types_of`` takes it, or "" for the epoch's own or e-mail.
 
         Raises:
             OverlapError: BAD_FIELD; UNKNOWN_EPOCH for one that was abandoned; TOO_FEW_PARTNERS.
         """
-        if key_type not in ("", *KEY_TYPES):
-            raise OverlapError(Reason.BAD_FIELD, item="field key_type")
+        key_type = "+".join(key_types_of(key_type)) if key_type else ""
         with self._lock:
             name = check_epoch_name(epoch) if epoch else self._free_name()
             known = self.epochs.get(name)
@@ -170,10 +170,17 @@ class Coordinator:
         return Expected(batch, header, chain, here=batch.position >= chain.position)
 
     def receive(self, expected: Expected) -> Incoming:
-        """Opens the spool for the rows of an expected batch."""
-        chain = expected.chain
-        handles = chain.position == 0 and chain.manifest.index == SWITCHBOARD
-        return self._spool.receive(expected.batch.batch_id, chain.position, chain.manifest.count, handles=handles)
+        """Opens the spool for the rows of an expected batch; it may hold some of them already."""
+        chain, manifest = expected.chain, expected.chain.manifest
+        first = chain.position == 0
+        shape = Shape(
+            rows=manifest.count,
+            digest=chain.digest,
+            width=row_bytes(manifest.plan),
+            handles=first and manifest.index == SWITCHBOARD,
+            look_for_low_order=first,
+        )
+        return self._spool.receive(expected.batch.batch_id, chain.position, shape)
 
     def accept(self, expected: Expected, incoming: Incoming) -> pb.PutBatchResponse:
         """Takes a batch whose rows are all there, one step on; the second of two equal deliveries changes nothing.
@@ -182,7 +189,7 @@ class Coordinator:
             OverlapError: TRUNCATED_STREAM, DIGEST_MISMATCH, UNKNOWN_BATCH.
         """
         chain, batch_id = expected.chain, expected.batch.batch_id
-        incoming.check(chain.digest)
+        incoming.check()
         with self._lock:
             now = self._batch(batch_id)
             if now.position < chain.position:
@@ -195,22 +202,24 @@ class Coordinator:
                 self.epochs.advance(batch_id, header, chain.next_hop, len(incoming.low_order))
                 if chain.position:
                     self._spool.remove(batch_id, chain.position - 1)
-        return pb.PutBatchResponse(
-            batch_id=batch_id, count=incoming.rows, rejected_rows=incoming.low_order[:MAX_NAMED_ROWS]
-        )
+            else:
+                incoming.discard()
+        rejected = incoming.low_order[:MAX_NAMED_ROWS]
+        return pb.PutBatchResponse(batch_id=batch_id, count=incoming.rows, rejected_rows=rejected, complete=True)
 
-    def carry(self, party: PartyId, batch_id: str) -> tuple[pb.BatchHeader, Iterator[bytes]]:
-        """The batch that a partner was asked to blind, without its padding.
+    def carry(self, party: PartyId, batch_id: str, from_row: int = 0) -> tuple[pb.BatchHeader, Iterator[bytes]]:
+        """The batch that a partner was asked to blind, from a row on; its header says nothing of padding.
 
         Raises:
             OverlapError: UNKNOWN_BATCH for anything that is not that partner's turn.
         """
         batch = self._batch(batch_id)
-        hops = ring(tuple(self._epoch(batch.epoch).plan.partners), batch.origin)
+        plan = self._epoch(batch.epoch).plan
+        hops = ring(tuple(plan.partners), batch.origin)
         if not 0 <= batch.position < len(hops) or hops[batch.position] != party:
             raise OverlapError(Reason.UNKNOWN_BATCH, item="not this partner's turn")
         header = pb.BatchHeader(manifest=batch.header.manifest, receipts=batch.header.receipts)
-        return header, self._spool.chunks(batch_id, batch.position)
+        return header, self._spool.chunks(batch_id, batch.position, row_bytes(plan), from_row)
 
     def report(self, party: PartyId, task_id: str, reason: str, text: str) -> None:
         """Takes a partner's word on a task. "Done" needs no word: what arrived says it; without that it failed."""
@@ -241,8 +250,9 @@ class Coordinator:
             hops = len(current.plan.partners) - 1
             if current.state != "open" or any(batch.position != hops for batch in batches):
                 raise OverlapError(Reason.EPOCH_INCOMPLETE, item=epoch)
-            self.index.build(epoch, self._labels(current, batches), self._tokens(batches))
-            self.switchboard.replace(epoch, self._handles(batches))
+            keys = len(key_types_of(current.plan.key_type))
+            self.index.build(epoch, self._labels(current, batches), self._tokens(current.plan, batches), keys)
+            self.switchboard.replace(epoch, self._handles(current.plan, batches), keys)
             self.epochs.complete(epoch, self._clock.now())
             for batch in batches:
                 self._spool.clear(batch.batch_id)
@@ -258,16 +268,16 @@ class Coordinator:
             labels[party] = [*declared, *sorted(sent.difference(declared))]  # the policy may have changed meanwhile
         return labels
 
-    def _tokens(self, batches: list[Batch]) -> Iterator[TokenBatch]:
+    def _tokens(self, plan: pb.EpochPlan, batches: list[Batch]) -> Iterator[TokenBatch]:
         for batch in batches:
             if batch.index == STATISTICS:
-                chunks = self._spool.chunks(batch.batch_id, batch.position)
+                chunks = self._spool.chunks(batch.batch_id, batch.position, row_bytes(plan))
                 yield TokenBatch(batch.origin, batch.label, batch.header.padding, chunks)
 
-    def _handles(self, batches: list[Batch]) -> Iterator[HandleBatch]:
+    def _handles(self, plan: pb.EpochPlan, batches: list[Batch]) -> Iterator[HandleBatch]:
         for batch in batches:
             if batch.index == SWITCHBOARD:
-                chunks = self._spool.chunks(batch.batch_id, batch.position)
+                chunks = self._spool.chunks(batch.batch_id, batch.position, row_bytes(plan))
                 yield HandleBatch(batch.origin, chunks, self._spool.handles(batch.batch_id))
 
     def _free_name(self) -> str:

@@ -18,8 +18,11 @@ import numpy as np
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import POINT_BYTES
 from federation.overlap.plan import check_epoch_name, parse_label
+from gateway.overlap.components import create_links, find_components, insert_links
 
 MEMORY_LIMIT = "1GB"
+PERSON = ("high UBIGINT, low UBIGINT", "row UBIGINT")
+"""What makes a person: with one key type its token, with several the row, until components are known."""
 Region = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
 """Members in the order of the partners asked for, and ("partner.column", value) for each label asked for."""
 
@@ -49,13 +52,16 @@ class StatisticsIndex:
         for left in folder.glob("*.unfinished*"):
             left.unlink()
 
-    def build(self, epoch: str, labels: Mapping[str, Sequence[str]], batches: Iterable[TokenBatch]) -> None:
+    def build(
+        self, epoch: str, labels: Mapping[str, Sequence[str]], batches: Iterable[TokenBatch], key_types: int = 1
+    ) -> None:
         """Builds the index of an epoch, whole or not at all; building it again replaces it.
 
         Args:
             epoch: Its name.
             labels: For every partner of the epoch, in the order of the ring, all labels it may use.
             batches: Every statistics batch.
+            key_types: Points a row; with several, rows that share any token are one person (``components``).
 
         Raises:
             OverlapError: BAD_FIELD where a partner declared more padding than its batch can hold.
@@ -65,7 +71,10 @@ class StatisticsIndex:
         for file in (scratch, done):
             file.unlink(missing_ok=True)
         with contextlib.closing(duckdb.connect(str(scratch), config={"memory_limit": MEMORY_LIMIT})) as db:
-            db.execute("CREATE TABLE tokens (high UBIGINT, low UBIGINT, partner UTINYINT, label USMALLINT)")
+            db.execute(f"CREATE TABLE tokens ({PERSON[key_types > 1]}, partner UTINYINT, label USMALLINT)")
+            if key_types > 1:
+                create_links(db)
+            rows_before = 0
             partners = list(labels)
             paddings = []
             for batch in batches:
@@ -73,15 +82,23 @@ class StatisticsIndex:
                 label = labels[batch.origin].index(batch.label)
                 paddings.append((partner, label, batch.padding))
                 for chunk in batch.chunks:
-                    _insert(db, chunk, partner, label)
-            _fold(db, len(partners))
+                    if key_types == 1:
+                        _insert(db, chunk, partner, label)
+                        continue
+                    db.register("arrived", {"row": insert_links(db, chunk, rows_before, key_types)})
+                    db.execute("INSERT INTO tokens SELECT row, ?, ? FROM arrived", [partner, label])
+                    db.unregister("arrived")
+                    rows_before += len(chunk) // (POINT_BYTES * key_types)
+            if key_types > 1:
+                find_components(db)
+            _fold(db, len(partners), several=key_types > 1)
             _subtract(db, partners, labels, paddings)
             db.execute(f"ATTACH '{done}' AS done")  # our own path, not input
             db.execute("CREATE TABLE done.regions AS FROM regions")
             db.execute("CREATE TABLE done.labels (partner UTINYINT, party VARCHAR, label USMALLINT, value VARCHAR)")
             rows = [(at, party, n, value) for at, party in enumerate(partners) for n, value in enumerate(labels[party])]
             db.executemany("INSERT INTO done.labels VALUES (?, ?, ?, ?)", rows)
-            if self._keep_tokens:
+            if self._keep_tokens and key_types == 1:
                 db.execute("CREATE TABLE done.tokens AS SELECT DISTINCT * FROM tokens")
             db.execute("DETACH done")
         scratch.unlink()
@@ -176,13 +193,15 @@ def _insert(db: duckdb.DuckDBPyConnection, chunk: bytes, partner: int, label: in
     db.unregister("rows")
 
 
-def _fold(db: duckdb.DuckDBPyConnection, partners: int) -> None:
-    """Makes ``regions``: a token that a partner sent twice is one person, with the first of its labels."""
+def _fold(db: duckdb.DuckDBPyConnection, partners: int, *, several: bool) -> None:
+    """Makes ``regions``: a person that a partner sent twice is one person, with the first of its labels."""
+    people = "tokens LEFT JOIN components USING (row) GROUP BY coalesce(root, row)"
     labels = ", ".join(f"min(label) FILTER (partner = {at}) AS label_{at}" for at in range(partners))
     columns = ", ".join(f"label_{at}" for at in range(partners))
     db.execute(
         f"CREATE TABLE regions AS SELECT bits, {columns}, count(*)::BIGINT AS people FROM "  # noqa: S608 - our numbers
-        f"(SELECT bit_or(1::USMALLINT << partner) AS bits, {labels} FROM tokens GROUP BY high, low) GROUP BY ALL"
+        f"(SELECT bit_or(1::USMALLINT << partner) AS bits, {labels} FROM "
+        f"{people if several else 'tokens GROUP BY high, low'}) GROUP BY ALL"
     )
 
 

@@ -1,13 +1,18 @@
 """Batches on disk while they go round: a batch is there whole, with the digest that was signed, or not at all.
 
-Rows are written under a scratch name, counted and hashed as they come, synced, and renamed only when count and digest
-are right. Scratch files of a process that died are removed at the next start.
+Rows are written beside the batch's own name as they come, synced every ``SYNC_ROWS``, and renamed only when count and
+digest are right. When a connection is lost, or the process dies, the rows that are on disk stay, with the digest that
+they must have in the end; the next attempt goes on after them. Rows that turn out wrong are thrown away. What a partner
+can leave behind is bounded by what its manifest declares, once per batch.
+
+Memory: a chunk at a time.
 """
 
 import hashlib
 import os
-import secrets
+import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,104 +21,168 @@ from federation.core.ids import HANDLE_BYTES, POINT_BYTES
 from federation.overlap.blind import CHUNK_ROWS, low_order_rows, row_count
 
 MAX_NAMED_ROWS = 100  # rejected rows that an answer names
-_SCRATCH = ".unfinished"
+SYNC_ROWS = 1 << 17
+"""Rows between two syncs: what a lost connection can cost."""
+_PART = ".part"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a batch that arrives must be."""
+
+    rows: int
+    digest: bytes  # SHA-256 of all points
+    width: int  # bytes of points a row
+    handles: bool  # whether 16 bytes a row of handles come along
+    look_for_low_order: bool  # only an origin's rows need it
 
 
 class Incoming:
-    """One batch that is arriving.
+    """One batch that is arriving. Safe to close from another thread.
 
     Args:
         target: Path of the finished points file.
-        count: Rows that its manifest declares.
-        handles: Whether 16 bytes a row of handles come along.
-        look_for_low_order: Whether to look for points of low order; only an origin's rows need it.
+        shape: What it must be.
     """
 
-    def __init__(self, target: Path, count: int, *, handles: bool, look_for_low_order: bool) -> None:
-        self._target, self._count, self._look = target, count, look_for_low_order
-        self.rows = 0
+    def __init__(self, target: Path, shape: Shape) -> None:
+        self._target, self._shape = target, shape
+        self.rows, self.durable_rows = 0, 0
         self.low_order: list[int] = []
-        self._hash = hashlib.sha256()
-        self._scratch = target.with_name(f"{target.name}.{secrets.token_hex(8)}{_SCRATCH}")
-        self._points: BinaryIO = _create(self._scratch)
-        self._handles: BinaryIO | None = _create(_handles(self._scratch)) if handles else None
+        self._hash, self._lock, self._open = hashlib.sha256(), threading.Lock(), True
+        self._part = target.with_name(f"{target.name}{_PART}")
+        name = _named(self._part)
+        wanted = shape.digest + shape.rows.to_bytes(8, "big") + bytes([shape.handles])
+        if not name.exists() or name.read_bytes() != wanted:
+            _remove(self._part)
+            _write_durably(name, wanted)
+        self._points = _append(self._part)
+        self._handles = _append(_handles(self._part)) if shape.handles else None
+        self._resume()
 
     def add(self, points: bytes, handles: bytes) -> None:
         """Takes the next rows.
 
         Raises:
-            OverlapError: BAD_POINT, BAD_FIELD (handles that do not fit), TOO_LARGE (a chunk, or more than declared).
+            OverlapError: BAD_POINT, BAD_FIELD (handles that do not fit), TOO_LARGE (a chunk, or more than declared),
+                UNKNOWN_BATCH (a later connection took over).
         """
-        rows = row_count(points)
+        shape = self._shape
+        rows, rest = divmod(row_count(points) * POINT_BYTES, shape.width)
+        if rest:
+            raise OverlapError(Reason.BAD_POINT, item=f"row {self.rows + rows}: wrong length")
         if rows > CHUNK_ROWS:
             raise OverlapError(Reason.TOO_LARGE, item=f"chunk of {rows} rows, at most {CHUNK_ROWS}")
-        if self.rows + rows > self._count:
-            raise OverlapError(Reason.TOO_LARGE, item=f"more rows than the declared {self._count}")
-        if len(handles) != (rows * HANDLE_BYTES if self._handles is not None else 0):
+        if self.rows + rows > shape.rows:
+            raise OverlapError(Reason.TOO_LARGE, item=f"more rows than the declared {shape.rows}")
+        if len(handles) != (rows * HANDLE_BYTES if shape.handles else 0):
             raise OverlapError(Reason.BAD_FIELD, item="field handles")
-        if self._look:
-            self.low_order += (self.rows + row for row in low_order_rows(points))
-        self._points.write(points)
-        self._hash.update(points)
-        if self._handles is not None:
-            self._handles.write(handles)
-        self.rows += rows
+        with self._lock:
+            if not self._open:
+                raise OverlapError(Reason.UNKNOWN_BATCH, item="a later connection took over")
+            self._points.write(points)
+            if self._handles is not None:
+                self._handles.write(handles)
+            self._count(points)
+            if self.rows - self.durable_rows >= SYNC_ROWS:
+                self._sync()
 
-    def check(self, digest: bytes) -> None:
+    def check(self) -> None:
         """Checks, once all rows were added, that they are those that were signed.
 
         Raises:
             OverlapError: TRUNCATED_STREAM or DIGEST_MISMATCH.
         """
-        if self.rows != self._count:
-            raise OverlapError(Reason.TRUNCATED_STREAM, item=f"{self.rows} rows, expected {self._count}")
-        if self._hash.digest() != digest:
+        if self.rows != self._shape.rows:
+            raise OverlapError(Reason.TRUNCATED_STREAM, item=f"{self.rows} rows, expected {self._shape.rows}")
+        if self._hash.digest() != self._shape.digest:
             raise OverlapError(Reason.DIGEST_MISMATCH, item="batch")
 
     def keep(self) -> None:
         """Makes the batch durable under its name; the points come last, so that they vouch for the handles."""
-        _sync_and_close(self._points)
+        self.close()
         if self._handles is not None:
-            _sync_and_close(self._handles)
-            _handles(self._scratch).replace(_handles(self._target))
-        self._scratch.replace(self._target)
-        folder = os.open(self._target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            _handles(self._part).replace(_handles(self._target))
+        self._part.replace(self._target)
+        _named(self._part).unlink()
+        _sync_folder(self._target.parent)
+
+    def close(self) -> None:
+        """Ends this attempt and leaves what is there to the next one. Harmless when it was done before."""
+        with self._lock:
+            if self._open:
+                self._open = False
+                self._sync()
+                self._points.close()
+                if self._handles is not None:
+                    self._handles.close()
 
     def discard(self) -> None:
-        """Removes what has not been kept; harmless after ``keep``."""
-        self._points.close()
-        self._scratch.unlink(missing_ok=True)
+        """Ends this attempt and removes what it brought: it was wrong. Harmless after ``keep`` or ``close``."""
+        with self._lock:
+            if self._open:
+                self._open = False
+                self._points.close()
+                if self._handles is not None:
+                    self._handles.close()
+                _remove(self._part)
+
+    def _resume(self) -> None:
+        """Counts and hashes the rows that an earlier attempt left, and cuts off what is not a whole row."""
+        rows = self._part.stat().st_size // self._shape.width
         if self._handles is not None:
-            self._handles.close()
-            _handles(self._scratch).unlink(missing_ok=True)
+            rows = min(rows, _handles(self._part).stat().st_size // HANDLE_BYTES)
+            self._handles.truncate(rows * HANDLE_BYTES)
+        rows = min(rows, self._shape.rows)
+        self._points.truncate(rows * self._shape.width)
+        for chunk in _chunks(self._part, self._shape.width, 0):
+            self._count(chunk)
+        self._sync()
+
+    def _count(self, points: bytes) -> None:
+        per_row = self._shape.width // POINT_BYTES
+        if self._shape.look_for_low_order:
+            found = {self.rows + point // per_row for point in low_order_rows(points)}
+            self.low_order += sorted(found)
+        self._hash.update(points)
+        self.rows += len(points) // self._shape.width
+
+    def _sync(self) -> None:
+        for file in (self._points, self._handles):
+            if file is not None:
+                file.flush()
+                os.fsync(file.fileno())
+        self.durable_rows = self.rows
 
 
 class Spool:
     """A folder of batches, each in one file per stage (how many hops it has passed)."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._lock = folder, threading.Lock()
+        self._arriving: dict[Path, Incoming] = {}
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for left in folder.glob(f"*{_SCRATCH}*"):
-            left.unlink()
 
-    def receive(self, batch_id: str, stage: int, count: int, *, handles: bool) -> Incoming:
-        """Starts to take a batch; the caller ends with ``check`` and ``keep``, and ``discard`` in any case."""
-        return Incoming(self._path(batch_id, stage), count, handles=handles, look_for_low_order=stage == 0)
+    def receive(self, batch_id: str, stage: int, shape: Shape) -> Incoming:
+        """Starts to take a batch, after the rows that an earlier attempt brought; that attempt is ended.
 
-    def chunks(self, batch_id: str, stage: int) -> Iterator[bytes]:
-        """The points of a batch at a stage, at most ``CHUNK_ROWS`` at a time."""
-        with self._path(batch_id, stage).open("rb") as file:
-            while chunk := file.read(CHUNK_ROWS * POINT_BYTES):
-                yield chunk
+        The caller ends with ``check`` and ``keep``, or ``discard``, or ``close``.
+        """
+        path = self._path(batch_id, stage)
+        with self._lock:
+            before = self._arriving.pop(path, None)
+            if before is not None:
+                before.close()
+            incoming = self._arriving[path] = Incoming(path, shape)
+        return incoming
 
-    def handles(self, batch_id: str) -> bytes:
-        """The origin's handles, 16 bytes a row in the order of the points."""
-        return _handles(self._path(batch_id, 0)).read_bytes()
+    def chunks(self, batch_id: str, stage: int, width: int, from_row: int = 0) -> Iterator[bytes]:
+        """The points of a batch at a stage from a row on, at most ``CHUNK_ROWS`` rows at a time."""
+        yield from _chunks(self._path(batch_id, stage), width, from_row)
+
+    def handles(self, batch_id: str) -> Iterator[bytes]:
+        """The origin's handles, 16 bytes a row, in chunks of as many rows as those of the points."""
+        yield from _chunks(_handles(self._path(batch_id, 0)), HANDLE_BYTES, 0)
 
     def remove(self, batch_id: str, stage: int) -> None:
         """Removes the points of a stage that nobody will ask for again."""
@@ -121,6 +190,9 @@ class Spool:
 
     def clear(self, batch_id: str) -> None:
         """Removes everything of a batch."""
+        with self._lock:
+            for path in [path for path in self._arriving if path.name.partition(".")[0] == batch_id]:
+                self._arriving.pop(path).discard()
         for path in self._folder.glob(f"{batch_id}.*"):
             path.unlink(missing_ok=True)
 
@@ -134,15 +206,40 @@ class Spool:
         return self._folder / f"{batch_id}.{stage}"
 
 
+def _chunks(path: Path, width: int, from_row: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(from_row * width)
+        while chunk := file.read(CHUNK_ROWS * width):
+            yield chunk
+
+
 def _handles(points: Path) -> Path:
     return points.with_name(f"{points.name}.handles")
 
 
-def _create(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+def _named(points: Path) -> Path:
+    return points.with_name(f"{points.name}.name")
 
 
-def _sync_and_close(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
+def _remove(part: Path) -> None:
+    for path in (_named(part), part, _handles(part)):
+        path.unlink(missing_ok=True)
+
+
+def _append(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with _append(path) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -5,13 +5,21 @@ other. It is keyed apart from the statistics (another hash domain and other blin
 the other. Consent is asked elsewhere, at each decision: this index only says who is the same person.
 """
 
+import contextlib
+import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import duckdb
+import numpy as np
 from sqlalchemy import Column, Engine, Index, LargeBinary, MetaData, String, Table, delete, insert, select
 
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES, EpochId, Handle, PartyId, Token
 from federation.overlap.blind import ZERO
+from gateway.overlap.components import create_links, find_components, insert_links
 
 _META = MetaData()
 _EPOCH = Table("switchboard_epoch", _META, Column("epoch", String(64), primary_key=True))
@@ -32,7 +40,7 @@ class HandleBatch:
 
     origin: PartyId
     chunks: Iterable[bytes]
-    handles: bytes
+    handles: Iterable[bytes]  # chunks of as many rows as those of the points
 
 
 class Switchboard:
@@ -42,24 +50,26 @@ class Switchboard:
         self._engine = engine
         _META.create_all(engine)
 
-    def replace(self, epoch: str, batches: Iterable[HandleBatch]) -> None:
+    def replace(self, epoch: str, batches: Iterable[HandleBatch], key_types: int = 1) -> None:
         """Puts an epoch in the place of the one before, whole or not at all.
 
-        A point of low order is nobody. A handle that a partner sent twice keeps its first token.
+        A point of low order is nobody. A handle that a partner sent twice keeps its first token. With several points a
+        row, rows that share any are one person, and its token is a digest of that person's first row.
         """
+        if key_types > 1:
+            with TemporaryDirectory() as folder, _joined(Path(folder), epoch, batches, key_types) as people:
+                self._replace(epoch, people)
+            return
+        self._replace(epoch, ((batch.origin, *pair) for batch in batches for pair in _pairs(batch)))
+
+    def _replace(self, epoch: str, people: Iterable[tuple[PartyId, bytes, bytes]]) -> None:
         with self._engine.begin() as db:
             db.execute(delete(_ROWS))
             db.execute(delete(_EPOCH))
             db.execute(insert(_EPOCH).values(epoch=epoch))
-            for batch in batches:
-                waiting: list[dict[str, object]] = []
-                for token, handle in _pairs(batch):
-                    waiting.append({"party": batch.origin, "handle": handle, "token": token})
-                    if len(waiting) == _INSERT_ROWS:
-                        db.execute(insert(_ROWS).prefix_with("OR IGNORE", dialect="sqlite"), waiting)
-                        waiting = []
-                if waiting:
-                    db.execute(insert(_ROWS).prefix_with("OR IGNORE", dialect="sqlite"), waiting)
+            rows = ({"party": party, "handle": handle, "token": token} for party, token, handle in people)
+            while some := list(itertools.islice(rows, _INSERT_ROWS)):
+                db.execute(insert(_ROWS).prefix_with("OR IGNORE", dialect="sqlite"), some)
 
     def epoch(self) -> EpochId | None:
         """The epoch that is held."""
@@ -83,11 +93,43 @@ class Switchboard:
 
 
 def _pairs(batch: HandleBatch) -> Iterator[tuple[bytes, bytes]]:
-    at = 0
-    for chunk in batch.chunks:
-        for start in range(0, len(chunk), POINT_BYTES):
-            token = chunk[start : start + POINT_BYTES]
-            handle = batch.handles[at : at + HANDLE_BYTES]
-            at += HANDLE_BYTES
+    """Token and handle of every row of one point."""
+    for chunk, handles in zip(batch.chunks, batch.handles, strict=True):
+        for row in range(len(chunk) // POINT_BYTES):
+            token = chunk[row * POINT_BYTES : (row + 1) * POINT_BYTES]
             if token != ZERO:
-                yield token, handle
+                yield token, handles[row * HANDLE_BYTES : (row + 1) * HANDLE_BYTES]
+
+
+@contextlib.contextmanager
+def _joined(
+    folder: Path, epoch: str, batches: Iterable[HandleBatch], key_types: int
+) -> Iterator[Iterator[tuple[PartyId, bytes, bytes]]]:
+    """Party, token of the person and handle of every row of several points, joined in a scratch database."""
+    with contextlib.closing(duckdb.connect(str(folder / "scratch.duckdb"), config={"memory_limit": "1GB"})) as db:
+        create_links(db)
+        db.execute("CREATE TABLE handles (row UBIGINT, party VARCHAR, head UBIGINT, tail UBIGINT)")
+        first = 0
+        for batch in batches:
+            for chunk, handles in zip(batch.chunks, batch.handles, strict=True):
+                rows = insert_links(db, chunk, first, key_types)
+                words = np.frombuffer(handles, dtype="<u8").reshape(-1, 2)[rows - np.uint64(first)]
+                head, tail = np.ascontiguousarray(words[:, 0]), np.ascontiguousarray(words[:, 1])
+                db.register("arrived", {"row": rows, "head": head, "tail": tail})
+                db.execute("INSERT INTO handles SELECT row, ?, head, tail FROM arrived", [batch.origin])
+                db.unregister("arrived")
+                first += len(handles) // HANDLE_BYTES
+        find_components(db)
+        found = db.execute(
+            "SELECT party, coalesce(root, row), head, tail FROM handles LEFT JOIN components USING (row) ORDER BY row"
+        )
+        names = iter(lambda: found.fetchmany(_INSERT_ROWS), [])
+        yield (
+            (PartyId(party), hashlib.sha256(f"{epoch}/{person}".encode()).digest(), _handle(head, tail))
+            for some in names
+            for party, person, head, tail in some
+        )
+
+
+def _handle(head: int, tail: int) -> bytes:
+    return head.to_bytes(8, "little") + tail.to_bytes(8, "little")

@@ -18,9 +18,11 @@ from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
 from federation.v1.overlap_pb2_grpc import OverlapServiceServicer
 from gateway.identity.caller import current_caller
+from gateway.overlap.adhoc import AdHocRelease
 from gateway.overlap.coordinator import Coordinator
 from gateway.overlap.cubes import CubeRelease
 from gateway.overlap.epochs import Counts
+from gateway.overlap.links import LinkRelease
 
 MAX_TEXT_CHARS = 200
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -31,7 +33,9 @@ class OverlapServicer(OverlapServiceServicer):
 
     Args:
         coordinator: Drives epochs.
-        cubes: Releases tables.
+        cubes: Releases declared tables.
+        questions: Answers ad hoc questions.
+        links: Finds products that go together.
         connect_timeout_s: How long a build waits for an agent that has work and is not connected.
         stall_timeout_s: How long a build waits while nothing at all moves.
     """
@@ -40,14 +44,18 @@ class OverlapServicer(OverlapServiceServicer):
         self,
         coordinator: Coordinator,
         cubes: CubeRelease,
+        questions: AdHocRelease,
+        links: LinkRelease,
         *,
         connect_timeout_s: float = 30.0,
         stall_timeout_s: float = 900.0,
     ) -> None:
         self._coordinator, self._cubes = coordinator, cubes
+        self._questions, self._links = questions, links
         self._connect_timeout_s, self._stall_timeout_s = connect_timeout_s, stall_timeout_s
         self._streams: dict[PartyId, int] = {}
         self._changed = asyncio.Condition()
+        self._moved = 0  # chunks that came or went, ever: large batches are slow, not stuck
 
     def connected(self) -> list[PartyId]:
         """Partners whose agent has a task stream open."""
@@ -80,33 +88,46 @@ class OverlapServicer(OverlapServiceServicer):
     async def GetBatch(self, request: pb.GetBatchRequest, _context: Context) -> AsyncIterator[pb.GetBatchResponse]:
         """The batch whose turn at the caller it is."""
         party = current_caller().party
-        header, chunks = await asyncio.to_thread(self._coordinator.carry, party, request.batch_id)
+        header, chunks = await asyncio.to_thread(self._coordinator.carry, party, request.batch_id, request.from_row)
         yield pb.GetBatchResponse(header=header)
         while chunk := await asyncio.to_thread(next, chunks, b""):
             yield pb.GetBatchResponse(chunk=pb.PointsChunk(points=chunk))
+            self._moved += 1
 
     async def PutBatch(
         self, request_iterator: AsyncIterator[pb.PutBatchRequest], _context: Context
-    ) -> pb.PutBatchResponse:
-        """Takes one batch, whole or not at all."""
+    ) -> AsyncIterator[pb.PutBatchResponse]:
+        """Takes one batch, whole or not at all; says after every sync how much of it is on disk."""
         party = current_caller().party
-        first = await anext(aiter(request_iterator), None)
+        requests = aiter(request_iterator)
+        first = await anext(requests, None)
         if first is None or first.WhichOneof("part") != "header":
             raise OverlapError(Reason.TRUNCATED_STREAM, item="batch header")
         expected = await asyncio.to_thread(self._coordinator.expect, party, first.header)
         if expected.here:  # delivered before, and the answer was lost
-            return pb.PutBatchResponse(batch_id=expected.batch.batch_id, count=expected.chain.manifest.count)
+            count = expected.chain.manifest.count
+            yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, count=count, complete=True)
+            return
         incoming = await asyncio.to_thread(self._coordinator.receive, expected)
         try:
-            async for part in request_iterator:
+            told = incoming.durable_rows
+            yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, durable_rows=told)
+            async for part in requests:
                 if part.WhichOneof("part") != "chunk":
                     raise OverlapError(Reason.BAD_FIELD, item="field chunk")
                 await asyncio.to_thread(incoming.add, part.chunk.points, part.chunk.handles)
+                self._moved += 1
+                if incoming.durable_rows != told:
+                    told = incoming.durable_rows
+                    yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, durable_rows=told)
             answer = await asyncio.to_thread(self._coordinator.accept, expected, incoming)
+        except OverlapError:
+            incoming.discard()  # what was sent is wrong, to the last row
+            raise
         finally:
-            incoming.discard()
+            incoming.close()  # a connection that was lost: what came so far stays
         await self._notify()
-        return answer
+        yield answer
 
     async def ReportOverlapTask(
         self, request: pb.ReportOverlapTaskRequest, _context: Context
@@ -127,8 +148,11 @@ class OverlapServicer(OverlapServiceServicer):
         await self._notify()
         moved_at = time.monotonic()
         before: Counts | None = None
+        moved = self._moved
         while not await asyncio.to_thread(self._coordinator.is_complete, epoch):
             counts = await asyncio.to_thread(self._coordinator.counts, epoch)
+            if moved != self._moved:
+                moved, moved_at = self._moved, time.monotonic()
             if counts != before:
                 before, moved_at = counts, time.monotonic()
                 for progress in _progress(counts):
@@ -148,6 +172,20 @@ class OverlapServicer(OverlapServiceServicer):
     async def QueryCube(self, request: pb.QueryCubeRequest, _context: Context) -> pb.QueryCubeResponse:
         """A declared table with noise."""
         return await asyncio.to_thread(self._cubes.query, current_caller(), request.cube, request.epoch)
+
+    async def QueryTable(self, request: pb.QueryTableRequest, _context: Context) -> pb.QueryTableResponse:
+        """An ad hoc table with noise."""
+        table = await asyncio.to_thread(self._questions.query, current_caller(), request.question)
+        return pb.QueryTableResponse(table=table)
+
+    async def PreviewTable(self, request: pb.PreviewTableRequest, _context: Context) -> pb.PreviewTableResponse:
+        """What an ad hoc table would cost."""
+        current_caller()
+        return await asyncio.to_thread(self._questions.preview, request.question)
+
+    async def QueryLinks(self, request: pb.QueryLinksRequest, _context: Context) -> pb.QueryLinksResponse:
+        """Products that go together."""
+        return await asyncio.to_thread(self._links.query, current_caller(), request)
 
     async def ListCubes(self, _request: pb.ListCubesRequest, _context: Context) -> pb.ListCubesResponse:
         """Declared tables."""

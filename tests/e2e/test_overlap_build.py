@@ -12,7 +12,7 @@ from federation.client.connection import translated
 from federation.core.clock import SystemClock
 from federation.core.errors import DataError, EntenteError, Reason
 from federation.core.identity import Role
-from federation.overlap.batch import sign_manifest
+from federation.overlap.batch import Content, sign_manifest
 from federation.policy.specs import CubeSpec
 from federation.v1 import overlap_pb2 as pb
 from tests.overlap_gateway import Gateway
@@ -134,14 +134,19 @@ def test_streams_that_are_not_batches(gateway: Gateway) -> None:
     plan = world.coordinator._epoch(epoch).plan
     points = bytes(range(1, 33)) * 4
     header = sign_manifest(
-        world.identities["bank"], plan, index=pb.INDEX_STATISTICS, label="value_tier=high", points=points, batches=4
+        world.identities["bank"],
+        plan,
+        index=pb.INDEX_STATISTICS,
+        label="value_tier=high",
+        content=Content.of(points),
+        batches=4,
     )
     head, chunk = pb.PutBatchRequest(header=header), pb.PutBatchRequest(chunk=pb.PointsChunk(points=points))
     short = pb.PutBatchRequest(chunk=pb.PointsChunk(points=points[:-1]))
     with gateway.connect("bank") as bank, gateway.connect("insurer") as insurer:
 
         def put(connection: Any, *messages: pb.PutBatchRequest) -> Callable[[], Any]:
-            return lambda: connection.overlap.PutBatch(iter(messages), timeout=10)
+            return lambda: list(connection.overlap.PutBatch(iter(messages), timeout=10))
 
         refused(Reason.TRUNCATED_STREAM, put(bank))
         refused(Reason.TRUNCATED_STREAM, put(bank, chunk))
@@ -152,8 +157,8 @@ def test_streams_that_are_not_batches(gateway: Gateway) -> None:
         refused(Reason.PARTY_MISMATCH, put(insurer, head, chunk))
         refused(Reason.UNKNOWN_BATCH, lambda: list(bank.overlap.GetBatch(pb.GetBatchRequest(batch_id="x"), timeout=10)))
         assert list((world.folder / "gateway" / "overlap" / "batches").iterdir()) == []
-        assert bank.overlap.PutBatch(iter([head, chunk]), timeout=10).count == 4
-        assert bank.overlap.PutBatch(iter([head, chunk]), timeout=10).count == 4  # the answer was lost
+        assert put(bank, head, chunk)()[-1].count == 4
+        assert put(bank, head, chunk)()[-1].count == 4  # the answer was lost
         report = pb.ReportOverlapTaskRequest(task_id="x", reason="NO_SUCH_REASON")
         refused(Reason.BAD_FIELD, lambda: bank.overlap.ReportOverlapTask(report, timeout=10))
 

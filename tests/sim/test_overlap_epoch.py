@@ -64,10 +64,10 @@ def test_false_padding_spoils_the_build_and_names_the_partner(world: World) -> N
     epoch = world.coordinator.begin("", "email")
     send = world.agents["bank"]._send
 
-    def lie(batch: Any) -> None:
+    def lie(batch: Any, width: int) -> None:
         if not batch.header.receipts:
-            batch.header.padding = len(batch.points) // 32
-        send(batch)
+            batch.header.padding = batch.points.stat().st_size // width
+        send(batch, width)
 
     world.agents["bank"]._send = lie  # type: ignore[method-assign]
     world.work()
@@ -96,7 +96,7 @@ def test_the_two_indexes_share_no_token(world: World, monkeypatch: pytest.Monkey
     world.work()
     tokens: dict[int, set[bytes]] = {pb.INDEX_STATISTICS: set(), pb.INDEX_SWITCHBOARD: set()}
     for batch in world.coordinator.epochs.batches(epoch):
-        data = b"".join(world.coordinator._spool.chunks(batch.batch_id, batch.position))
+        data = b"".join(world.coordinator._spool.chunks(batch.batch_id, batch.position, 32))
         tokens[batch.index] |= {data[at : at + 32] for at in range(0, len(data), 32)}
     statistics, switchboard = tokens.values()
     assert len(statistics) == len(switchboard) == sum(VENN.values())
@@ -168,7 +168,7 @@ def test_an_agent_that_is_asked_again_sends_the_very_same_batches(world: World) 
     sent: list[bytes] = []
     for _ in range(2):
         agent = world.open_agent("bank")
-        agent._send = lambda batch: sent.append(batch.points + batch.handles)  # type: ignore[method-assign]
+        agent._send = lambda batch, _width: sent.append(batch.points.read_bytes())  # type: ignore[method-assign]
         agent.submit(task.submit.plan)
     assert sent[: len(sent) // 2] == sent[len(sent) // 2 :]
     assert len(sent) == 2 * (3 + 1)
@@ -227,7 +227,7 @@ def test_consent_states_go_first_and_only_for_real_customers(tmp_path: Path, clo
     world = small_world(tmp_path, clock, pad_to=8)
     order: list[Any] = []
     agent = world.open_agent("bank", before_switchboard=lambda ids: order.append(sorted(ids)))
-    agent._send = lambda batch: order.append(bool(batch.handles))  # type: ignore[method-assign]
+    agent._send = lambda batch, _width: order.append(bool(batch.handles))  # type: ignore[method-assign]
     world.coordinator.begin("", "email")
     [(_, task)] = world.coordinator.tasks(BANK)
     agent.submit(task.submit.plan)

@@ -1,7 +1,7 @@
 """What a hop does when the gateway, or another partner, does not play by the rules: it refuses, and blinds nothing."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from federation.core.clock import FixedClock
 from federation.core.errors import EntenteError, Reason
 from federation.core.identity import Role
 from federation.core.ids import PartyId
-from federation.overlap.batch import MANIFEST, RECEIPT, sign_manifest, sign_receipt, verify_chain
+from federation.overlap.batch import MANIFEST, RECEIPT, Content, sign_manifest, sign_receipt, verify_chain
 from federation.overlap.hash_to_curve import hash_to_curve
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
@@ -39,10 +39,11 @@ class Victim:
     def GetBatch(self, _request: pb.GetBatchRequest) -> Parts:
         return Parts(self.parts)
 
-    def PutBatch(self, messages: Any) -> pb.PutBatchResponse:
+    def PutBatch(self, messages: Any) -> Iterator[pb.PutBatchResponse]:
         header = next(messages).header
+        yield pb.PutBatchResponse()
         self.sent.append((header, b"".join(message.chunk.points for message in messages)))
-        return pb.PutBatchResponse()
+        yield pb.PutBatchResponse(complete=True)
 
     def feed(self, *parts: Any) -> None:
         self.parts = list(parts)
@@ -59,7 +60,9 @@ class Victim:
         """An honest header of the bank, or one whose manifest the signer itself made wrong."""
         index, label = changes.pop("index", pb.INDEX_STATISTICS), changes.pop("label", LABEL)
         identity = self.world.identities[origin]
-        header = sign_manifest(identity, self.plan, index=index, label=label, points=points, batches=BATCHES)
+        header = sign_manifest(
+            identity, self.plan, index=index, label=label, content=Content.of(points), batches=BATCHES
+        )
         if changes:
             manifest = pb.Manifest.FromString(header.manifest.payload)
             for name, value in changes.items():
@@ -199,7 +202,7 @@ def _own(victim: Victim) -> pb.BatchHeader:
         victim.plan,
         index=pb.INDEX_STATISTICS,
         label="life_stage=family",
-        points=POINTS,
+        content=Content.of(POINTS),
         batches=3,
     )
 
@@ -250,14 +253,16 @@ class TestReceipts:
 
     def airline(self, victim: Victim, label: str = "activity=active") -> pb.BatchHeader:
         identity = victim.world.identities["airline"]
-        return sign_manifest(identity, victim.plan, index=pb.INDEX_STATISTICS, label=label, points=POINTS, batches=3)
+        return sign_manifest(
+            identity, victim.plan, index=pb.INDEX_STATISTICS, label=label, content=Content.of(POINTS), batches=3
+        )
 
     def receipt(self, victim: Victim, header: pb.BatchHeader, party: str, points: bytes) -> pb.BatchHeader:
         world = victim.world
         chain = verify_chain(
             header, alliance="skyline", agreement=world.policy, ca=world.authority.certificate, at=world.clock.now()
         )
-        return sign_receipt(world.identities[party], header, chain, points)
+        return sign_receipt(world.identities[party], header, chain, hashlib.sha256(points).digest())
 
     def test_an_honest_second_hop(self, victim: Victim, passed: tuple[pb.BatchHeader, bytes]) -> None:
         victim.feed(*passed)
@@ -317,7 +322,8 @@ class TestGateway:
 
     def put(self, victim: Victim, party: str, header: pb.BatchHeader, *chunks: pb.PointsChunk) -> pb.PutBatchResponse:
         messages = [pb.PutBatchRequest(header=header), *(pb.PutBatchRequest(chunk=chunk) for chunk in chunks)]
-        return Direct(victim.world, PartyId(party)).PutBatch(iter(messages))
+        *_, last = Direct(victim.world, PartyId(party)).PutBatch(iter(messages))
+        return last
 
     def refuses(
         self, reason: Reason, victim: Victim, party: str, header: pb.BatchHeader, *chunks: pb.PointsChunk

@@ -1,0 +1,201 @@
+"""A connection that is lost, or a process that dies, costs a chunk: both ways, at any row, with handles or without."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federation.client import overlap_carry, overlap_files
+from federation.client.overlap_files import shuffled, write_rows
+from federation.core.clock import FixedClock
+from federation.core.errors import OverlapError, Reason
+from federation.v1 import overlap_pb2 as pb
+from gateway.overlap import spool as spool_module
+from gateway.overlap.spool import Shape, Spool
+from tests.overlap_world import Direct, World, make_policy, people
+
+BOTH = ("airline", "bank")
+
+
+class LostError(Exception):
+    """The connection."""
+
+
+class Flaky:
+    """A stub whose connection is lost after some messages, in each direction; counts the rows that crossed."""
+
+    def __init__(self, inner: Direct, budget: int) -> None:
+        self.inner, self.budget, self.up, self.down = inner, budget, 0, 0
+
+    def spend(self) -> None:
+        if self.budget == 0:
+            raise LostError
+        self.budget -= 1
+
+    def GetBatch(self, request: pb.GetBatchRequest) -> "Flaky.Parts":
+        return Flaky.Parts(self, self.inner.GetBatch(request))
+
+    class Parts:
+        def __init__(self, stub: "Flaky", parts: Any) -> None:
+            self.stub, self.parts = stub, parts
+
+        def __iter__(self) -> "Flaky.Parts":
+            return self
+
+        def __next__(self) -> pb.GetBatchResponse:
+            part: pb.GetBatchResponse = next(self.parts)
+            self.stub.spend()
+            self.stub.down += len(part.chunk.points) // 32
+            return part
+
+        def cancel(self) -> None:
+            self.parts.cancel()
+
+    def PutBatch(self, messages: Iterator[pb.PutBatchRequest]) -> Iterator[pb.PutBatchResponse]:
+        def counted() -> Iterator[pb.PutBatchRequest]:
+            for message in messages:
+                self.spend()
+                self.up += len(message.chunk.points) // 32
+                yield message
+
+        return self.inner.PutBatch(counted())
+
+
+@pytest.fixture
+def world(tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Two partners with 40 customers each, chunks of 4 rows, a sync after every 8."""
+    for module in (overlap_carry, overlap_files, spool_module):
+        monkeypatch.setattr(module, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(overlap_files.read_chunks, "__defaults__", (0, 4))
+    monkeypatch.setattr(spool_module, "SYNC_ROWS", 8)
+    monkeypatch.setattr(overlap_files, "BUCKET_ROWS", 16)
+    data = {name: people(name, {f"p{n}": "" for n in range(start, start + 40)}) for name, start in
+            (("airline", 0), ("bank", 30))}  # fmt: skip
+    return World(tmp_path, clock, make_policy(BOTH, {}), data)
+
+
+def serve(world: World, budget: int) -> tuple[int, int, int]:
+    """Lets agents work over connections that are lost again and again, with a new process each time."""
+    epoch = world.coordinator.begin("", "email")
+    losses = up = down = 0
+    for _ in range(500):
+        stubs = []
+        for party in BOTH:
+            stub = Flaky(Direct(world, party), budget)  # type: ignore[arg-type]
+            world.agents[party] = world.open_agent(party, stub=stub)
+            stubs.append(stub)
+        try:
+            if world.work() == 0:
+                break
+        except LostError:
+            losses += 1
+            world.coordinator = world.open_coordinator()
+        up, down = up + sum(stub.up for stub in stubs), down + sum(stub.down for stub in stubs)
+    world.coordinator.finish(epoch)
+    assert world.coordinator.index.exact(epoch, BOTH, ()) == {
+        (("airline",), ()): 30, (("bank",), ()): 30, (BOTH, ()): 10
+    }  # fmt: skip
+    assert list((world.folder / "gateway" / "overlap" / "batches").iterdir()) == []
+    assert not any((world.folder / "bank" / "hops").iterdir())
+    return losses, up, down
+
+
+def test_nothing_is_sent_twice_but_what_was_not_on_disk(world: World) -> None:
+    """4 messages a connection: a header and at most 3 chunks of 4 rows. Every row still crosses about once."""
+    losses, up, down = serve(world, budget=4)
+    assert losses > 30  # 4 batches of 10 chunks, up twice and down once
+    assert down == 4 * 40
+    assert up == 2 * 4 * 40  # each loss was orderly: the spool synced what it had
+
+
+def test_without_losses_it_is_one_connection(world: World) -> None:
+    assert serve(world, budget=10_000) == (0, 320, 160)
+
+
+def shape(points: bytes, **changes: Any) -> Shape:
+    values: dict[str, Any] = {
+        "rows": len(points) // 32,
+        "digest": hashlib.sha256(points).digest(),
+        "width": 32,
+        "handles": False,
+        "look_for_low_order": True,
+    }
+    return Shape(**{**values, **changes})
+
+
+ROWS = b"".join(bytes([n]) * 32 for n in range(2, 12))
+
+
+def test_what_a_dead_process_left_is_counted_again_and_torn_rows_are_cut(tmp_path: Path) -> None:
+    zero = ROWS[:64] + bytes(32) + ROWS[96:]
+    first = Spool(tmp_path).receive("b", 0, shape(zero, handles=True))
+    first.add(zero[:160], bytes(range(80)))
+    first.close()
+    with (tmp_path / "b.0.part").open("ab") as file:
+        file.write(b"torn")
+    again = Spool(tmp_path).receive("b", 0, shape(zero, handles=True))
+    assert (again.rows, again.durable_rows, again.low_order) == (5, 5, [2])
+    again.add(zero[160:], bytes(range(80, 160)))
+    again.check()
+    again.keep()
+    assert b"".join(Spool(tmp_path).chunks("b", 0, 32)) == zero
+    assert b"".join(Spool(tmp_path).handles("b")) == bytes(range(160))
+    assert {path.name for path in tmp_path.iterdir()} == {"b.0", "b.0.handles"}
+
+
+def test_rows_of_another_batch_are_not_gone_on_with(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    other = spool.receive("b", 1, shape(ROWS[32:] + ROWS[:32]))
+    other.add(ROWS[:64], b"")
+    other.close()
+    fresh = spool.receive("b", 1, shape(ROWS))
+    assert fresh.rows == 0
+    fresh.close()
+
+
+def test_a_later_connection_takes_over(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    slow = spool.receive("b", 0, shape(ROWS))
+    slow.add(ROWS[:64], b"")
+    fast = spool.receive("b", 0, shape(ROWS))
+    assert fast.rows == 2
+    with pytest.raises(OverlapError) as caught:
+        slow.add(ROWS[64:], b"")
+    assert caught.value.reason is Reason.UNKNOWN_BATCH
+    slow.discard()  # it ended in an error, which must not take the other's rows
+    fast.add(ROWS[64:], b"")
+    fast.check()
+    fast.keep()
+
+
+def test_a_prefix_that_does_not_belong_is_found_and_thrown_away(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    bad = spool.receive("b", 0, shape(ROWS))
+    bad.add(ROWS[32:64], b"")
+    bad.close()
+    again = spool.receive("b", 0, shape(ROWS))
+    again.add(ROWS[32:], b"")
+    with pytest.raises(OverlapError) as caught:
+        again.check()
+    assert caught.value.reason is Reason.DIGEST_MISMATCH
+    again.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shuffle_over_buckets_loses_nothing_and_reaches_every_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlap_files, "BUCKET_ROWS", 2)
+    seen: dict[bytes, int] = {}
+    for _ in range(600):
+        mixed = b"".join(shuffled(iter([b"ab", b"cd"]), tmp_path / "s", rows=4, width=1, random=os.urandom))
+        seen[mixed] = seen.get(mixed, 0) + 1
+    assert set(seen) == {bytes(order) for order in permutations(b"abcd")}  # misses one with a chance of 2e-10
+    assert list(tmp_path.iterdir()) == []
+    content = write_rows(tmp_path / "f", iter([b"ab", b"cd"]), 2)
+    assert (content.rows, content.digest) == (2, hashlib.sha256(b"abcd").digest())
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o600
