@@ -127,6 +127,7 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
         terms=lambda: policy.active,
         release=release,
         audit=audit,
+        transfers=SqlTransfers(offers),
         mask_key=keep_secret(state / MASK_KEY_FILE),
         clock=clock,
         turn=FileTurn(state / "offers.lock"),

@@ -23,11 +23,13 @@ from federation.core.ids import CustomerId, Handle, PartyId, PolicyVersion, Toke
 from federation.offers.offer import Offer
 from federation.policy.facts import ConsentFact, Decision, Facts, Given, Obligations
 from federation.policy.specs import OfferSpec, ProductSpec
+from federation.policy.transfers import Export
 from gateway.consent.sql import SqlConsentStore
 from gateway.consent.store import ConsentRecord
 from gateway.identity.caller import Caller, set_caller
 from gateway.offers.service import OfferDesk
 from gateway.offers.sql import SqlOfferBook
+from gateway.policy.transfers import SqlTransfers
 from gateway.release import ReleasePath
 from gateway.rpc.consent import ConsentServicer
 from gateway.rpc.offers import OfferServicer
@@ -103,12 +105,12 @@ class FakePolicy:
     closed_channels: set[str] = field(default_factory=set)
     masks: dict[str, str] = field(default_factory=lambda: {"age": "band(30,60)", "job": "drop"})
 
-    def decide(self, facts: Facts) -> Decision:
-        found = [*self._judge("", facts.consent, facts)]
     @property
     def active(self) -> "FakePolicy":
         return self
 
+    def decide(self, facts: Facts) -> Decision:
+        found = [*self._judge("", facts.consent, facts)]
         if facts.data_category == "offer":
             found += self._judge("recipient_", facts.recipient_consent, facts)
         if facts.channel in self.closed_channels:
@@ -116,6 +118,9 @@ class FakePolicy:
         if found:
             return Decision(False, tuple(found), Obligations(), self.version)
         return Decision(True, (Given("offers", "permitted", "yes"),), Obligations(self.masks), self.version)
+
+    def export(self, facts: Facts) -> Export | None:
+        return None
 
     def _judge(self, prefix: str, consent: ConsentFact | None, facts: Facts) -> list[Given]:
         if consent is None:
@@ -192,6 +197,7 @@ class World:
         self.desk = OfferDesk(
             book=self.book,
             consents=self.consents,
+            transfers=SqlTransfers(self.engine),
             switchboard=self.switchboard,
             terms=lambda: self.policy,
             release=ReleasePath(self.policy, no_ledger, self.log),

@@ -20,6 +20,7 @@ from federation.core.clock import Clock
 from federation.core.errors import DataError, Reason
 from federation.core.ids import CustomerId
 from federation.policy.facts import ConsentFact, Decision, Facts, Given
+from federation.policy.vocabulary import OBJECTION_PURPOSE, SENSITIVE_SUFFIX
 
 IdentifierKind = Literal["email", "phone"]
 
@@ -42,6 +43,11 @@ class Eligible:
     refused: dict[str, int]
     reasons: dict[str, Given]
     """One reason in full for each code of ``refused``."""
+
+
+def refuses(objection: ConsentFact | None) -> bool:
+    """Whether a person refuses automated marketing, by the person's record for it; without one nobody does."""
+    return objection is not None and objection.status != "given"
 
 
 class PartnerData:
@@ -128,15 +134,18 @@ class PartnerData:
         """
         at = self.clock.now()
         consents = self.consents.for_purpose(purpose)
+        sensitive = self.consents.for_purpose(purpose + SENSITIVE_SUFFIX)
+        objections = self.consents.for_purpose(OBJECTION_PURPOSE)
         regions = self.customers()[self.config.columns.region]
         ids: list[CustomerId] = []
         refused: Counter[str] = Counter()
         reasons: dict[str, Given] = {}
         # Many rows have equal facts (same region, same consent state and day), and equal facts have equal answers.
-        answers: dict[tuple[str, ConsentFact | None], Decision] = {}
+        answers: dict[tuple[object, ...], Decision] = {}
         for customer, region in zip(regions.index.tolist(), regions.tolist(), strict=True):
-            consent = consents.get(customer)
-            decision = answers.get((region, consent))
+            consent, separate = consents.get(customer), sensitive.get(customer)
+            objected = refuses(objections.get(customer))
+            decision = answers.get((region, consent, separate, objected))
             if decision is None:
                 facts = Facts(
                     purpose=purpose,
@@ -148,8 +157,10 @@ class PartnerData:
                     subject_region=region or None,
                     consent=consent,
                     fields=fields,
+                    sensitive_consent=separate,
+                    objected=objected,
                 )
-                decision = answers[region, consent] = self.policy.decide(facts)
+                decision = answers[region, consent, separate, objected] = self.policy.decide(facts)
             if decision.permitted:
                 ids.append(CustomerId(customer))
             else:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import NamedTuple
 
-from federation.policy.documents import AgreementFile, Clause, Period, PurposesFile, Transfer
+from federation.policy.catalogue import Catalogue
+from federation.policy.documents import AgreementFile, Clause, Period, PurposesFile, Tier, Transfer, TransferLimit
 from federation.policy.vocabulary import GATEWAY
 
 
@@ -33,6 +34,26 @@ def span(period: Period) -> Span:
     return Span(start_of(period.valid_from), start_of(period.valid_to))
 
 
+class Limit(NamedTuple):
+    """A limit on transfers, ready to be asked."""
+
+    spec: TransferLimit
+    zone: timezone
+
+    def year(self, at: datetime) -> int:
+        """The year that a time is in where the law holds."""
+        return at.astimezone(self.zone).year
+
+    def tier(self, people: int, sensitive: int) -> Tier:
+        """The first tier that has room for the counts."""
+        return next(
+            tier
+            for tier in self.spec.tiers
+            if (tier.people_below is None or people < tier.people_below)
+            and (tier.sensitive_below is None or sensitive < tier.sensitive_below)
+        )
+
+
 Route = tuple[str, str, str, str]
 """Origin, recipient, purpose, data category."""
 
@@ -49,6 +70,14 @@ class Alliance:
     basis: Mapping[tuple[str, str], str]  # purpose and law to legal basis
     clauses: Mapping[Route, tuple[tuple[Span, Clause], ...]]
     transfers: Mapping[tuple[str, str], tuple[tuple[Span, Transfer], ...]]  # subject country, recipient country
+    limits: Mapping[tuple[str, str], Limit]  # subject country and data category to what bounds transfers out of it
+    catalogue: Catalogue
+    dpv: Mapping[str, str]  # purpose to its DPV term
+
+    def shown_purpose(self, purpose: str | None) -> str:
+        """A purpose for people: the short name and DPV's."""
+        term = self.dpv.get(purpose or "")
+        return f"{purpose} ({term})" if term else str(purpose)
 
     def parties(self, names: Iterable[str] | None) -> frozenset[str] | None:
         """Party ids that names (ids or roles) stand for; None stands for everybody."""
@@ -59,7 +88,7 @@ class Alliance:
         return None if areas is None else frozenset().union(*(self.areas[area] for area in areas))
 
 
-def build_alliance(agreement: AgreementFile, purposes: PurposesFile) -> Alliance:
+def build_alliance(agreement: AgreementFile, purposes: PurposesFile, limits: Iterable[TransferLimit] = ()) -> Alliance:
     """Expands roles and regions. The files were checked: every name in them is known."""
     countries = {party.id: party.country for party in agreement.parties}
     countries[GATEWAY] = next(party.country for party in agreement.parties if party.role == "operator")
@@ -92,4 +121,12 @@ def build_alliance(agreement: AgreementFile, purposes: PurposesFile) -> Alliance
         basis={(purpose.id, law): basis for purpose in purposes.purposes for law, basis in purpose.legal_basis.items()},
         clauses={route: tuple(found) for route, found in clauses.items()},
         transfers={pair: tuple(found) for pair, found in transfers.items()},
+        limits={
+            (country, category): Limit(limit, timezone(timedelta(hours=limit.utc_offset_hours)))
+            for limit in limits
+            for country in sorted(areas[limit.subject_region])
+            for category in limit.data_category
+        },
+        catalogue=Catalogue(purposes.fields),
+        dpv={purpose.id: purpose.dpv for purpose in purposes.purposes},
     )

@@ -3,16 +3,23 @@
 A failure is a stable code and a plain sentence with the value that decided. Missing input is a failure of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from federation.policy.alliance import Alliance
 from federation.policy.documents import Conditions, ConsentNeed
 from federation.policy.facts import ConsentFact, Facts
+from federation.policy.transfers import too_weak
+from federation.policy.vocabulary import CONSENT_STATUS, shown_status
 
 Failure = tuple[str, str]
 """Code and sentence."""
 Condition = Callable[[Facts, list[Failure]], None]
+Concern = Callable[[Facts], frozenset[str]]
+"""Those fields of a request that a rule is about."""
+Masked = Mapping[tuple[str, str], frozenset[str]]
+"""Purpose and data category to the fields that permits mask, none of them letting it pass as it is."""
 
 
 def is_time(at: object) -> bool:
@@ -25,8 +32,18 @@ def absent(name: str) -> Failure:
     return (f"missing_{name}", f"The request does not say its {'time' if name == 'at' else name.replace('_', ' ')}.")
 
 
-def compile_conditions(wanted: Conditions, alliance: Alliance) -> tuple[Condition, ...]:
+@dataclass(frozen=True)
+class Setting:
+    """What conditions of one rule may look things up in."""
+
+    alliance: Alliance
+    concern: Concern
+    masked: Masked
+
+
+def compile_conditions(wanted: Conditions, setting: Setting) -> tuple[Condition, ...]:
     """The closures of all conditions that are set."""
+    alliance = setting.alliance
     found: list[Condition] = []
     if wanted.legal_basis is not None:
         found.append(_legal_basis(frozenset(wanted.legal_basis), alliance))
@@ -37,6 +54,10 @@ def compile_conditions(wanted: Conditions, alliance: Alliance) -> tuple[Conditio
             found.append(_consent(wanted.consent, alliance, at_recipient=True))
     if wanted.transfer_mechanism is not None:
         found.append(_transfer(frozenset(wanted.transfer_mechanism), alliance))
+    if wanted.no_objection:
+        found.append(_no_objection)
+    if wanted.masked:
+        found.append(_masked(setting))
     return tuple(found)
 
 
@@ -51,22 +72,31 @@ def _legal_basis(allowed: frozenset[str], alliance: Alliance) -> Condition:
         basis = declared.get((facts.purpose or "", law or ""))
         if basis not in allowed:
             have = f"has {basis}" if basis else "has no legal basis"
-            failed.append(("no_legal_basis", f"{facts.purpose} {have} for residents of {facts.subject_region}."))
+            failed.append(
+                (
+                    "no_legal_basis",
+                    f"{alliance.shown_purpose(facts.purpose)} {have} for residents of {facts.subject_region}.",
+                )
+            )
 
     return check
 
 
 def _consent(need: ConsentNeed, alliance: Alliance, *, at_recipient: bool) -> Condition:
     jurisdiction_of = alliance.jurisdiction_of
-    prefix = "recipient_" if at_recipient else ""
+    sensitive = need.about == "sensitive_fields"
+    prefix = "recipient_" if at_recipient else "sensitive_" if sensitive else ""
+    about = " with sensitive fields" if sensitive else ""
 
     def check(facts: Facts, failed: list[Failure]) -> None:
-        consent = facts.recipient_consent if at_recipient else facts.consent
+        own = facts.sensitive_consent if sensitive else facts.consent
+        consent = facts.recipient_consent if at_recipient else own
         holder = facts.recipient if at_recipient else facts.origin
-        which = f"The consent at {holder} for {facts.purpose}"
+        which = f"consent at {holder} for {alliance.shown_purpose(facts.purpose)}{about}"
         if consent is None:
-            failed.append((f"{prefix}consent_missing", f"There is no consent at {holder} for {facts.purpose}."))
+            failed.append((f"{prefix}consent_missing", f"There is no {which}."))
             return
+        which = f"The {which}"
         if consent.status != "given":
             failed.append(_status(consent, which, prefix))
         _complete(consent, which, prefix, failed)
@@ -94,8 +124,9 @@ def _consent(need: ConsentNeed, alliance: Alliance, *, at_recipient: bool) -> Co
 def _status(consent: ConsentFact, which: str, prefix: str) -> Failure:
     if consent.status is None:
         return (f"{prefix}missing_consent_status", f"{which} has no status.")
-    if consent.status in {"withdrawn", "refused"}:
-        return (f"{prefix}consent_{consent.status}", f"{which} was {consent.status}.")
+    if consent.status in CONSENT_STATUS:
+        verb = "is" if consent.status in {"expired", "unknown"} else "was"
+        return (f"{prefix}consent_{consent.status}", f"{which} {verb} {shown_status(consent.status)}.")
     return (f"{prefix}consent_unknown_status", f"{which} has a status that is not known.")
 
 
@@ -125,6 +156,7 @@ def _complete(consent: ConsentFact, which: str, prefix: str, failed: list[Failur
 
 def _transfer(allowed: frozenset[str], alliance: Alliance) -> Condition:
     countries, region_of, transfers = alliance.countries, alliance.region_of, alliance.transfers
+    limits = alliance.limits
 
     def check(facts: Facts, failed: list[Failure]) -> None:
         if facts.subject_region is None:
@@ -140,13 +172,35 @@ def _transfer(allowed: frozenset[str], alliance: Alliance) -> Condition:
         declared = transfers.get((subject, recipient), ())
         at = facts.at
         if at is not None and is_time(at):
-            for period, transfer in declared:
-                if transfer.mechanism in allowed and period.holds(at):
-                    return
+            live = {t.mechanism for period, t in declared if t.mechanism in allowed and period.holds(at)}
+            if live:
+                limit = limits.get((subject, facts.data_category or ""))
+                if limit is not None:
+                    failed.extend(too_weak(facts, at, limit, live))
+                return
         have = ", ".join(f"{t.mechanism} until {t.valid_to}" for _, t in declared) or "none"
         text = (
             f"No transfer mechanism in force covers {subject} residents' data going to {recipient} (declared: {have})."
         )
         failed.append(("no_transfer_mechanism", text))
+
+    return check
+
+
+def _no_objection(facts: Facts, failed: list[Failure]) -> None:
+    if facts.objected is None:
+        text = "It is not known whether the person refuses automated marketing."
+        failed.append(("missing_objected", text))
+    elif facts.objected is not False:
+        failed.append(("objected", "The person refuses automated marketing."))
+
+
+def _masked(setting: Setting) -> Condition:
+    concern, masked = setting.concern, setting.masked
+
+    def check(facts: Facts, failed: list[Failure]) -> None:
+        names = concern(facts) - masked.get((facts.purpose or "", facts.data_category or ""), frozenset())
+        if names:
+            failed.append(("field_not_masked", f"No permit masks these fields: {', '.join(sorted(names))}."))
 
     return check

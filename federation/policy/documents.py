@@ -7,43 +7,29 @@ otherwise switch a law off in silence.
 from collections.abc import Mapping
 from datetime import date
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from federation.core.errors import PolicyError
-from federation.policy.mask import check_mask
 from federation.policy.specs import BudgetSpec, CubeSpec, Name, OfferSpec, PartySpec, Spec, TrainingSpec
-from federation.policy.vocabulary import DATA_CATEGORIES, DPV_PURPOSES, LEGAL_BASES, TRANSFER_MECHANISMS
-
-
-def _one_of(terms: Mapping[str, Any]) -> AfterValidator:
-    def check(value: str) -> str:
-        if value not in terms:
-            raise ValueError(f"unknown word; known are {', '.join(sorted(terms))}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _mask(value: str) -> str:
-    try:
-        check_mask(value)
-    except PolicyError as exc:
-        raise ValueError("unknown mask") from exc
-    return value
-
-
-Text = Annotated[str, Field(min_length=1, max_length=600)]
-Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
-Area = Annotated[str, Field(pattern=r"^[A-Z]{2,8}$")]
-"""A country, or a region that purposes.yaml declares."""
-FieldName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,47}(\.[a-z][a-z0-9_]{0,47})?$")]
-Category = Annotated[str, _one_of(DATA_CATEGORIES)]
-Mechanism = Annotated[str, _one_of(TRANSFER_MECHANISMS)]
-LegalBasis = Annotated[str, _one_of(LEGAL_BASES)]
-Mask = Annotated[str, AfterValidator(_mask)]
-Some = Field(min_length=1, max_length=64)
+from federation.policy.terms import (
+    Area,
+    Category,
+    Country,
+    DpvPurpose,
+    FieldCategory,
+    FieldClass,
+    FieldName,
+    FieldType,
+    LegalBasis,
+    Mask,
+    Mechanism,
+    PurposeName,
+    Reference,
+    Some,
+    Status,
+    Text,
+)
 
 
 class Period(Spec):
@@ -66,7 +52,7 @@ class Clause(Period):
     reference: Text
     origin: Annotated[tuple[Name, ...], Some]
     recipient: Annotated[tuple[Name, ...], Some]
-    purpose: Annotated[tuple[Name, ...], Some]
+    purpose: Annotated[tuple[PurposeName, ...], Some]
     data_category: Annotated[tuple[Category, ...], Some]
 
 
@@ -92,7 +78,7 @@ class Purpose(Spec):
     """A purpose, in DPV's words, and the legal basis it has under each law."""
 
     id: Name
-    dpv: Annotated[str, _one_of(DPV_PURPOSES)]
+    dpv: DpvPurpose
     description: Text
     legal_basis: dict[Annotated[str, Field(pattern=r"^[A-Z]{2,8}$")], LegalBasis]
 
@@ -105,17 +91,36 @@ class Region(Spec):
     countries: Annotated[tuple[Country, ...], Some]
 
 
+class FieldEntry(Spec):
+    """What one field of personal data is. A field without an entry counts as everything that a forbid asks for."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,46}(\*|[a-z0-9_-])?$")]
+    """The field's name without its party; a star at the end stands for any ending."""
+    type: FieldType
+    category: Annotated[tuple[FieldCategory, ...], Some]
+    jrt_class: FieldClass
+
+
 class PurposesFile(Spec):
     """``purposes.yaml``."""
 
     purposes: Annotated[tuple[Purpose, ...], Some]
     regions: Annotated[tuple[Region, ...], Some]
+    fields: tuple[FieldEntry, ...] = Field(default=(), max_length=500)
+    """The catalogue of fields."""
+
+    @model_validator(mode="after")
+    def _one_to_one(self) -> "PurposesFile":
+        terms = [purpose.dpv for purpose in self.purposes]
+        if twice := sorted({term for term in terms if terms.count(term) > 1}):
+            raise ValueError(f"{twice[0]} is the term of two purposes; a term stands for one")
+        return self
 
 
 class Match(Spec):
     """Which requests a rule is about: all keys that are given must fit; an absent key fits everything."""
 
-    purpose: Annotated[tuple[Name, ...], Some] | None = None
+    purpose: Annotated[tuple[PurposeName, ...], Some] | None = None
     data_category: Annotated[tuple[Category, ...], Some] | None = None
     subject_region: Annotated[tuple[Area, ...], Some] | None = None
     origin: Annotated[tuple[Name, ...], Some] | None = None
@@ -123,13 +128,19 @@ class Match(Spec):
     recipient_outside: Area | None = None
     """Fits when the recipient processes in a country that is not in this region."""
     channel: Annotated[tuple[Name, ...], Some] | None = None
+    field_category: Annotated[tuple[FieldCategory, ...], Some] | None = None
+    """Fits when a field of the request is of one of these categories; for forbids."""
+    field_class: Annotated[tuple[FieldClass, ...], Some] | None = None
+    """Fits when a field of the request is of one of these classes; for forbids."""
 
 
 class ConsentNeed(Spec):
     """What a consent must be. Being given, complete and in force is always part of it."""
 
-    status: Literal["given"] = "given"
+    status: Status = "given"
     at: Literal["origin", "recipient", "both"] = "origin"
+    about: Literal["purpose", "sensitive_fields"] = "purpose"
+    """A consent to the purpose, or the separate one to its sensitive fields."""
     names_recipient: bool = False
     separate: bool = False
     cross_border: bool = False
@@ -138,6 +149,8 @@ class ConsentNeed(Spec):
     def _names(self) -> "ConsentNeed":
         if self.names_recipient and self.at != "origin":
             raise ValueError("names_recipient is for the consent at the origin; write at: origin")
+        if self.about == "sensitive_fields" and self.at != "origin":
+            raise ValueError("the consent to sensitive fields is asked for at the origin; write at: origin")
         return self
 
 
@@ -147,6 +160,10 @@ class Conditions(Spec):
     legal_basis: Annotated[tuple[LegalBasis, ...], Some] | None = None
     consent: ConsentNeed | None = None
     transfer_mechanism: Annotated[tuple[Mechanism, ...], Some] | None = None
+    no_objection: Literal[True] | None = None
+    """The person does not refuse automated marketing."""
+    masked: Literal[True] | None = None
+    """No field that the rule is about passes as it is."""
 
 
 class Requirements(Conditions):
@@ -174,7 +191,7 @@ class Rule(Spec):
     """One rule. A permit permits where it fits and ``require`` holds; a forbid forbids where it fits ``unless``."""
 
     id: Name
-    legal_ref: Annotated[str, Field(pattern=r"^[a-z0-9-]+:[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+    legal_ref: Reference
     legal_description: Text
     effect: Literal["permit", "forbid"]
     match: Match
@@ -193,7 +210,13 @@ class Rule(Spec):
                 raise ValueError("a forbid has no require; what lifts it stands under unless")
             if self.unless is not None and self.unless == Conditions():
                 raise ValueError("unless is empty")
+            if self.unless is not None and self.unless.masked and self.match.field_class is None:
+                raise ValueError("masked needs a field_class under match: which fields must be masked")
             return self
+        if self.match.field_category is not None or self.match.field_class is not None:
+            raise ValueError("a permit names its fields under require; field_category and field_class are for forbids")
+        if self.require is not None and self.require.masked:
+            raise ValueError("masked is for forbids; a permit says which fields it masks")
         if self.unless is not None:
             raise ValueError("a permit has no unless; what it needs stands under require")
         for key in ("purpose", "data_category", "origin", "recipient"):
@@ -206,6 +229,48 @@ class RulesFile(Spec):
     """``rules.yaml``, ``consent.yaml``, ``localization.yaml``: the same language, split by subject."""
 
     rules: tuple[Rule, ...] = Field(max_length=500)
+
+
+class Tier(Spec):
+    """Mechanisms that are enough while both counts are below; the last tier has no bounds."""
+
+    people_below: int | None = Field(default=None, ge=1)
+    sensitive_below: int | None = Field(default=None, ge=1)
+    mechanism: Annotated[tuple[Mechanism, ...], Some]
+
+
+class TransferLimit(Spec):
+    """How many people's data a party may send out of a region in a calendar year, by mechanism."""
+
+    id: Name
+    legal_ref: Reference
+    legal_description: Text
+    subject_region: Area
+    data_category: Annotated[tuple[Category, ...], Some]
+    """What counts as sending the data."""
+    sensitive: FieldCategory
+    """Fields of this category make a transfer a sensitive one."""
+    utc_offset_hours: int = Field(ge=-12, le=14)
+    """Of the region's clock, by which its year begins."""
+    tiers: tuple[Tier, ...] = Field(min_length=1, max_length=8)
+
+    @model_validator(mode="after")
+    def _rising(self) -> "TransferLimit":
+        last = self.tiers[-1]
+        if last.people_below is not None or last.sensitive_below is not None:
+            raise ValueError("the last tier must have no bounds, so that every count is in one")
+        for key in ("people_below", "sensitive_below"):
+            bounds = [getattr(tier, key) for tier in self.tiers[:-1]]
+            known = [bound for bound in bounds if bound is not None]
+            if known != sorted(known):
+                raise ValueError(f"{key} must rise from tier to tier")
+        return self
+
+
+class LocalizationFile(RulesFile):
+    """``localization.yaml``: rules, and counts of transfers."""
+
+    transfer_limits: tuple[TransferLimit, ...] = Field(default=(), max_length=16)
 
 
 class OffersFile(OfferSpec):
@@ -232,7 +297,7 @@ DOCUMENTS: Final[Mapping[str, type[Spec]]] = MappingProxyType(
         "purposes.yaml": PurposesFile,
         "rules.yaml": RulesFile,
         "consent.yaml": RulesFile,
-        "localization.yaml": RulesFile,
+        "localization.yaml": LocalizationFile,
         "offers.yaml": OffersFile,
         "cubes.yaml": CubesFile,
         "budget.yaml": BudgetFile,
@@ -240,3 +305,33 @@ DOCUMENTS: Final[Mapping[str, type[Spec]]] = MappingProxyType(
     }
 )
 RULE_FILES: Final = ("rules.yaml", "consent.yaml", "localization.yaml")
+
+
+def limits_of(rules: Mapping[str, RulesFile]) -> tuple[TransferLimit, ...]:
+    """The transfer limits among the rule files."""
+    return tuple(
+        limit for file in rules.values() if isinstance(file, LocalizationFile) for limit in file.transfer_limits
+    )
+
+
+def plain_clauses(agreement: AgreementFile, purposes: PurposesFile) -> AgreementFile:
+    """The agreement with the ids of purposes wherever it gives their DPV terms."""
+    sharing = [clause.model_copy(update={"purpose": _plain(clause.purpose, purposes)}) for clause in agreement.sharing]
+    return agreement.model_copy(update={"sharing": tuple(sharing)})
+
+
+def plain_rules(file: RulesFile, purposes: PurposesFile) -> RulesFile:
+    """Rules with the ids of purposes wherever they give their DPV terms."""
+    rules = []
+    for rule in file.rules:
+        if rule.match.purpose is None:
+            rules.append(rule)
+        else:
+            match = rule.match.model_copy(update={"purpose": _plain(rule.match.purpose, purposes)})
+            rules.append(rule.model_copy(update={"match": match}))
+    return file.model_copy(update={"rules": tuple(rules)})
+
+
+def _plain(words: tuple[str, ...], purposes: PurposesFile) -> tuple[str, ...]:
+    ids = {purpose.dpv: purpose.id for purpose in purposes.purposes}
+    return tuple(ids.get(word, word) for word in words)

@@ -9,23 +9,38 @@ from typing import Any
 from federation.core.clock import from_text, to_text
 from federation.core.errors import DataError, Reason
 from federation.core.ids import PolicyVersion
+from federation.policy.vocabulary import plain_term
 
 MAX_TEXT = 64
 """Characters of one text in facts that come from outside; every term of the vocabularies is shorter."""
 MAX_LIST = 64
+MAX_COUNT = 10**12
+"""Largest count in facts; there are fewer people."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConsentFact:
     """The state of one person's consent for one purpose at one partner. A missing field is ``None`` and denies."""
 
-    status: str | None = None  # "given", "withdrawn", "refused"
+    status: str | None = None  # a short name of vocabulary.CONSENT_STATUS
     recipients: frozenset[str] | None = None
     given_at: datetime | None = None
     expires_at: datetime | None = None
     separate: bool | None = None
     cross_border: bool | None = None
     jurisdiction: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TransferCounts:
+    """People whose data the origin has sent out of the subject's region this year, this request's person included.
+
+    Counted over all recipients and purposes together, so that nothing is gained by splitting a transfer.
+    """
+
+    year: int | None = None  # as the law of the region counts years
+    people: int | None = None  # distinct people
+    sensitive: int | None = None  # of them, people whose sensitive data was sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +57,9 @@ class Facts:
     consent: ConsentFact | None = None  # at the origin, for the purpose
     recipient_consent: ConsentFact | None = None  # at the recipient, for the purpose
     fields: frozenset[str] = frozenset()  # attribute names that it carries
+    sensitive_consent: ConsentFact | None = None  # at the origin, separately for sensitive fields of the purpose
+    objected: bool | None = None  # whether the person refuses automated marketing, at either end that is known
+    transfer_counts: TransferCounts | None = None  # only where the policy counts transfers
 
     def to_json(self) -> dict[str, Any]:
         """As it goes to the audit log: everything that decided and nothing that names a person."""
@@ -53,6 +71,8 @@ class Facts:
                 return sorted(value)
             if isinstance(value, ConsentFact):
                 return {name: plain(getattr(value, name)) for name in ConsentFact.__slots__}
+            if isinstance(value, TransferCounts):
+                return {name: getattr(value, name) for name in TransferCounts.__slots__}
             return value
 
         return {name: plain(getattr(self, name)) for name in Facts.__slots__}
@@ -113,7 +133,23 @@ def facts_from_json(value: Any) -> Facts:
         consent=_consent(found.get("consent"), "facts.consent"),
         recipient_consent=_consent(found.get("recipient_consent"), "facts.recipient_consent"),
         fields=_texts(found.get("fields"), "facts.fields") or frozenset(),
+        sensitive_consent=_consent(found.get("sensitive_consent"), "facts.sensitive_consent"),
+        objected=_flag(found.get("objected"), "facts.objected"),
+        transfer_counts=_counts(found.get("transfer_counts"), "facts.transfer_counts"),
     )
+
+
+def _counts(value: Any, item: str) -> TransferCounts | None:
+    if value is None:
+        return None
+    found = _mapping(value, TransferCounts.__slots__, item)
+    return TransferCounts(**{name: _count(found.get(name), f"{item}.{name}") for name in TransferCounts.__slots__})
+
+
+def _count(value: Any, item: str) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT):
+        raise DataError(Reason.BAD_FIELD, item=item)
+    return value
 
 
 def _consent(value: Any, item: str) -> ConsentFact | None:
@@ -121,7 +157,7 @@ def _consent(value: Any, item: str) -> ConsentFact | None:
         return None
     found = _mapping(value, ConsentFact.__slots__, item)
     return ConsentFact(
-        status=_text(found.get("status"), f"{item}.status"),
+        status=None if (status := _text(found.get("status"), f"{item}.status")) is None else plain_term(status),
         recipients=_texts(found.get("recipients"), f"{item}.recipients"),
         given_at=_time(found.get("given_at"), f"{item}.given_at"),
         expires_at=_time(found.get("expires_at"), f"{item}.expires_at"),

@@ -13,8 +13,9 @@ from federation.core.errors import PolicyError, Reason
 from federation.core.ids import PolicyVersion
 from federation.policy.alliance import build_alliance
 from federation.policy.check import Bundle, Problem, check_bundle
+from federation.policy.check_terms import check_terms
 from federation.policy.compile import compile_rules
-from federation.policy.documents import DOCUMENTS, RULE_FILES, RulesFile
+from federation.policy.documents import DOCUMENTS, RULE_FILES, RulesFile, limits_of, plain_clauses, plain_rules
 from federation.policy.policy_set import PolicySet
 from federation.policy.yaml_text import MAX_BYTES, Document, YamlTextError, read_yaml
 
@@ -64,7 +65,7 @@ def parse_policy(files: Mapping[str, str]) -> PolicySet:
         fix = "Run `entente policy check` on the folder; it lists every problem."
         raise PolicyError(Reason.POLICY_INVALID, item=draft.describe(draft.problems[0]) + more, fix=fix)
     bundle = draft.bundle
-    tables = build_alliance(bundle.agreement, bundle.purposes)
+    tables = build_alliance(bundle.agreement, bundle.purposes, limits_of(bundle.rules))
     rules = tuple(rule for file in RULE_FILES for rule in bundle.rules[file].rules)
     return PolicySet(
         version=PolicyVersion(digest_hex({name: document.data for name, document in draft.documents.items()})),
@@ -131,16 +132,17 @@ def draft_policy(files: Mapping[str, bytes]) -> Draft:
     texts = {name: raw.decode("utf-8", "replace") for name, raw in files.items()}
     if problems:
         return Draft(texts, documents, None, tuple(problems))
+    purposes = parsed["purposes.yaml"]
     bundle = Bundle(
-        agreement=parsed["agreement.yaml"],
-        purposes=parsed["purposes.yaml"],
+        agreement=plain_clauses(parsed["agreement.yaml"], purposes),
+        purposes=purposes,
         offers=parsed["offers.yaml"],
         cubes=parsed["cubes.yaml"],
         budget=parsed["budget.yaml"],
         training=parsed["training.yaml"],
-        rules={name: cast(RulesFile, parsed[name]) for name in RULE_FILES},
+        rules={name: plain_rules(cast(RulesFile, parsed[name]), purposes) for name in RULE_FILES},
     )
-    return Draft(texts, documents, bundle, tuple(check_bundle(bundle)))
+    return Draft(texts, documents, bundle, (*check_bundle(bundle), *check_terms(bundle)))
 
 
 def _plain(message: str) -> str:

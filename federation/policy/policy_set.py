@@ -16,6 +16,7 @@ from federation.policy.conditions import Failure, absent, is_time
 from federation.policy.documents import Rule
 from federation.policy.facts import Decision, Facts, Given, Obligations
 from federation.policy.specs import BudgetSpec, CubeSpec, OfferSpec, PartySpec, TrainingSpec
+from federation.policy.transfers import Export, export_of
 
 NO_DUTIES = Obligations()
 _NO_RULES = Bucket((), ())
@@ -46,6 +47,15 @@ class PolicySet:
     def countries(self) -> Mapping[str, str]:
         """Where each recipient processes; "gateway" included."""
         return self._tables.countries
+
+    @property
+    def tables(self) -> Alliance:
+        """Lookups that decisions are made with, for tools that show the policy in another form."""
+        return self._tables
+
+    def export(self, facts: Facts) -> Export | None:
+        """What to count before a decision about these facts, None when their transfer is not counted."""
+        return export_of(facts, self._tables)
 
     def decide(self, facts: Facts) -> Decision:
         """Permit or deny with every reason; never raises for missing input.

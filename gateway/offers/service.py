@@ -35,6 +35,7 @@ from gateway.consent.store import ConsentStore
 from gateway.identity.caller import Caller
 from gateway.offers.book import Delivery, OfferBook, Proposal, Receipt
 from gateway.offers.facts import FactFinder, Route, Switchboard, Terms
+from gateway.policy.transfers import TransferStore
 from gateway.release import AuditLog, Exit, Released, ReleasePath
 
 KIND = "offer"
@@ -54,6 +55,7 @@ class OfferDesk:
     Args:
         book: Proposals and inboxes.
         consents: Consent states, in the same database.
+        transfers: Counts people whose data leaves a region; in the same database.
         switchboard: Who is the same person.
         terms: The active policy version.
         release: The one path by which anything leaves.
@@ -68,6 +70,7 @@ class OfferDesk:
         *,
         book: OfferBook,
         consents: ConsentStore,
+        transfers: TransferStore,
         switchboard: Switchboard,
         terms: Callable[[], Terms],
         release: ReleasePath,
@@ -78,7 +81,7 @@ class OfferDesk:
     ) -> None:
         self._book, self._switchboard, self._terms = book, switchboard, terms
         self._release, self._audit, self._mask_key, self._clock = release, audit, mask_key, clock
-        self._facts = FactFinder(consents)
+        self._facts, self._transfers = FactFinder(consents, transfers), transfers
         self._turn, self._wake = turn or threading.Lock(), threading.Event()
 
     def propose(self, caller: Caller, offers: Sequence[Offer]) -> list[Receipt]:
@@ -167,7 +170,7 @@ class OfferDesk:
     def _judge_own_side(self, caller: Caller, offer: Offer, terms: Terms, at: datetime) -> Receipt:
         """The receipt, after a refusal is in the log."""
         reasons = violations(offer, caller.party, terms.offers, at)
-        facts = self._facts.own_side(_route(caller.party, offer), at)
+        facts = self._facts.own_side(_route(caller.party, offer), at, terms)
         if self._switchboard.person(caller.party, offer.handle) is None:
             # Nothing is known of the person then; what the policy would miss says no more.
             text = "This handle is not on the switchboard; it comes there with the next index, given consent."
@@ -185,7 +188,7 @@ class OfferDesk:
         route = _route(caller.party, offer)
         found, reasons = self._find(proposal, terms, at)
         there, person = (found.handle, found.person) if found else (None, ())
-        facts = self._facts.full(route, there, at)
+        facts = self._facts.full(route, there, at, terms)
         if reasons or there is None:
             # Without a handle there, the recipient's consent is missing for that reason alone.
             decision = terms.decide(facts)
@@ -197,6 +200,12 @@ class OfferDesk:
         def put(released: Released) -> Mapping[str, str] | tuple[Given, ...]:
             decision = released.decisions[0]
             attributes = apply_obligations(offer.attributes, decision.obligations, key)
+            export, counts = terms.export(facts), facts.transfer_counts
+            if export is not None and (
+                counts is None or not self._transfers.count(route.origin, route.handle, export, counts)
+            ):
+                # Another transfer was counted since: this one goes on waiting and is decided on the new number.
+                raise OfferError(Reason.UNAVAILABLE, item="the count of transfers changed during the decision")
             held = self._book.hold(
                 proposal.number,
                 there,
@@ -244,7 +253,7 @@ class OfferDesk:
         route = Route(
             delivery.origin, delivery.origin_handle, delivery.recipient, delivery.channel, delivery.attributes
         )
-        facts = self._facts.full(route, delivery.handle, at)
+        facts = self._facts.full(route, delivery.handle, at, terms)
         reasons: tuple[Given, ...] = ()
         if delivery.expires_at <= at:
             reasons = (Given(RULE, "offer_expired", "The offer has expired."),)

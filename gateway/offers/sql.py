@@ -21,8 +21,9 @@ from federation.core.database import reading
 from federation.core.errors import OfferError, Reason
 from federation.core.ids import Handle, PartyId
 from federation.offers.eligibility import PriorOffer
-from federation.offers.offer import Offer
+from federation.offers.offer import PURPOSE, Offer
 from federation.policy.facts import Given
+from federation.policy.vocabulary import OBJECTION_PURPOSE
 from gateway.identity.caller import Caller
 from gateway.offers.book import Barriers, Delivery, Held, Proposal, Receipt, no_barriers
 from gateway.offers.rows import metadata, offers, to_delivery, to_proposal, to_row
@@ -173,7 +174,8 @@ class SqlOfferBook:
             that were still queued would tell it whose customer the person is.
         """
         now = to_text(self._clock.now())
-        about = offers.c.purpose == purpose
+        # Who refuses automated marketing ends every offer to the person, whatever was agreed to before.
+        about = offers.c.purpose == (PURPOSE if purpose == OBJECTION_PURPOSE else purpose)
         proposed = and_(about, offers.c.party == party, offers.c.handle == handle, offers.c.state != "rejected")
         received = and_(about, offers.c.recipient == party, offers.c.recipient_handle == handle)
         own = connection.scalar(select(func.count()).where(proposed, offers.c.expires_at > now)) or 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from federation.core.canonical import canonical_json
 from federation.core.errors import EntenteError, PolicyError
-from federation.policy.facts import ConsentFact, Facts, facts_from_json
+from federation.policy.facts import ConsentFact, Facts, TransferCounts, facts_from_json
 from federation.policy.load import draft_policy, parse_policy, read_folder
 from federation.policy.yaml_text import YamlTextError, read_yaml
 from tests.policy_kit import AT, FOLDER, cases, files, shipped
@@ -20,8 +20,8 @@ PERMITTED = [(name, facts) for name, _, facts in cases() if POLICY.decide(facts)
 WITHOUT_ONE = [
     (f"{name} / {path}.{field.name}".strip(), facts, path, field.name)
     for name, facts in PERMITTED
-    for path, part in (("", facts), ("consent", facts.consent), ("recipient_consent", facts.recipient_consent))
-    if part is not None
+    for path in ("", "consent", "recipient_consent", "sensitive_consent", "transfer_counts")
+    if (part := getattr(facts, path) if path else facts) is not None
     for field in fields(part)
     if getattr(part, field.name) is not None and field.name != "fields"
 ]
@@ -60,7 +60,16 @@ requests = st.builds(
     subject_region=words(["PT", "DE", "CN", "SG", "US", None]),
     consent=consents,
     recipient_consent=consents,
-    fields=st.frozensets(words(["age", "balance", "life_stage", "email"])),
+    fields=st.frozensets(words(["age", "balance", "life_stage", "email", "password", "shoe_size"])),
+    sensitive_consent=consents,
+    objected=words([True, False, None]),
+    transfer_counts=st.none()
+    | st.builds(
+        TransferCounts,
+        year=words([2026, 2025, None]),
+        people=words([1, 99_999, 100_000, 999_999, 1_000_000, None]),
+        sensitive=words([0, 1, 9_999, 10_000, None]),
+    ),
 )
 FORBID_ALL = """
   - id: stop

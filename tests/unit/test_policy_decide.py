@@ -22,8 +22,8 @@ SECOND_PERMIT = """
     {validity}
     require:
       min_k: 30
-      fields: [region]
-      mask: {{age: "band(18,60)", balance: "band(0,1000,5000,20000)", job: drop}}
+      fields: [product]
+      mask: {{region: drop, age: "band(18,60)", balance: "band(0,1000,5000,20000)", job: drop}}
 """
 
 
@@ -71,14 +71,16 @@ def test_a_purpose_without_the_basis_is_refused():
     consent = replace(rows.consent, jurisdiction="PDPA")
     decision = policy.decide(replace(rows, subject_region="SG", consent=consent))
     assert [given.code for given in decision.reasons] == ["no_legal_basis"]
-    assert decision.reasons[0].text == "overlap_statistics has no legal basis for residents of SG."
+    said = "overlap_statistics (dpv:ServiceUsageAnalytics) has no legal basis for residents of SG."
+    assert decision.reasons[0].text == said
 
 
 def test_an_explanation_reads_like_one():
     text = explain(shipped().decide(replace(OFFER, consent=replace(OFFER.consent, status="withdrawn"))))
     assert text.splitlines()[:2] == [
         "Refused.",
-        "- The consent at bank for offer_sharing was withdrawn. [consent_withdrawn; rule offers, eu-gdpr:A6-1-a]",
+        "- The consent at bank for offer_sharing (dpv:DirectMarketing) was withdrawn (dpv:ConsentWithdrawn). "
+        "[consent_withdrawn; rule offers, eu-gdpr:A6-1-a]",
     ]
     assert "mask age as band(18,30,45,60,75)" in explain(shipped().decide(OFFER))
 

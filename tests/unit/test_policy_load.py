@@ -43,8 +43,8 @@ def test_norway_is_a_country():
 @pytest.mark.parametrize(
     ("change", "item"),
     [
-        ({"agreement": ("country: PT", "country: Portugal")}, "agreement.yaml:12:14 parties.0.country: "),
-        ({"agreement": ("country: PT", "contry: PT")}, "agreement.yaml:9:"),
+        ({"agreement": ("country: PT", "country: Portugal")}, "agreement.yaml:13:14 parties.0.country: "),
+        ({"agreement": ("country: PT", "contry: PT")}, "agreement.yaml:10:"),
         (
             {"agreement": ("id: operator\n    role: operator", "id: ops\n    role: partner")},
             "there must be one operator",
@@ -68,14 +68,14 @@ def test_norway_is_a_country():
         ({"rules": ("      origin: [partner]\n", "")}, "a permit must say for which origin"),
         ({"rules": ("effect: forbid", "effect: forbid\n    require: {min_k: 3}")}, "a forbid has no require"),
         ({"consent": ("recipient_outside: CN", "recipient_outside: XX")}, "unknown recipient_outside XX"),
-        ({"consent": ("consent: {status: given, at: recipient}", "{}")}, "consent.yaml:4:5 rules.0: unless is empty"),
+        ({"consent": ("consent: {status: given, at: recipient}", "{}")}, "consent.yaml:7:5 rules.0: unless is empty"),
         ({"consent": ("at: recipient}", "at: recipient, names_recipient: true}")}, "names_recipient is for"),
-        ({"budget": ("model_training: 6.0", "models: 6.0")}, "budget.yaml:9:"),
+        ({"budget": ("model_training: 6.0", "models: 6.0")}, "budget.yaml:10:"),
         ({"budget": ("epsilon: 8.0", "epsilon: .inf")}, "epsilon: "),
         ({"offers": ("owner: airline", "owner: marketing")}, "marketing is not a partner"),
         ({"cubes": ("airline.activity]", "airline.colour]")}, "airline.colour is not a segment"),
         ({"cubes": ("partners: [bank, airline]", "partners: [bank, bank]")}, "a partner stands here twice"),
-        ({"training": ("label: accepted_offer\n", "")}, "training.yaml:3:1 label: Field required"),
+        ({"training": ("label: accepted_offer\n", "")}, "training.yaml:4:1 label: Field required"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(change, item):
