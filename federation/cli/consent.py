@@ -1,16 +1,32 @@
 """``entente consent``: what a customer said, as the partner's agent and the gateway know it."""
 
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 
-from federation.cli.console import ConfigOption, JsonOption, emit, out, table
+from federation.cli.console import ConfigOption, JsonOption, emit, err, out, table
 from federation.cli.partner import workplace
+from federation.client.config import load_client_config
+from federation.client.connection import translated
+from federation.consent.receipt import LANGUAGES, MAX_BYTES, sign_receipt, verify_receipt
+from federation.consent.record import Record, build_record, state_of
+from federation.consent.terms import PurposeTerms
 from federation.core.clock import from_text, to_text
-from federation.core.errors import DataError, Reason
+from federation.core.errors import DataError, EntenteError, Reason
+from federation.core.identity import load_identity, write_secret
 from federation.core.ids import CustomerId
 from federation.policy.facts import ConsentFact
+
+if TYPE_CHECKING:
+    from federation.client.consent_import import Imported
+    from federation.client.workplace import Workplace
 
 app = typer.Typer(no_args_is_help=True, help="Consents of a partner's own customers.")
 CustomerArgument = Annotated[str, typer.Argument(help="The partner's own customer id.")]
@@ -71,11 +87,18 @@ def record(
 
 @app.command(epilog="Example: entente consent show B00122425 --config bank")
 def show(customer: CustomerArgument, config: ConfigOption, as_json: JsonOption = False) -> None:
-    """Show what a customer said, purpose by purpose."""
+    """Show what a customer said, purpose by purpose; with --json the whole records (ISO/IEC TS 27560)."""
     with workplace(config) as place:
         _check_known(place.data.customers().index, customer)
         found = place.data.consents.purposes_of(CustomerId(customer))
-    rows = {purpose: _to_json(fact) for purpose, fact in found.items()}
+        at = place.clock.now()
+        rows = {}
+        for purpose, fact in found.items():
+            try:
+                record: Any = _record(place, customer, purpose).model_dump(mode="json", exclude_none=True)
+            except DataError as exc:
+                record = {"incomplete": exc.item}
+            rows[purpose] = {**_to_json(fact), "state": state_of(fact, at), "record": record}
 
     def text() -> None:
         shown = table(f"Consents of {customer}", "purpose", "status", "recipients", "until", "separate", "cross-border")
@@ -85,6 +108,125 @@ def show(customer: CustomerArgument, config: ConfigOption, as_json: JsonOption =
         out.print(shown)
 
     emit(as_json, {"customer": customer, "consents": rows}, text)
+
+
+@app.command("import", epilog="Example: entente consent import register.csv --skip-broken broken.jsonl --config bank")
+def import_command(
+    file: Annotated[Path, typer.Argument(help="CSV with the columns of consents.csv, or .jsonl with the same names.")],
+    config: ConfigOption,
+    skip_broken: Annotated[
+        Path | None, typer.Option(help="Set broken rows aside in this file and go on; it holds personal data.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take in a register of any size, then tell the gateway of everybody on the switchboard.
+
+    Killed and started again it goes on where it was; the same file again changes nothing; a file that has grown costs
+    only what is new. The newest statement stands: a withdrawal is never undone by an older consent.
+    """
+    from federation.client.consent_import import ConsentImport
+
+    with workplace(config) as place:
+        with _progress(as_json) as show:
+            done = ConsentImport(place.engine, place.clock).run(file, skip_broken, show)
+        try:
+            with translated():
+                sent: int | None = place.consents.upload_imported()
+        except EntenteError as exc:
+            if exc.reason is not Reason.UNAVAILABLE:
+                raise
+            sent = None
+    value = {
+        "rows": done.rows,
+        "stored": done.stored,
+        "broken": done.broken,
+        "resumed_row": done.resumed_row,
+        "acknowledged": sent is not None,
+        "sent": sent or 0,
+    }
+
+    def text() -> None:
+        if done.resumed_row:
+            out.print(f"Went on after row {done.resumed_row:,}, where an earlier run had come.")
+        out.print(f"{done.rows:,} rows read, {done.stored:,} statements new or newer, {done.broken:,} set aside.")
+        told = "The gateway does NOT have them yet. The agent keeps trying."
+        out.print(told if sent is None else f"The gateway has the states of people on the switchboard: {sent:,} sent.")
+
+    emit(as_json, value, text)
+
+
+@app.command(
+    epilog="Example: entente consent receipt B00122425 --purpose offer_sharing --out receipt.json --config bank"
+)
+def receipt(
+    customer: CustomerArgument,
+    config: ConfigOption,
+    purpose: PurposeOption = "offer_sharing",
+    to: Annotated[Path | None, typer.Option("--out", help="Write the signed receipt to this file.")] = None,
+    language: Annotated[str, typer.Option(help="Of the text: en or zh; the receipt has both.")] = "en",
+    as_json: JsonOption = False,
+) -> None:
+    """Make the receipt that the person gets: the record, the same in plain words, and the partner's signature."""
+    _check_language(language)
+    with workplace(config) as place:
+        _check_known(place.data.customers().index, customer)
+        record = _record(place, customer, purpose)
+        signed = sign_receipt(record, place.identity, place.clock.now())
+    if to is not None:
+        write_secret(to, json.dumps(signed, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n")
+    emit(as_json, signed, lambda: out.print(signed["receipt"]["text"][language], markup=False, end=""))
+
+
+@app.command(epilog="Example: entente consent verify receipt.json --config bank")
+def verify(
+    file: Annotated[Path, typer.Argument(help="A receipt.")],
+    config: ConfigOption,
+    language: Annotated[str, typer.Option(help="Of the text: en or zh.")] = "en",
+    as_json: JsonOption = False,
+) -> None:
+    """Check a receipt's signature, offline; any party of the alliance can."""
+    _check_language(language)
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(MAX_BYTES + 1)
+    except OSError as exc:
+        raise DataError(Reason.MISSING_FILE, item=str(file), detail=str(exc.strerror)) from exc
+    found = verify_receipt(content, load_identity(load_client_config(config).identity).ca)
+    value = {"issuer": found.issuer.party, "issued_at": to_text(found.issued_at), "state": found.record.state}
+
+    def text() -> None:
+        out.print(f"Signed by [bold]{found.issuer.party}[/] of {found.issuer.alliance}, {to_text(found.issued_at)}.")
+        out.print(found.text.get(language, ""), markup=False, end="")
+
+    emit(as_json, {**value, "record": found.record.model_dump(mode="json", exclude_none=True)}, text)
+
+
+@contextmanager
+def _progress(quiet: bool) -> "Iterator[Callable[[Imported], None]]":
+    columns = (TextColumn("importing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, disable=quiet or not err.is_terminal) as bars:
+        bar = bars.add_task("importing")
+
+        def show(done: "Imported") -> None:
+            bars.update(bar, completed=done.done_bytes, total=done.size_bytes)
+
+        yield show
+
+
+def _record(place: "Workplace", customer: str, purpose: str) -> Record:
+    """Raises DataError (BAD_FIELD) naming what is missing."""
+    declared = yaml.safe_load(place.policy.files["purposes.yaml"])["purposes"]  # valid: the policy was loaded from it
+    known = {entry["id"]: PurposeTerms.model_validate(entry) for entry in declared}
+    if purpose not in known:
+        raise DataError(Reason.BAD_FIELD, item=f"purpose {purpose[:48]!r}, known are {', '.join(sorted(known))}")
+    said, record_id = place.data.consents.history_of(CustomerId(customer), purpose)
+    terms = place.config.consent
+    return build_record(customer, said, purpose=known[purpose], terms=terms, at=place.clock.now(), record_id=record_id)
+
+
+def _check_language(language: str) -> None:
+    if language not in LANGUAGES:
+        raise DataError(Reason.BAD_FIELD, item=f"--language, known are {', '.join(LANGUAGES)}")
 
 
 def _check_known(known: Any, customer: str) -> None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from federation.client.workplace import Workplace
 
 app = typer.Typer(no_args_is_help=True, help="Offers between partners.")
-MASK_KEY_FILE = "mask.key"
 MAX_PEEK = 1_000
 
 
@@ -43,7 +42,8 @@ def propose(
 
     What the gateway decides about each stays with the gateway: it would tell who is the other's customer.
     """
-    from federation.client.offers import Campaign, OfferProposer
+    from federation.client.campaign import Campaign
+    from federation.client.offers import MASK_KEY_FILE, OfferProposer
 
     with workplace(config) as place:
         scores = _score(place, run_id)
@@ -57,6 +57,7 @@ def propose(
         "scored": done.scored,
         "eligible": done.eligible,
         "picked": done.picked,
+        "not_on_switchboard": done.not_on_switchboard,
         "already_proposed": done.already_proposed,
         "accepted": done.accepted,
         "rejected": done.rejected,
@@ -66,6 +67,10 @@ def propose(
 
     def text() -> None:
         out.print(f"{done.picked} of {done.eligible} permitted customers proposed to {recipient} for {product}")
+        if done.not_on_switchboard:
+            out.print(
+                f"  passed over, not on the switchboard: {done.not_on_switchboard:,}; they come with the next index"
+            )
         out.print(f"  taken for decision by the gateway: {done.accepted}, proposed before: {done.already_proposed}")
         for title, counts in (("kept out by own policy", done.refused_by_own_policy), ("not taken", done.rejected)):
             for code, number in sorted(counts.items()):

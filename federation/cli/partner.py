@@ -13,10 +13,11 @@ import yaml
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, emit, err, out, table
 from federation.client.config import CLIENT_FILE_NAME, FILE_NAME, load_partner_config
 from federation.client.connection import Connection, translated
-from federation.client.enrolment import copy_policy, enrol, load_invitation
+from federation.client.enrolment import copy_policy, enrol, load_invitation, starting_terms
 from federation.core.clock import SystemClock
 from federation.core.errors import ConfigError, EntenteError, Reason
-from federation.core.identity import Role
+from federation.core.identity import Role, keep_secret
+from federation.policy.load import load_policy
 from federation.v1 import enrolment_pb2
 
 if TYPE_CHECKING:
@@ -26,13 +27,21 @@ app = typer.Typer(no_args_is_help=True, help="A partner institution's agent, bes
 STATUS_FILE = "agent.json"
 
 
-@app.command("enrol", epilog="Example: entente partner enrol bank.yaml --dir bank --data /srv/bank")
+@app.command(
+    "enrol",
+    epilog="Example: entente partner enrol bank.yaml --dir bank --data /srv/bank --contact privacy@bank.example "
+    "--notice https://bank.example/privacy",
+)
 def enrol_command(
     invitation: Annotated[Path, typer.Argument(help="Invitation file from the operator.")],
     folder: Annotated[Path, typer.Option("--dir", help="The partner's folder; made if it is not there.")],
     data: Annotated[
         Path | None, typer.Option(help="Folder with customers.csv, consents.csv and holdings.csv; not for people.")
     ] = None,
+    contact: Annotated[str, typer.Option(help="How customers reach you about their data; not for people.")] = "",
+    notice: Annotated[
+        str, typer.Option(help="The privacy notice that customers saw, by address; not for people.")
+    ] = "",
     wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the operator's signature.")] = 600,
     phone_numbers: Annotated[str, typer.Option(help="valid, or possible for invented test numbers.")] = "valid",
     as_json: JsonOption = False,
@@ -47,6 +56,10 @@ def enrol_command(
     data = data or Path()
     if not person and not (data / "customers.csv").is_file():
         raise ConfigError(Reason.MISSING_FILE, item=str(data / "customers.csv"), fix="Name the data folder by --data.")
+
+    if not person and not (contact and notice):
+        fix = "Name both by --contact and --notice: a consent record without them is incomplete and does not count."
+        raise ConfigError(Reason.BAD_FIELD, item="contact and privacy notice for customers", fix=fix)
 
     def waiting(request_id: str) -> None:
         if as_json:
@@ -69,6 +82,11 @@ def enrol_command(
     with Connection(config.gateway, identity) as connection:
         connection.wait_ready(10)
         version = copy_policy(connection, config.policy)
+    if config.consent is None:
+        policy = load_policy(config.policy)
+        terms = starting_terms(policy.parties[invited.party], policy.countries["gateway"], contact, notice)
+        whole = {**yaml.safe_load(config_file.read_text()), "consent": terms.model_dump(mode="json")}
+        config_file.write_text(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True))
     value = {"party": invited.party, "folder": str(folder), "policy_version": version}
 
     def text_result() -> None:
@@ -81,6 +99,7 @@ def enrol_command(
 def run(config: ConfigOption) -> None:
     """Run the agent until it is stopped (SIGTERM or Ctrl-C)."""
     from federation.client.agent import Agent, Part, Status
+    from federation.client.offers import MASK_KEY_FILE, OfferProposer
     from federation.client.overlap import OverlapAgent
     from federation.client.training import TrainingAgent
 
@@ -103,9 +122,17 @@ def run(config: ConfigOption) -> None:
             config=settings,
             policy=place.policy,
             clock=place.clock,
+            identity=place.identity,
             engine=place.engine,
         )
-        parts: dict[str, Part] = {"overlap": overlap, "training": training, "consents": place.consents}
+        mask_key = keep_secret(settings.state / MASK_KEY_FILE)
+        offers = OfferProposer(connection.offers, place.data, place.handles, place.engine, mask_key)
+        parts: dict[str, Part] = {
+            "overlap": overlap,
+            "training": training,
+            "consents": place.consents,
+            "offers": offers,
+        }
         agent = Agent(parts, Status(settings.state / STATUS_FILE, place.clock), connection.close)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())

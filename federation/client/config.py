@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from federation.consent.terms import ConsentTerms
 from federation.core.errors import ConfigError, Reason
 
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-\[\]:]+:\d{1,5}$")]
@@ -29,6 +30,7 @@ class Columns(Section):
     id: str = "customer_id"
     email: str = "email"
     phone: str = "phone"
+    national_id: str = "national_id"
     region: str = "region"
     yearly_value: str = "yearly_value_eur"
     """In the holdings: what the product brings in a year."""
@@ -71,6 +73,8 @@ class PartnerConfig(Section):
     policy: Path = Path("policies")
     data: DataConfig = DataConfig()
     limits: Limits = Limits()
+    consent: ConsentTerms | None = None
+    """What every consent record needs beside its row; without it records are incomplete, and no consent counts."""
 
 
 class ClientConfig(Section):

@@ -94,7 +94,7 @@ class ConsentLink:
             sent += self._send_states(list(zip(part, self._handles.handles_for(part), strict=True)), purposes)
         return sent
 
-    def upload_imported(self, purposes: Iterable[str] = ("offer_sharing",)) -> int:
+    def upload_imported(self, purposes: Iterable[str] = OFFER_PURPOSES) -> int:
         """After an import: sends the states of everybody who has a handle. Returns how many; 0 if nothing is new.
 
         Raises:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from federation.client.config import Address, Section
 from federation.client.connection import Connection, translated
+from federation.consent.terms import ConsentTerms, Controller, Notice
 from federation.core.errors import ConfigError, DataError, Reason, TransportError
 from federation.core.identity import (
     PARTY_PATTERN,
@@ -29,11 +30,13 @@ from federation.core.identity import (
     write_secret,
 )
 from federation.core.ids import PartyId
+from federation.policy.specs import PartySpec
 from federation.v1 import enrolment_pb2, policy_pb2
 
 POLL_S = 0.5
 LOG_KEY_FILE = "log.vkey"
 MAX_INVITATION_BYTES = 65_536
+RETENTION_DAYS = 730
 
 
 class Invitation(Section):
@@ -140,3 +143,21 @@ def copy_policy(connection: Connection, folder: Path) -> str:
         for file in answer.files:
             (folder / file.name).write_text(file.yaml)
     return answer.version
+
+
+def starting_terms(party: PartySpec, gateway_country: str, contact: str, notice: str) -> ConsentTerms:
+    """What a new partner's consent records say until it edits ``partner.yaml``: what the agent does with the data."""
+    return ConsentTerms(
+        controller=Controller(name=party.display_name, contact=contact),
+        notice=Notice(reference=notice),
+        data_categories={
+            "overlap_statistics": ("e-mail address or telephone number, blinded", "segments of the customer file"),
+            "model_training": ("features of the customer file; what leaves is a model update with privacy noise",),
+            "offer_sharing": ("a pseudonymous handle", "attributes of an offer, masked"),
+        },
+        storage_locations=(party.country,),
+        processing_locations=tuple(sorted({party.country, gateway_country})),
+        retention_days=RETENTION_DAYS,
+        collection_method="recorded in the register of consents",
+        withdrawal_method=f"write to {contact}",
+    )

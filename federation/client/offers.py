@@ -5,30 +5,36 @@ policy demands before they are sent, and that an offer is in the outbox, with it
 process that is killed and started again sends the same offers under the same ids, which the gateway takes once.
 """
 
-import hashlib
 import json
-import math
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import pandas as pd
 from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, func, select
 
-from federation.client.data import PartnerData
+from federation.client.campaign import Campaign, ProposalSummary, offer_id_of, rank_customers
+from federation.client.data import PartnerData, refuses
 from federation.client.handles import HandleBook
 from federation.core.clock import to_text
 from federation.core.errors import DataError, Reason
 from federation.core.ids import CustomerId, Handle
 from federation.offers.offer import PURPOSE, score_band
-from federation.policy.facts import Decision, Facts, Given
+from federation.policy.facts import Decision, Facts
 from federation.policy.mask import apply_obligations, recipient_key
+from federation.policy.vocabulary import OBJECTION_PURPOSE, SENSITIVE_SUFFIX
 from federation.v1 import offers_pb2 as pb
 from federation.v1 import offers_pb2_grpc
 
 DATA_CATEGORY = "offer_proposal"
+MASK_KEY_FILE = "mask.key"
+FLUSH_EVERY_S = 5.0
+PURGE_EVERY_S = 3600.0
+KEEP_CLOSED_DAYS = 90
+"""A proposal is deleted from the outbox that long after it expired."""
 OFFERS_PER_CALL = 500
 CALL_TIMEOUT_S = 120.0
 
@@ -51,40 +57,6 @@ outbox = Table(
 )
 
 
-@dataclass(frozen=True)
-class Campaign:
-    """What is to be proposed."""
-
-    product: str
-    recipient: str
-    channel: str
-    benefit: str
-    top: int
-    """How many people at most, the best first."""
-    attributes: Sequence[str] = ()
-    """Columns of the customer file that go along, masked."""
-    valid_days: int = 30
-
-
-@dataclass(frozen=True)
-class ProposalSummary:
-    """What became of a campaign at this partner; the decisions are the gateway's and are not told."""
-
-    scored: int
-    eligible: int
-    picked: int
-    already_proposed: int
-    """Of the picked: in the outbox before, not yet expired."""
-    accepted: int
-    """Taken by the gateway for decision."""
-    rejected: dict[str, int] = field(default_factory=dict)
-    """By the first reason's code: what the gateway found wrong on our own side."""
-    refused_by_own_policy: dict[str, int] = field(default_factory=dict)
-    """Customers whom our own policy kept out, by the first reason's code."""
-    own_reasons: dict[str, Given] = field(default_factory=dict)
-    """One reason in full for each of these codes."""
-
-
 class OfferProposer:
     """Picks, masks and sends.
 
@@ -105,7 +77,7 @@ class OfferProposer:
         mask_key: bytes,
     ) -> None:
         self._stub, self._data, self._handles, self._engine = stub, data, handles, engine
-        self._mask_key = mask_key
+        self._mask_key, self._flushing = mask_key, threading.Lock()
         metadata.create_all(engine)
 
     def propose(self, scores: "Mapping[CustomerId, float] | pd.Series[float]", campaign: Campaign) -> ProposalSummary:
@@ -130,13 +102,16 @@ class OfferProposer:
         )
         ids = set(allowed.ids)
         picked: dict[CustomerId, str] = {}
-        ranked = _rank(scores)
+        ranked = rank_customers(scores)
+        known, passed_over = self._handles.known([customer for customer in ranked if customer in ids]), 0
         for rank, customer in enumerate(ranked):
             band = score_band(rank, len(ranked))
             if band is None or len(picked) == campaign.top:
                 break
-            if customer in ids:
+            if customer in known:
                 picked[customer] = band
+            elif customer in ids:
+                passed_over += 1
         offer_ids, already = self._enqueue(picked, campaign)
         self.flush()
         answers = self._answers(offer_ids)
@@ -144,6 +119,7 @@ class OfferProposer:
             scored=len(ranked),
             eligible=len(ids),
             picked=len(picked),
+            not_on_switchboard=passed_over,
             already_proposed=already,
             accepted=answers.pop("accepted", 0),
             rejected=answers,
@@ -160,6 +136,26 @@ class OfferProposer:
             DataError: the partner's files are not usable.
             grpc.RpcError: the gateway cannot be reached; the rest waits.
         """
+        with self._flushing:
+            return self._flush()
+
+    def serve(self, stop: threading.Event) -> None:
+        """Sends what waits until told to stop, also what another process put into the outbox; a part of the agent."""
+        purge_at = time.monotonic()
+        while not stop.is_set():
+            self.flush()
+            if time.monotonic() >= purge_at:
+                self.purge()
+                purge_at = time.monotonic() + PURGE_EVERY_S
+            stop.wait(FLUSH_EVERY_S)
+
+    def purge(self) -> int:
+        """Deletes proposals that expired long ago; returns how many."""
+        long_ago = to_text(self._data.clock.now() - timedelta(days=KEEP_CLOSED_DAYS))
+        with self._engine.begin() as connection:
+            return connection.execute(outbox.delete().where(outbox.c.expires_at < long_ago)).rowcount
+
+    def _flush(self) -> int:
         sent = 0
         while waiting := self._waiting():
             answers = {row["offer_id"]: code for row in waiting if (code := self._barrier(row)) is not None}
@@ -201,7 +197,7 @@ class OfferProposer:
                     live[row.customer_id] = row.offer_id
             for customer, band in picked.items():
                 if customer not in live:
-                    live[customer] = _offer_id(handles[customer], campaign, earlier[customer])
+                    live[customer] = offer_id_of(handles[customer], campaign, earlier[customer])
                     person = {"offer_id": live[customer], "customer_id": customer, "score_band": band}
                     what = {"benefit": campaign.benefit, "attributes": content[customer]}
                     connection.execute(outbox.insert().values(**person, **what, **route, **dates))
@@ -221,6 +217,8 @@ class OfferProposer:
             subject_region=self._data.region(customer),
             consent=self._data.consents.lookup(customer, PURPOSE),
             fields=frozenset(fields),
+            sensitive_consent=self._data.consents.lookup(customer, PURPOSE + SENSITIVE_SUFFIX),
+            objected=refuses(self._data.consents.lookup(customer, OBJECTION_PURPOSE)),
         )
         return self._data.policy.decide(facts)
 
@@ -261,20 +259,6 @@ class OfferProposer:
                 ):
                     found[answer or "not_sent"] += count
         return dict(found)
-
-
-def _rank(scores: "Mapping[CustomerId, float] | pd.Series[float]") -> list[CustomerId]:
-    """Customers by falling score; equal scores by id, so that the order is always the same. Raises DataError."""
-    pairs = [(CustomerId(str(customer)), float(score)) for customer, score in scores.items()]
-    if not all(math.isfinite(score) for _, score in pairs):
-        raise DataError(Reason.BAD_FIELD, item="a score is not a finite number")
-    return [customer for customer, _ in sorted(pairs, key=lambda pair: (-pair[1], pair[0]))]
-
-
-def _offer_id(handle: Handle, campaign: Campaign, earlier: int) -> str:
-    """The same for the same person and campaign until that offer has expired or was rejected."""
-    words = (handle.hex(), campaign.recipient, campaign.product, campaign.channel, str(earlier))
-    return hashlib.sha256(b"entente/offer-id\0" + "\0".join(words).encode()).hexdigest()[:32]
 
 
 def _answer(receipt: pb.OfferReceipt) -> str:

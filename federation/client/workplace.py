@@ -65,6 +65,8 @@ def open_workplace(config: PartnerConfig, clock: Clock) -> Workplace:
     egress = EgressLedger(open_database(config.state / EGRESS_FILE), clock, tap_folder)
     connection = Connection(config.gateway, identity, egress=egress)
     handles = HandleBook(engine)
-    data = PartnerData(config.data, config.party, policy, ConsentBook(config.data.consents, engine, clock), clock)
+    terms = config.consent
+    book = ConsentBook(config.data.consents, engine, clock, lambda purpose: terms is not None and terms.covers(purpose))
+    data = PartnerData(config.data, config.party, policy, book, clock)
     consents = ConsentLink(connection.consent, data, handles, engine)
     return Workplace(config, clock, identity, policy, engine, handles, data, egress, connection, consents)

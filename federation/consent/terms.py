@@ -10,6 +10,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from federation.policy.vocabulary import OBJECTION_PURPOSE, SENSITIVE_SUFFIX
+
 Line = Annotated[str, Field(min_length=1, max_length=500)]
 Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
 Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]
@@ -53,8 +55,12 @@ class ConsentTerms(Part):
     withdrawal_method: Line
 
     def covers(self, purpose: str) -> bool:
-        """Whether a record for a purpose has everything that it must."""
-        return purpose in self.data_categories
+        """Whether a record for a purpose has everything that it must.
+
+        A separate consent to sensitive fields is about the purpose that it belongs to. An objection needs no record:
+        it is no consent, and must count however little is known about it.
+        """
+        return purpose == OBJECTION_PURPOSE or purpose.removesuffix(SENSITIVE_SUFFIX) in self.data_categories
 
 
 class PurposeTerms(Part):

@@ -66,7 +66,9 @@ def _judge_models_on(config_file: Path, test_file: Path) -> None:
 def _ask(stage: Stage, party: str) -> "subprocess.Popen[str]":
     invitation = stage.alliance / "invitations" / f"{party}.yaml"
     folders = ("--dir", str(stage.partner(party)), "--data", str(stage.data / party))
-    command = ("partner", "enrol", str(invitation), *folders, "--wait", str(ENROL_S), "--phone-numbers", "possible")
+    terms = ("--contact", f"privacy@{party}.example", "--notice", f"https://{party}.example/privacy")
+    options = (*terms, "--wait", str(ENROL_S), "--phone-numbers", "possible")
+    command = ("partner", "enrol", str(invitation), *folders, *options)
     return subprocess.Popen(
         [*ENTENTE, *command, "--json"],
         stdout=subprocess.PIPE,

@@ -12,7 +12,8 @@ from federation.client.consents import ConsentBook
 from federation.client.data import PartnerData
 from federation.client.handles import HandleBook
 from federation.client.inbox import OfferInbox
-from federation.client.offers import Campaign, OfferProposer
+from federation.client.campaign import Campaign
+from federation.client.offers import OfferProposer
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.ids import Handle, PartyId, Token

@@ -9,7 +9,8 @@ import grpc
 import pytest
 
 from federation.client.consent_link import ConsentLink
-from federation.client.offers import Campaign, OfferProposer
+from federation.client.campaign import Campaign
+from federation.client.offers import OfferProposer
 from federation.core.database import open_database
 from federation.core.errors import DataError, Reason
 from federation.core.ids import CustomerId
