@@ -17,7 +17,7 @@ help:
 	@echo "make lint | proto    ruff, mypy, import-linter, buf | regenerate federation/v1"
 	@echo "make bench-overlap | bench-policy | bench-training   BENCH=short for under a minute"
 
-$(VENV)/.demo: pyproject.toml
+$(VENV)/.demo: pyproject.toml $(wildcard federation/overlap/native/*.[ch])
 	@echo "Setting up $(VENV) (once; a few minutes on a slow line)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install torch==2.13.0 $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL))

@@ -12,6 +12,10 @@ Why the cofactor is not cleared here: the first thing that happens to a point is
 multiple of 8. That clears it, so no token carries a component of small order. Points of this module alone may; they
 must never be sent or compared.
 
+The C kernel does all of it where it can (see ``native``); the functions of this module are the portable path, with the
+same answers. Neither hides an identifier from somebody who can time this process or share its caches: the partner's own
+machine is trusted with its own identifiers.
+
 Source: RFC 9380, sections 5.3.1, 6.7.1 and 8.5.
 """
 
@@ -21,6 +25,7 @@ from collections.abc import Sequence
 import gmpy2
 
 from federation.core.errors import OverlapError, Reason
+from federation.overlap.native import load_kernel
 from federation.overlap.plan import INDEX_NAMES
 from federation.v1 import overlap_pb2 as pb
 
@@ -88,9 +93,17 @@ def hash_to_curve(messages: Sequence[bytes], dst: bytes) -> bytes:
 
     Args:
         messages: Normalised identifiers, UTF-8.
-        dst: See ``domain``; at most 255 bytes.
+        dst: See ``domain``.
 
     Returns:
         32 bytes each, little-endian u, in the order given.
+
+    Raises:
+        OverlapError: BAD_FIELD for a tag of more than 255 bytes.
     """
+    if len(dst) > MAX_DST_BYTES:
+        raise OverlapError(Reason.BAD_FIELD, item="hash domain")
+    kernel = load_kernel()
+    if kernel is not None:
+        return kernel.hash_to_curve(messages, dst)
     return b"".join(u.to_bytes(32, "little") for u in map_to_curve([hash_to_field(m, dst) for m in messages]))

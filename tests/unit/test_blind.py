@@ -1,6 +1,7 @@
 """Blinding: X25519 as the RFC has it, and what becomes of points that are not what they should be."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from federation.core.errors import OverlapError, Reason
 from federation.overlap.blind import ZERO, blind, low_order_rows
 from federation.overlap.hash_to_curve import hash_to_curve
+from tests.native_kit import PATHS, taking
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "rfc7748.json").read_text())
 P = 2**255 - 19
@@ -17,6 +19,12 @@ ORDER_8 = (
     "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
 )  # https://cr.yp.to/ecdh.html#validate
 KEY = X25519PrivateKey.from_private_bytes(b"\x42" * 32)
+
+
+@pytest.fixture(params=PATHS, autouse=True)
+def _path(request: pytest.FixtureRequest) -> Iterator[None]:
+    with taking(request.param):
+        yield
 
 
 def le(u: int) -> bytes:

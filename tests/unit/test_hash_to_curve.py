@@ -1,6 +1,7 @@
 """Hash to curve against the RFC's vectors, and the properties that the protocol leans on."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,17 @@ from federation.overlap.blind import blind
 from federation.overlap.hash_to_curve import domain, hash_to_curve, hash_to_field, map_to_curve
 from federation.overlap.plan import STATISTICS, SWITCHBOARD
 from federation.v1 import overlap_pb2 as pb
+from tests.native_kit import PATHS, taking
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "rfc9380.json").read_text())
 P, A = 2**255 - 19, 486662
 PLAN = pb.EpochPlan(alliance="skyline", epoch="2026-11-01.1", key_type="email", rules="1", partners=["bank", "insurer"])
+
+
+@pytest.fixture(params=PATHS, autouse=True)
+def _path(request: pytest.FixtureRequest) -> Iterator[None]:
+    with taking(request.param):
+        yield
 
 
 def times_eight(u: int) -> int:
