@@ -35,16 +35,20 @@ from gateway.identity.registry import Registry
 from gateway.offers.service import OfferDesk
 from gateway.offers.sql import SqlOfferBook
 from gateway.offers.turn import FileTurn
+from gateway.overlap.adhoc import AdHocRelease
 from gateway.overlap.answers import SqlAnswerStore
 from gateway.overlap.coordinator import Coordinator
 from gateway.overlap.cubes import CubeRelease
+from gateway.overlap.links import LinkRelease
+from gateway.overlap.prices import Price, price_list
+from gateway.overlap.tables import Tables
 from gateway.policy.active import ActivePolicy
+from gateway.policy.proposals import Proposals
+from gateway.policy.transfers import SqlTransfers
 from gateway.policy.versions import SqlVersions
 from gateway.release import ReleasePath
 from gateway.rpc.audit import AuditServicer
 from gateway.rpc.budget import BudgetServicer
-from gateway.policy.proposals import Proposals
-from gateway.policy.transfers import SqlTransfers
 from gateway.rpc.consent import ConsentServicer
 from gateway.rpc.enrolment import EnrolmentServicer
 from gateway.rpc.interceptor import Gatekeeper
@@ -96,15 +100,15 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
 
     coordinator = Coordinator(state, alliance=alliance, ca=ca, policies=policy, clock=clock)
     answers = SqlAnswerStore(open_database(state / "answers.db"))
-    cubes = CubeRelease(
-        epochs=coordinator.epochs,
-        index=coordinator.index,
-        store=answers,
-        policies=policy,
-        path=release,
-        clock=clock,
+    tables = Tables(epochs=coordinator.epochs, index=coordinator.index, store=answers, path=release, clock=clock)
+    cubes = CubeRelease(tables, policy)
+    questions = AdHocRelease(tables, policy, ledger)
+    overlap = OverlapServicer(
+        coordinator, cubes, questions, LinkRelease(tables, cubes), stall_timeout_s=config.build_timeout_s
     )
-    overlap = OverlapServicer(coordinator, cubes, stall_timeout_s=config.build_timeout_s)
+
+    def prices() -> list[Price]:
+        return price_list(cubes, ledger)
 
     hub = Hub(reconnect_timeout_s=config.round_timeout_s)
     training = TrainingService(
@@ -123,11 +127,11 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
     desk = OfferDesk(
         book=book,
         consents=consents,
+        transfers=SqlTransfers(offers),
         switchboard=coordinator.switchboard,
         terms=lambda: policy.active,
         release=release,
         audit=audit,
-        transfers=SqlTransfers(offers),
         mask_key=keep_secret(state / MASK_KEY_FILE),
         clock=clock,
         turn=FileTurn(state / "offers.lock"),
@@ -156,7 +160,8 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
             lambda s: policy_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(policy, proposals), s),
         ),
         Service(
-            "BudgetService", lambda s: budget_pb2_grpc.add_BudgetServiceServicer_to_server(BudgetServicer(ledger), s)
+            "BudgetService",
+            lambda s: budget_pb2_grpc.add_BudgetServiceServicer_to_server(BudgetServicer(ledger, prices), s),
         ),
         Service(
             "OfferService", lambda s: offers_pb2_grpc.add_OfferServiceServicer_to_server(OfferServicer(desk, audit), s)

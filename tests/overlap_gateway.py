@@ -13,8 +13,11 @@ from federation.core.identity import Identity, Role, Subject, new_key
 from federation.core.ids import PartyId
 from federation.v1 import overlap_pb2_grpc
 from gateway.identity.registry import Registry
+from gateway.overlap.adhoc import AdHocRelease
 from gateway.overlap.answers import SqlAnswerStore
 from gateway.overlap.cubes import CubeRelease
+from gateway.overlap.links import LinkRelease
+from gateway.overlap.tables import Tables
 from gateway.release import ReleasePath
 from gateway.rpc.interceptor import Gatekeeper
 from gateway.rpc.overlap import OverlapServicer
@@ -39,6 +42,9 @@ class Ledger:
     def reserve(self, *, key: str, purpose: str, what: str, event: Any) -> str:
         return key
 
+    def preview(self, purpose: str, event: Any) -> tuple[()]:
+        return ()
+
     def commit(self, entry_id: str) -> None:
         pass
 
@@ -53,15 +59,15 @@ class Gateway:
         self.world, self.log = world, Log()
         self.loop = asyncio.new_event_loop()
         coordinator = world.coordinator
-        cubes = CubeRelease(
+        tables = Tables(
             epochs=coordinator.epochs,
             index=coordinator.index,
             store=SqlAnswerStore(open_database(None)),
-            policies=world.policy,
             path=ReleasePath(world.policy, Ledger(), self.log),
             clock=world.clock,
         )
-        self.servicer = OverlapServicer(coordinator, cubes, **timeouts)
+        cubes, questions = CubeRelease(tables, world.policy), AdHocRelease(tables, world.policy, Ledger())
+        self.servicer = OverlapServicer(coordinator, cubes, questions, LinkRelease(tables, cubes), **timeouts)
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._agents: list[tuple[Connection, threading.Thread]] = []
         self.stop_agents = threading.Event()

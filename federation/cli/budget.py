@@ -10,7 +10,10 @@ app = typer.Typer(no_args_is_help=True, help="The privacy budget of the alliance
 
 @app.command(epilog="Example: entente budget show --config people/compliance")
 def show(config: ConfigOption, as_json: JsonOption = False) -> None:
-    """Show limits, what is spent, and every entry. Reserved entries count as spent."""
+    """Show limits, where every epsilon went, and what the declared questions would still cost.
+
+    Reserved entries count as spent. The parts of all entries and the conversion add up to what the alliance has spent.
+    """
     with connect(config) as connection:
         answer = connection.budget.GetBudget(pb.GetBudgetRequest(), timeout=RPC_TIMEOUT_S)
     value = {
@@ -29,8 +32,23 @@ def show(config: ConfigOption, as_json: JsonOption = False) -> None:
                 "epsilon": e.epsilon,
                 "state": e.state,
                 "mechanism": e.mechanism,
+                "share": e.share,
             }
             for e in answer.entries
+        ],
+        "unit": answer.unit,
+        "conversion": answer.conversion,
+        "order": answer.order,
+        "questions": [
+            {
+                "what": q.what,
+                "purpose": q.purpose,
+                "released": q.released,
+                "epsilon": q.epsilon,
+                "epsilon_more": q.epsilon_more,
+                "fits": q.fits,
+            }
+            for q in answer.questions
         ],
     }
 
@@ -42,10 +60,20 @@ def show(config: ConfigOption, as_json: JsonOption = False) -> None:
             left = max(0.0, s.epsilon_limit - s.epsilon_spent)
             scopes.add_row(s.scope, f"{s.epsilon_limit:g}", f"{s.epsilon_spent:.3f}", f"{left:.3f}")
         out.print(scopes)
-        entries = table("Entries", "when", "what", "epsilon alone", "state", right=["epsilon alone"])
+        parts = ["its part", "alone"]
+        entries = table("Where it went", "when", "what", "noise", *parts, "state", right=parts)
         for e in answer.entries:
-            entries.add_row(e.at[:19], e.what, f"{e.epsilon:.3f}", e.state)
+            entries.add_row(e.at[:19], e.what, e.mechanism, f"{e.share:.3f}", f"{e.epsilon:.3f}", e.state)
+        if answer.entries:
+            entries.add_row("", "turning Renyi loss into epsilon, once for all", "", f"{answer.conversion:.3f}", "", "")
         out.print(entries)
-        out.print("Entries compose to less than their sum.", style="dim")
+        prices = ["alone", "on top of this"]
+        asked = table("What the declared questions cost", "question", "now", *prices, "next release", right=prices)
+        for q in answer.questions:
+            now = "free: released" if q.released else f"{q.epsilon_more:.3f}"
+            allowed = "allowed" if q.fits else "over a limit"
+            asked.add_row(q.what, now, f"{q.epsilon:.3f}", f"{q.epsilon_more:.3f}", allowed)
+        out.print(asked)
+        out.print(f"Protected is {answer.unit}.", style="dim")
 
     emit(as_json, value, text)

@@ -1,61 +1,36 @@
-"""Totals from a released table: sums of its noisy cells, never noised again, so they cost nothing more.
+"""Intervals for numbers of a released table.
 
-A cell is an exclusive region (people at exactly these partners, with these labels), so any inclusive question is a sum
-of cells. The error of a sum of k cells is sqrt(k) times that of one. Where a cell is suppressed, so is every total that
-it is a part of.
+A number of a released table is a sum of k cells, each with independent discrete Gaussian noise of the released sigma.
+So its error is sqrt(k) sigma in standard deviation, and the interval below holds the exact number with at least its
+stated coverage up to the normal approximation, which errs by less than the rounding outwards gives (Canonne, Kamath,
+Steinke 2020, arXiv:2004.00010, Proposition 25). It says nothing about people who are in no file: it is about the noise.
 """
 
-import itertools
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from statistics import NormalDist
 
-from federation.v1 import overlap_pb2 as pb
-
-Z_95 = 1.959963984540054  # two-sided 95 % of the normal distribution, which the discrete Gaussian approaches
+COVERAGE = 0.95
 
 
-@dataclass(frozen=True)
-class Total:
-    """People who are at all of ``members``, and maybe elsewhere: a noisy number with its 95 % interval."""
+def half_width(sigma: float, cells: int = 1, coverage: float = COVERAGE) -> float:
+    """Half the interval's width: the error that a sum of cells stays within, with that probability.
 
-    members: tuple[str, ...]
-    count: int | None  # None where a part is suppressed; then low and high are 0
-    low: int
-    high: int
-    cells: int
+    Args:
+        sigma: Of one cell, above 0.
+        cells: How many were added.
+        coverage: Between 0 and 1, both exclusive.
+    """
+    return NormalDist().inv_cdf(0.5 + coverage / 2) * math.sqrt(cells) * sigma
 
 
-def interval(count: int, sigma: float, cells: int = 1) -> tuple[int, int]:
-    """The 95 % interval, rounded outwards and never below 0, around a sum of cells with noise of sigma each."""
-    half = Z_95 * math.sqrt(cells) * sigma
+def interval(count: int, sigma: float, cells: int = 1, coverage: float = COVERAGE) -> tuple[int, int]:
+    """The interval, rounded outwards and never below 0, around a noisy sum of cells.
+
+    Args:
+        count: The noisy sum, as drawn.
+        sigma: Of one cell.
+        cells: How many were added.
+        coverage: Between 0 and 1, both exclusive.
+    """
+    half = half_width(sigma, cells, coverage)
     return max(0, math.floor(count - half)), max(0, math.ceil(count + half))
-
-
-def total(members: Iterable[str], cells: Iterable[pb.Cell], sigma: float) -> Total:
-    """The people of a table who are at all of ``members``.
-
-    Args:
-        members: At least one partner of the table.
-        cells: All cells of an answer.
-        sigma: Of one cell, as the answer says.
-    """
-    wanted = tuple(members)
-    parts = [cell for cell in cells if set(wanted) <= set(cell.members)]
-    if any(cell.suppressed for cell in parts):
-        return Total(wanted, None, 0, 0, len(parts))
-    count = sum(cell.count for cell in parts)
-    return Total(wanted, count, *interval(count, sigma, len(parts)), len(parts))
-
-
-def inclusive_totals(cells: Iterable[pb.Cell], sigma: float) -> list[Total]:
-    """A total for every non-empty set of the table's partners, small sets first.
-
-    Args:
-        cells: All cells of an answer.
-        sigma: Of one cell, as the answer says.
-    """
-    parts = list(cells)
-    partners = list(dict.fromkeys(party for cell in parts for party in cell.members))
-    sizes = range(1, len(partners) + 1)
-    return [total(group, parts, sigma) for size in sizes for group in itertools.combinations(partners, size)]

@@ -169,11 +169,18 @@ def _limits(bundle: Bundle) -> Iterator[Problem]:
     for at, product in enumerate(bundle.offers.products):
         if product.owner not in partners:
             yield Problem("offers.yaml", ("products", at, "owner"), f"{product.owner} is not a partner")
+    yield from _unknown("cubes.yaml", ("ad_hoc", "purposes"), bundle.cubes.ad_hoc.purposes, purposes)
     yield from _twice("cubes.yaml", "cubes", (cube.name for cube in bundle.cubes.cubes))
     for at, cube in enumerate(bundle.cubes.cubes):
         yield from _unknown("cubes.yaml", ("cubes", at, "partners"), cube.partners, partners)
         if len(set(cube.partners)) != len(cube.partners):
             yield Problem("cubes.yaml", ("cubes", at, "partners"), "a partner stands here twice")
+        if cube.sum is not None:
+            owner, _, segment = cube.sum.column.partition(".")
+            values = partners[owner].columns.get(segment, ()) if owner in partners and owner in cube.partners else ()
+            if set(values) != set(cube.sum.values):
+                text = f"values must name each label of {cube.sum.column}: {', '.join(values) or 'no such column here'}"
+                yield Problem("cubes.yaml", ("cubes", at, "sum", "values"), text)
         for place, column in enumerate(cube.by):
             owner, _, segment = column.partition(".")
             if owner not in cube.partners or owner not in partners or segment not in partners[owner].columns:

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
-from federation.policy.specs import BudgetSpec, CubeSpec, Name, OfferSpec, PartySpec, Spec, TrainingSpec
+from federation.policy.specs import AdHocSpec, BudgetSpec, CubeSpec, Name, OfferSpec, PartySpec, Spec, TrainingSpec
 from federation.policy.terms import (
     Area,
     Category,
@@ -132,6 +132,12 @@ class Match(Spec):
     """Fits when a field of the request is of one of these categories; for forbids."""
     field_class: Annotated[tuple[FieldClass, ...], Some] | None = None
     """Fits when a field of the request is of one of these classes; for forbids."""
+
+    @model_validator(mode="after")
+    def _one_view(self) -> "Match":
+        if self.field_category is not None and self.field_class is not None:
+            raise ValueError("give field_category or field_class, not both; write two rules")
+        return self
 
 
 class ConsentNeed(Spec):
@@ -281,6 +287,7 @@ class CubesFile(Spec):
     """``cubes.yaml``."""
 
     cubes: tuple[CubeSpec, ...] = Field(max_length=64)
+    ad_hoc: AdHocSpec = AdHocSpec()
 
 
 class BudgetFile(BudgetSpec):

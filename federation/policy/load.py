@@ -72,6 +72,7 @@ def parse_policy(files: Mapping[str, str]) -> PolicySet:
         alliance=bundle.agreement.alliance,
         parties=MappingProxyType({party.id: party for party in bundle.agreement.parties}),
         cubes=MappingProxyType({cube.name: cube for cube in bundle.cubes.cubes}),
+        ad_hoc=bundle.cubes.ad_hoc,
         budget=bundle.budget,
         training=bundle.training,
         offers=bundle.offers,

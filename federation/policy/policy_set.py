@@ -15,11 +15,11 @@ from federation.policy.compile import Bucket, Compiled, Index
 from federation.policy.conditions import Failure, absent, is_time
 from federation.policy.documents import Rule
 from federation.policy.facts import Decision, Facts, Given, Obligations
-from federation.policy.specs import BudgetSpec, CubeSpec, OfferSpec, PartySpec, TrainingSpec
+from federation.policy.specs import AdHocSpec, BudgetSpec, CubeSpec, OfferSpec, PartySpec, TrainingSpec
 from federation.policy.transfers import Export, export_of
 
 NO_DUTIES = Obligations()
-_NO_RULES = Bucket((), ())
+_NO_RULES = Bucket((), (), frozenset())
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class PolicySet:
     alliance: str
     parties: Mapping[str, PartySpec]  # by id
     cubes: Mapping[str, CubeSpec]  # by name
+    ad_hoc: AdHocSpec
     budget: BudgetSpec
     training: TrainingSpec
     offers: OfferSpec
@@ -52,6 +53,11 @@ class PolicySet:
     def tables(self) -> Alliance:
         """Lookups that decisions are made with, for tools that show the policy in another form."""
         return self._tables
+
+    @property
+    def index(self) -> Index:
+        """The compiled rules by purpose and data category, for such tools."""
+        return self._index
 
     def export(self, facts: Facts) -> Export | None:
         """What to count before a decision about these facts, None when their transfer is not counted."""

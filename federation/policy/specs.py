@@ -118,20 +118,63 @@ class PartySpec(Spec):
         return dict(sorted(found.items()))
 
 
-class CubeSpec(Spec):
-    """A table that is released once per epoch: people by exact membership region and labels.
+class SumSpec(Spec):
+    """A value per person that is summed instead of counting people: a banded column with a number for each band.
 
-    A person is in exactly one cell, so adding or removing one changes one cell by one for each token the person has.
+    A person adds at most ``cap``, whatever the data says, because only a band travels and each counts as its number.
+    """
+
+    column: Column
+    values: dict[Annotated[str, Field(pattern=r"^[a-z0-9_+-]{1,32}$")], Annotated[int, Field(ge=0, le=10**9)]] = Field(
+        min_length=1, max_length=64
+    )
+    """What each label counts as, in whole units."""
+    cap: Annotated[int, Field(ge=1, le=10**9)]
+    unit: str = Field(min_length=1, max_length=16)
+
+    @model_validator(mode="after")
+    def _capped(self) -> "SumSpec":
+        if above := [label for label, value in self.values.items() if value > self.cap]:
+            raise ValueError(f"{above[0]} counts as more than the cap")
+        return self
+
+
+class CubeSpec(Spec):
+    """A table that is released once per epoch: people, or a bounded sum, by exact membership region and labels.
+
+    A person is in exactly one cell, so adding or removing one changes one cell by one (by at most the cap of a sum) for
+    each token the person has.
     """
 
     name: Name
     partners: tuple[Name, ...] = Field(min_length=2, max_length=8)
-    by: tuple[Column, ...] = Field(default=(), max_length=3)
+    by: tuple[Column, ...] = Field(default=(), max_length=6)
+    sum: SumSpec | None = None
+    """None counts people."""
     epsilon: Epsilon
     min_count: int = Field(default=20, ge=0)
     """Smallest noisy count that is shown, in people."""
     max_tokens_per_person: int = Field(default=1, ge=1, le=8)
     description: str = Field(default="", max_length=400)
+
+
+class AdHocSpec(Spec):
+    """Questions that no declared cube answers. Not declared, they are not allowed."""
+
+    allowed: bool = False
+    max_epsilon: Epsilon = 0.1
+    """What one question may cost at most."""
+    default_epsilon: Epsilon = 0.1
+    min_count: int = Field(default=20, ge=0)
+    max_tokens_per_person: int = Field(default=1, ge=1, le=8)
+    purposes: tuple[Name, ...] = ("overlap_statistics",)
+    """What they may be asked for."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "AdHocSpec":
+        if self.default_epsilon > self.max_epsilon:
+            raise ValueError("default_epsilon is above max_epsilon")
+        return self
 
 
 class BudgetSpec(Spec):
@@ -149,9 +192,19 @@ class TrainingSpec(Spec):
     """What a joint training run may be at most, and what it is when the proposal is silent."""
 
     max_epsilon: Epsilon
-    """Of one run, for one customer of one partner, at the budget's delta."""
+    """Of one run, for a person who may be a customer of every partner, at the budget's delta."""
     max_rounds: int = Field(ge=1, le=1000)
     min_partners: int = Field(default=2, ge=2)
+    trust: Literal["secure_sum", "local"] = "secure_sum"
+    """secure_sum: the gateway sees sums only, with one noise in shares. local: each partner adds all its noise alone."""
+    collusion: int = Field(default=1, ge=0, le=63)
+    """secure_sum: the promise holds without the noise of so many partners."""
+    spare_attempts: int = Field(default=2, ge=0, le=100)
+    """secure_sum: rounds that may be tried again in a run, all counted; epsilon pays for them."""
+    max_rows_per_partner: int = Field(default=250_000, ge=1, le=4_000_000)
+    """secure_sum: decides how fine sums are written; beyond, they are limited and the model suffers."""
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """secure_sum: of the steps that the gateway takes with the noisy sums."""
     feature_schema: Name = "marketing-v1"
     features: tuple[Name, ...] = Field(min_length=1)
     label: Name
@@ -161,6 +214,14 @@ class TrainingSpec(Spec):
     clipping_norm: float = Field(gt=0)
     learning_rate: float = Field(gt=0)
     epsilon: Epsilon
+
+    @model_validator(mode="after")
+    def _one_step_of_all_rows(self) -> "TrainingSpec":
+        if self.trust == "secure_sum" and (self.steps_per_round, self.sampling_rate) != (1, 1):
+            raise ValueError("secure_sum takes one step of all rows a round: steps_per_round 1, sampling_rate 1")
+        if self.trust == "secure_sum" and self.min_partners < 3:
+            raise ValueError("secure_sum needs min_partners of at least 3")
+        return self
 
 
 class ProductSpec(Spec):

@@ -13,7 +13,8 @@ Canonne, Kamath, Steinke 2020 (discrete Gaussian; conversion to epsilon, Proposi
 import json
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
@@ -121,6 +122,40 @@ def epsilon_of(events: Iterable[DpEvent], delta: float) -> float:
         total = total + _curve(canonical_json(event_to_json(event)))
     epsilon, _order = compute_epsilon(ORDERS, total, delta)
     return float(epsilon) if math.isfinite(epsilon) else math.inf
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Where an epsilon went: ``epsilon`` is the sum of ``parts`` and ``conversion``."""
+
+    epsilon: float
+    parts: tuple[float, ...]  # for each event, its Renyi loss at ``order``
+    conversion: float
+    order: float  # the Renyi order that gives the smallest epsilon for all events together
+
+
+def shares_of(events: Sequence[DpEvent], delta: float) -> Shares:
+    """Explains ``epsilon_of`` exactly.
+
+    Renyi losses add at each order, and the epsilon comes from the one order that makes it smallest: so the parts at
+    that order, and the conversion to epsilon at delta, add up. An event alone costs more than its part, because alone
+    it pays for a conversion of its own.
+
+    Args:
+        events: As for ``epsilon_of``.
+        delta: As for ``epsilon_of``.
+
+    Raises:
+        BudgetError: BAD_COST.
+    """
+    curves = [_curve(canonical_json(event_to_json(event))) for event in events]
+    total = epsilon_of(events, delta)
+    if not curves or not math.isfinite(total):
+        return Shares(total, (0.0,) * len(curves), total, 0.0)
+    _, order = compute_epsilon(ORDERS, np.sum(curves, axis=0), delta)
+    at = ORDERS.index(float(order))
+    parts = tuple(float(curve[at]) for curve in curves)
+    return Shares(total, parts, total - sum(parts), float(order))
 
 
 @lru_cache(maxsize=4096)

@@ -14,7 +14,6 @@ so the same RDP bound, as the continuous one (Theorem 4 and its multivariate for
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 from dp_accounting import DpEvent, GaussianDpEvent, LowerEndpointAndGuess, calibrate_dp_mechanism
 from dp_accounting.mechanism_calibration import NoBracketIntervalFoundError
@@ -96,25 +95,3 @@ def gaussian_event(sigma: float, sensitivity: float) -> DpEvent:
     if not NOISE_MULTIPLIERS[0] <= multiplier <= NOISE_MULTIPLIERS[1]:
         raise BudgetError(Reason.BAD_COST, item="noise multiplier")
     return GaussianDpEvent(multiplier)
-
-
-def interval(count: float, sigma: float, cells: int = 1, coverage: float = 0.95) -> tuple[int, int]:
-    """Where the exact count lies, given a sum of noisy cells.
-
-    A statement about the noise only. The ends are rounded outwards, and a count is never below zero, so the coverage
-    is at least what was asked up to the normal approximation, which for sums of discrete Gaussians errs by less than
-    the rounding gives (arXiv:2004.00010, Proposition 25: the tail is below the continuous one's, one step earlier).
-
-    Args:
-        count: The noisy sum.
-        sigma: Of each cell.
-        cells: How many independently noised cells were added.
-        coverage: Between 0 and 1, both exclusive.
-
-    Returns:
-        Lowest and highest, both inclusive and at least 0.
-    """
-    if cells < 1 or not 0 < coverage < 1 or not 0 < sigma <= MAX_SIGMA:
-        raise BudgetError(Reason.BAD_COST, item="cells, coverage or sigma")
-    half = NormalDist().inv_cdf(0.5 + coverage / 2) * sigma * math.sqrt(cells)
-    return max(0, math.floor(count - half)), max(0, math.ceil(count + half))

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64\x65ration/v1/budget.proto\x12\rfederation.v1\"\x12\n\x10GetBudgetRequest\"}\n\x0b\x42udgetEntry\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\n\n\x02\x61t\x18\x02 \x01(\t\x12\x0f\n\x07purpose\x18\x03 \x01(\t\x12\x0c\n\x04what\x18\x04 \x01(\t\x12\x0f\n\x07\x65psilon\x18\x05 \x01(\x01\x12\r\n\x05state\x18\x06 \x01(\t\x12\x11\n\tmechanism\x18\x07 \x01(\t\"Y\n\x0b\x42udgetScope\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x15\n\repsilon_limit\x18\x02 \x01(\x01\x12\x15\n\repsilon_spent\x18\x03 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x04 \x01(\x01\"\x96\x01\n\x11GetBudgetResponse\x12\x14\n\x0cperiod_start\x18\x01 \x01(\t\x12\x12\n\nperiod_end\x18\x02 \x01(\t\x12*\n\x06scopes\x18\x03 \x03(\x0b\x32\x1a.federation.v1.BudgetScope\x12+\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x1a.federation.v1.BudgetEntry2_\n\rBudgetService\x12N\n\tGetBudget\x12\x1f.federation.v1.GetBudgetRequest\x1a .federation.v1.GetBudgetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64\x65ration/v1/budget.proto\x12\rfederation.v1\"\x12\n\x10GetBudgetRequest\"\x8c\x01\n\x0b\x42udgetEntry\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\n\n\x02\x61t\x18\x02 \x01(\t\x12\x0f\n\x07purpose\x18\x03 \x01(\t\x12\x0c\n\x04what\x18\x04 \x01(\t\x12\x0f\n\x07\x65psilon\x18\x05 \x01(\x01\x12\r\n\x05state\x18\x06 \x01(\t\x12\x11\n\tmechanism\x18\x07 \x01(\t\x12\r\n\x05share\x18\x08 \x01(\x01\"Y\n\x0b\x42udgetScope\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x15\n\repsilon_limit\x18\x02 \x01(\x01\x12\x15\n\repsilon_spent\x18\x03 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x04 \x01(\x01\"v\n\x0e\x42udgetQuestion\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x10\n\x08released\x18\x03 \x01(\x08\x12\x0f\n\x07\x65psilon\x18\x04 \x01(\x01\x12\x14\n\x0c\x65psilon_more\x18\x05 \x01(\x01\x12\x0c\n\x04\x66its\x18\x06 \x01(\x08\"\xf9\x01\n\x11GetBudgetResponse\x12\x14\n\x0cperiod_start\x18\x01 \x01(\t\x12\x12\n\nperiod_end\x18\x02 \x01(\t\x12*\n\x06scopes\x18\x03 \x03(\x0b\x32\x1a.federation.v1.BudgetScope\x12+\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x1a.federation.v1.BudgetEntry\x12\x0c\n\x04unit\x18\x05 \x01(\t\x12\x12\n\nconversion\x18\x06 \x01(\x01\x12\r\n\x05order\x18\x07 \x01(\x01\x12\x30\n\tquestions\x18\x08 \x03(\x0b\x32\x1d.federation.v1.BudgetQuestion2_\n\rBudgetService\x12N\n\tGetBudget\x12\x1f.federation.v1.GetBudgetRequest\x1a .federation.v1.GetBudgetResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,12 +33,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETBUDGETREQUEST']._serialized_start=45
   _globals['_GETBUDGETREQUEST']._serialized_end=63
-  _globals['_BUDGETENTRY']._serialized_start=65
-  _globals['_BUDGETENTRY']._serialized_end=190
-  _globals['_BUDGETSCOPE']._serialized_start=192
-  _globals['_BUDGETSCOPE']._serialized_end=281
-  _globals['_GETBUDGETRESPONSE']._serialized_start=284
-  _globals['_GETBUDGETRESPONSE']._serialized_end=434
-  _globals['_BUDGETSERVICE']._serialized_start=436
-  _globals['_BUDGETSERVICE']._serialized_end=531
+  _globals['_BUDGETENTRY']._serialized_start=66
+  _globals['_BUDGETENTRY']._serialized_end=206
+  _globals['_BUDGETSCOPE']._serialized_start=208
+  _globals['_BUDGETSCOPE']._serialized_end=297
+  _globals['_BUDGETQUESTION']._serialized_start=299
+  _globals['_BUDGETQUESTION']._serialized_end=417
+  _globals['_GETBUDGETRESPONSE']._serialized_start=420
+  _globals['_GETBUDGETRESPONSE']._serialized_end=669
+  _globals['_BUDGETSERVICE']._serialized_start=671
+  _globals['_BUDGETSERVICE']._serialized_end=766
 # @@protoc_insertion_point(module_scope)

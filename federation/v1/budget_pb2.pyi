@@ -44,6 +44,7 @@ class BudgetEntry(_message.Message):
     EPSILON_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     MECHANISM_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.str
     at: _builtins.str
     purpose: _builtins.str
@@ -55,6 +56,8 @@ class BudgetEntry(_message.Message):
     state: _builtins.str
     """"reserved" or "committed". Both count."""
     mechanism: _builtins.str
+    share: _builtins.float
+    """Its part of what the alliance has spent: the parts of all entries and the conversion add up to that."""
     def __init__(
         self,
         *,
@@ -65,10 +68,11 @@ class BudgetEntry(_message.Message):
         epsilon: _builtins.float = ...,
         state: _builtins.str = ...,
         mechanism: _builtins.str = ...,
+        share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "entry_id", b"entry_id", "epsilon", b"epsilon", "mechanism", b"mechanism", "purpose", b"purpose", "state", b"state", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "entry_id", b"entry_id", "epsilon", b"epsilon", "mechanism", b"mechanism", "purpose", b"purpose", "share", b"share", "state", b"state", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -105,6 +109,47 @@ class BudgetScope(_message.Message):
 Global___BudgetScope: _TypeAlias = BudgetScope  # noqa: Y015
 
 @_typing.final
+class BudgetQuestion(_message.Message):
+    """What a declared question costs now, and what it would cost in the next epoch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHAT_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    EPSILON_MORE_FIELD_NUMBER: _builtins.int
+    FITS_FIELD_NUMBER: _builtins.int
+    what: _builtins.str
+    """"cube venn"."""
+    purpose: _builtins.str
+    released: _builtins.bool
+    """Released in the newest epoch: asking again is free until the next one."""
+    epsilon: _builtins.float
+    """Alone, at the budget's delta."""
+    epsilon_more: _builtins.float
+    """By how much the next release raises what the alliance has spent."""
+    fits: _builtins.bool
+    """Whether every limit allows it."""
+    def __init__(
+        self,
+        *,
+        what: _builtins.str = ...,
+        purpose: _builtins.str = ...,
+        released: _builtins.bool = ...,
+        epsilon: _builtins.float = ...,
+        epsilon_more: _builtins.float = ...,
+        fits: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epsilon", b"epsilon", "epsilon_more", b"epsilon_more", "fits", b"fits", "purpose", b"purpose", "released", b"released", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetQuestion: _TypeAlias = BudgetQuestion  # noqa: Y015
+
+@_typing.final
 class GetBudgetResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -112,13 +157,25 @@ class GetBudgetResponse(_message.Message):
     PERIOD_END_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    CONVERSION_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    QUESTIONS_FIELD_NUMBER: _builtins.int
     period_start: _builtins.str
     """First day of the period, ISO 8601."""
     period_end: _builtins.str
+    unit: _builtins.str
+    """Whom an epsilon protects."""
+    conversion: _builtins.float
+    """The part of the alliance's spent epsilon that is the conversion from Renyi loss at delta, not any entry's."""
+    order: _builtins.float
+    """The Renyi order at which the parts were taken."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedCompositeFieldContainer[Global___BudgetScope]: ...
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___BudgetEntry]: ...
+    @_builtins.property
+    def questions(self) -> _containers.RepeatedCompositeFieldContainer[Global___BudgetQuestion]: ...
     def __init__(
         self,
         *,
@@ -126,10 +183,14 @@ class GetBudgetResponse(_message.Message):
         period_end: _builtins.str = ...,
         scopes: _abc.Iterable[Global___BudgetScope] | None = ...,
         entries: _abc.Iterable[Global___BudgetEntry] | None = ...,
+        unit: _builtins.str = ...,
+        conversion: _builtins.float = ...,
+        order: _builtins.float = ...,
+        questions: _abc.Iterable[Global___BudgetQuestion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "period_end", b"period_end", "period_start", b"period_start", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversion", b"conversion", "entries", b"entries", "order", b"order", "period_end", b"period_end", "period_start", b"period_start", "questions", b"questions", "scopes", b"scopes", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -666,7 +666,7 @@ class QueryCubeResponse(_message.Message):
     unit: _builtins.str
     """"people", or the unit of a sum."""
     sensitivity: _builtins.float
-    """The largest amount that one person adds to one cell: 1, or the cap of a sum; times tokens per person."""
+    """How far one person moves the cells at most, in L2: tokens per person, times the cap of a sum."""
     read_from: _builtins.str
     """The released table that the numbers were read off; empty where it is the table itself."""
     @_builtins.property

@@ -27,7 +27,7 @@ from federation.core.canonical import canonical_json
 from federation.core.clock import Clock, to_text
 from federation.core.errors import BudgetError, Reason
 from federation.policy.specs import BudgetSpec
-from federation.privacy.composition import describe, epsilon_of, event_from_json, event_to_json
+from federation.privacy.composition import describe, epsilon_of, event_from_json, event_to_json, shares_of
 
 ALLIANCE = "alliance"
 """The scope that holds everything."""
@@ -71,6 +71,7 @@ class BudgetEntry:
     epsilon: float  # alone, at the budget's delta
     state: str
     mechanism: str
+    share: float  # its part of what the alliance has spent
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,23 @@ class BudgetOverview:
     period_end: date  # exclusive
     scopes: tuple[BudgetScope, ...]
     entries: tuple[BudgetEntry, ...]
+    conversion: float  # what the shares leave of the alliance's epsilon: from Renyi loss to (epsilon, delta)
+    order: float  # the Renyi order of the shares
+
+
+@dataclass(frozen=True)
+class ScopePreview:
+    """What one more release would leave of a scope."""
+
+    scope: str
+    epsilon_limit: float
+    epsilon_spent: float
+    epsilon_after: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the limit allows it."""
+        return self.epsilon_after <= self.epsilon_limit
 
 
 class SqlLedger:
@@ -202,12 +220,36 @@ class SqlLedger:
             BudgetScope(scope, limit, _spent(rows, scope, spec.delta), spec.delta)
             for scope, limit in ((ALLIANCE, spec.epsilon), *sorted(spec.purposes.items()))
         )
-        entries = []
-        for row in rows:
-            event = _event(row)
+        entries, events = [], [_event(row) for row in rows]
+        shares = shares_of(events, spec.delta)
+        for row, event, share in zip(rows, events, shares.parts, strict=True):
             cost = epsilon_of([event], spec.delta)
-            entries.append(BudgetEntry(row.entry_id, row.at, row.purpose, row.what, cost, row.state, describe(event)))
-        return BudgetOverview(spec.period_start, spec.period_end, scopes, tuple(entries))
+            entries.append(
+                BudgetEntry(row.entry_id, row.at, row.purpose, row.what, cost, row.state, describe(event), share)
+            )
+        return BudgetOverview(
+            spec.period_start, spec.period_end, scopes, tuple(entries), shares.conversion, shares.order
+        )
+
+    def preview(self, purpose: str, event: DpEvent) -> tuple[ScopePreview, ...]:
+        """What a spend would leave in every scope that it counts in; nothing is reserved.
+
+        A purpose without a limit shows as one of 0. Outside of the period every scope shows a limit of 0.
+
+        Raises:
+            BudgetError: BAD_COST.
+        """
+        spec = self._budget()
+        event_to_json(event)
+        with self._transaction() as connection:
+            rows = _counted(connection, spec)
+        today = spec.period_start <= self._clock.now().date() < spec.period_end
+        found = []
+        for scope, limit in ((ALLIANCE, spec.epsilon), (purpose, spec.purposes.get(purpose, 0.0))):
+            before = [_event(row) for row in rows if scope in (ALLIANCE, row.purpose)]
+            spent, after = epsilon_of(before, spec.delta), epsilon_of([*before, event], spec.delta)
+            found.append(ScopePreview(scope, limit if today else 0.0, spent, after))
+        return tuple(found)
 
     def _check(self, spec: BudgetSpec, rows: Sequence[Row[Any]], purpose: str, event: DpEvent) -> None:
         limit = spec.purposes.get(purpose)

@@ -5,59 +5,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from federation.client.audit import AuditReport
-from federation.overlap.answers import inclusive_totals
+from federation.plots.tables import count_of, noise_of
+from federation.plots.values import Region
 from federation.v1 import budget_pb2, overlap_pb2
 from gateway.demo.record import (
     Audit,
     Budget,
-    Count,
-    CrossCell,
-    CrossTable,
     Entry,
-    Noise,
     OfferExample,
     OfferField,
     ReasonCount,
-    Region,
     Scope,
     Training,
     Venn,
 )
 from gateway.demo.yardsticks import Curve, Yardsticks
 
-UNKNOWN = "unknown"
-
 
 def read_venn(answer: overlap_pb2.QueryCubeResponse) -> Venn:
     """The regions and, from them, the totals."""
-    regions = tuple(Region(tuple(cell.members), _count(cell)) for cell in answer.cells)
-    totals = tuple(
-        Region(total.members, Count(total.count or 0, total.low, total.high, suppressed=total.count is None))
-        for total in inclusive_totals(answer.cells, answer.sigma)
-    )
-    return Venn(answer.epoch, answer.key_type, regions, totals, _noise(answer))
-
-
-def read_cross(answer: overlap_pb2.QueryCubeResponse, row: str, column: str) -> CrossTable:
-    """The cells of people who are at both partners; "unknown" labels only where there are such people."""
-    both = [cell for cell in answer.cells if row in cell.labels and column in cell.labels]
-    shown = [cell for cell in both if UNKNOWN not in cell.labels.values() or not cell.suppressed]
-    return CrossTable(
-        row_name=row,
-        column_name=column,
-        row_values=tuple(dict.fromkeys(cell.labels[row] for cell in shown)),
-        column_values=tuple(dict.fromkeys(cell.labels[column] for cell in shown)),
-        cells=tuple(CrossCell(cell.labels[row], cell.labels[column], _count(cell)) for cell in shown),
-        noise=_noise(answer),
-    )
-
-
-def _count(cell: overlap_pb2.Cell) -> Count:
-    return Count(cell.count, cell.low, cell.high, cell.suppressed)
-
-
-def _noise(answer: overlap_pb2.QueryCubeResponse) -> Noise:
-    return Noise(answer.epsilon, answer.delta, answer.sigma, answer.mechanism, answer.min_count)
+    regions = tuple(Region(tuple(cell.members), count_of(cell)) for cell in answer.cells)
+    totals = tuple(Region(tuple(total.members), count_of(total)) for total in answer.totals if not total.labels)
+    return Venn(answer.epoch, answer.key_type, regions, totals, noise_of(answer))
 
 
 def read_training(run_id: str, card: Mapping[str, Any], joint: Curve, yardsticks: Yardsticks) -> Training:

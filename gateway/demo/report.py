@@ -1,7 +1,7 @@
 """The demonstration's report: one HTML page that needs nothing but itself.
 
 No script, no address, no font from elsewhere: the page opens without a network and prints. Every value goes through
-Jinja's escaping; only the plots are marked as safe, and those are made of escaped text by ``gateway.demo.svg``.
+Jinja's escaping; only the plots are marked as safe, and those are made of escaped text by ``federation.plots.svg``.
 """
 
 from datetime import datetime
@@ -11,8 +11,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from federation.plots import tables
+from federation.plots.values import Count
 from gateway.demo import plots
-from gateway.demo.record import Count, Story
+from gateway.demo.record import Story
 
 TEMPLATE = "report.html.j2"
 
@@ -49,9 +51,9 @@ def _draw(story: Story, names: dict[str, str]) -> dict[str, str]:
     """The plots that the story has values for."""
     drawn = {}
     if story.venn is not None and story.venn.regions:
-        drawn["upset"] = plots.draw_upset(story.venn.regions, names)
+        drawn["upset"] = tables.draw_upset(story.venn.regions, names)
     if story.cross is not None and story.cross.cells:
-        drawn["cross"] = plots.draw_cross_table(story.cross)
+        drawn["cross"] = tables.draw_cross_table(story.cross)
     if story.training is not None:
         drawn["roc"] = plots.draw_roc(story.training, names)
         drawn["lift"] = plots.draw_lift(story.training, names)

@@ -8,6 +8,7 @@ from typing import Any
 from federation.client.audit import AuditVerifier
 from federation.client.enrolment import LOG_KEY_FILE
 from federation.core.errors import EntenteError, Reason
+from federation.plots.tables import cross_table
 from federation.policy.load import load_policy
 from federation.v1 import budget_pb2, offers_pb2, overlap_pb2, training_pb2
 from gateway.demo import readings
@@ -49,7 +50,7 @@ def overlap(stage: Stage) -> tuple[Story, str]:
         stage.story,
         partners=partners,
         venn=readings.read_venn(venn),
-        cross=readings.read_cross(cross, *CROSS),
+        cross=cross_table(cross, *CROSS),
     )
     everywhere = next(cell for cell in venn.cells if len(cell.members) == len(PARTNERS))
     shown = f"under {venn.min_count}" if everywhere.suppressed else f"{everywhere.low:,} to {everywhere.high:,}"

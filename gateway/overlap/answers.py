@@ -1,86 +1,150 @@
 """Released tables, stored with their noise: the first answer is the only one there will be.
 
 What is stored are the noisy numbers before any threshold, so that a threshold that is raised later holds for old
-answers too. They are as safe to keep as to publish.
+answers too, and the estimates that were published. They are as safe to keep as to publish.
 """
 
 import json
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
-from sqlalchemy import Column, Engine, MetaData, String, Table, Text, insert, select
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    insert,
+    select,
+)
+
+from federation.overlap.questions import Cell, Question, Sum
 
 _META = MetaData()
-_ANSWERS = Table(
-    "cube_answer",
+_TABLES = Table(
+    "released_table",
     _META,
-    Column("cube", String(48), primary_key=True),
-    Column("epoch", String(64), primary_key=True),
-    Column("shape", String(64), primary_key=True),
+    Column("place", Integer, primary_key=True, autoincrement=True),  # the order of release
+    Column("epoch", String(64), nullable=False),
+    Column("name", String(48), nullable=False),
+    Column("shape", String(64), nullable=False),
     Column("body", Text, nullable=False),
+    UniqueConstraint("epoch", "name", "shape"),
 )
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One released table: cells as members, labels and noisy count, and how they came about."""
+    """One released table, and how it came about."""
 
-    cells: tuple[tuple[tuple[str, ...], tuple[tuple[str, str], ...], int], ...]
+    question: Question
+    cells: tuple[Cell, ...]
+    noisy: tuple[int, ...]  # as drawn, for each cell
+    estimates: tuple[int, ...]  # as published, for each cell
     key_type: str
     epsilon: float
     delta: float
     sigma: float
+    sensitivity: float
     policy_version: str
     released_at: str
+    agrees_with: tuple[str, ...] = ()  # names of earlier tables whose shared sums it keeps
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An answer under its name: a cube's, or "ad-hoc-" with the start of its question's digest."""
+
+    name: str
+    shape: str
+    answer: Answer
 
 
 class AnswerStore(Protocol):
     """Where answers are kept."""
 
-    def get(self, cube: str, epoch: str, shape: str) -> Answer | None:
+    def get(self, name: str, epoch: str, shape: str) -> Answer | None:
         """The answer, if it was released."""
         ...
 
-    def put(self, cube: str, epoch: str, shape: str, answer: Answer) -> Answer:
-        """Keeps an answer, durably, unless there is one; returns the one that is kept."""
+    def put(self, name: str, epoch: str, shape: str, make: Callable[[Sequence[Stored]], Answer]) -> tuple[Answer, bool]:
+        """Keeps an answer, durably, unless there is one; returns the one that is kept, and whether it is the new one.
+
+        Args:
+            name: See Stored.
+            epoch: A complete epoch.
+            shape: What makes two tables of one name different releases.
+            make: Gives the answer, from those that were released before it. No other is stored in between.
+        """
+        ...
+
+    def released(self, epoch: str) -> Sequence[Stored]:
+        """Every answer of an epoch in the order of release."""
         ...
 
 
 class SqlAnswerStore:
-    """Answers in a SQL database."""
+    """Answers in a SQL database. An answer never changes, so what was read once is kept in memory."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._known: dict[int, Stored] = {}
         _META.create_all(engine)
 
-    def get(self, cube: str, epoch: str, shape: str) -> Answer | None:
+    def get(self, name: str, epoch: str, shape: str) -> Answer | None:
         """See AnswerStore."""
-        where = _ANSWERS.c
-        query = select(where.body).where(where.cube == cube, where.epoch == epoch, where.shape == shape)
-        with self._engine.begin() as db:
-            body = db.execute(query).scalar()
-        return _read(body) if body is not None else None
+        found = (one.answer for one in self.released(epoch) if (one.name, one.shape) == (name, shape))
+        return next(found, None)
 
-    def put(self, cube: str, epoch: str, shape: str, answer: Answer) -> Answer:
+    def put(self, name: str, epoch: str, shape: str, make: Callable[[Sequence[Stored]], Answer]) -> tuple[Answer, bool]:
         """See AnswerStore."""
-        where = _ANSWERS.c
-        query = select(where.body).where(where.cube == cube, where.epoch == epoch, where.shape == shape)
         with self._engine.begin() as db:
-            body = db.execute(query).scalar()
-            if body is None:
-                body = _write(answer)
-                db.execute(insert(_ANSWERS).values(cube=cube, epoch=epoch, shape=shape, body=body))
-        return _read(body)
+            before = self._all(db, epoch)
+            for one in before:
+                if (one.name, one.shape) == (name, shape):
+                    return one.answer, False
+            answer = make(before)
+            body = json.dumps(asdict(answer), sort_keys=True)
+            db.execute(insert(_TABLES).values(name=name, epoch=epoch, shape=shape, body=body))
+        return answer, True
 
+    def released(self, epoch: str) -> Sequence[Stored]:
+        """See AnswerStore."""
+        with self._engine.begin() as db:
+            return self._all(db, epoch)
 
-def _write(answer: Answer) -> str:
-    return json.dumps(answer.__dict__, sort_keys=True)
+    def _all(self, db: Connection, epoch: str) -> Sequence[Stored]:
+        where = _TABLES.c
+        places = list(db.scalars(select(where.place).where(where.epoch == epoch).order_by(where.place)))
+        new = [place for place in places if place not in self._known]
+        for row in db.execute(select(_TABLES).where(where.place.in_(new))) if new else ():
+            self._known[row.place] = Stored(row.name, row.shape, _read(row.body))
+        return [self._known[place] for place in places]
 
 
 def _read(body: str) -> Answer:
     plain = json.loads(body)
-    cells = tuple(
-        (tuple(members), tuple((column, value) for column, value in labels), int(count))
-        for members, labels, count in plain.pop("cells")
+    question = plain.pop("question")
+    measure = question.pop("measure")
+    return Answer(
+        question=Question(
+            partners=tuple(question["partners"]),
+            by=tuple(question["by"]),
+            where=_pairs(question["where"]),
+            measure=Sum(**{**measure, "values": _pairs(measure["values"])}) if measure else None,
+        ),
+        cells=tuple((tuple(members), _pairs(labels)) for members, labels in plain.pop("cells")),
+        noisy=tuple(plain.pop("noisy")),
+        estimates=tuple(plain.pop("estimates")),
+        agrees_with=tuple(plain.pop("agrees_with")),
+        **plain,
     )
-    return Answer(cells=cells, **plain)
+
+
+def _pairs(plain: Any) -> tuple[Any, ...]:
+    return tuple((name, value) for name, value in plain)

@@ -12,7 +12,6 @@ from federation.core.errors import OverlapError, Reason
 from federation.core.ids import PartyId
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
-from gateway.overlap.answers import Answer, SqlAnswerStore
 from gateway.overlap.epochs import AWAITED, batch_id_of
 from gateway.overlap.epochs_sql import SqlEpochs
 
@@ -147,18 +146,3 @@ def test_the_newest_complete_epoch(epochs: SqlEpochs, reopen: Reopen) -> None:
     assert again.names("e") == {"e1", "e2", "e3"}
     assert again.names("_") == set()
     assert again.get("e4") is None
-
-
-def test_the_first_answer_is_the_only_one(reopen: Reopen) -> None:
-    def answer(count: int) -> Answer:
-        cells = ((("a", "b"), (("a.tier", "high"),), count), (("a",), (), -3))
-        return Answer(cells, "email", 1.0, 1e-6, 4.5, "v1", "2026-11-01T00:00:00+00:00")
-
-    store = SqlAnswerStore(reopen())
-    assert store.get("venn", "e1", "s") is None
-    assert store.put("venn", "e1", "s", answer(1)) == answer(1)
-    assert store.put("venn", "e1", "s", answer(2)) == answer(1)
-    store = SqlAnswerStore(reopen())
-    assert store.get("venn", "e1", "s") == answer(1)
-    assert store.put("venn", "e2", "s", answer(3)) == answer(3)
-    assert store.put("venn", "e1", "t", answer(4)) == answer(4)

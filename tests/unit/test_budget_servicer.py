@@ -14,6 +14,7 @@ from federation.policy.specs import BudgetSpec
 from federation.v1 import budget_pb2
 from gateway.budget.ledger import SqlLedger
 from gateway.identity.caller import Caller, set_caller
+from gateway.overlap.prices import Price
 from gateway.rpc.budget import BudgetServicer
 
 
@@ -24,7 +25,7 @@ def servicer(clock: FixedClock) -> BudgetServicer:
     )
     ledger = SqlLedger(open_database(None), lambda: spec, clock, random=lambda count: b"\x01" * count)
     ledger.reserve(key="k", purpose="overlap_statistics", what="cube venn", event=GaussianDpEvent(10.0))
-    return BudgetServicer(ledger)
+    return BudgetServicer(ledger, lambda: [Price("cube tiers", "overlap_statistics", True, 0.5, 0.2, False)])
 
 
 def test_limits_and_entries_travel_as_they_are(servicer: BudgetServicer, clock: FixedClock) -> None:
@@ -40,6 +41,10 @@ def test_limits_and_entries_travel_as_they_are(servicer: BudgetServicer, clock: 
     (entry,) = answer.entries
     assert (entry.entry_id, entry.what, entry.state) == ("01" * 16, "cube venn", "reserved")
     assert (entry.at, entry.mechanism) == ("2026-11-01T00:00:00+00:00", "Gaussian, noise multiplier 10")
+    assert entry.share + answer.conversion == pytest.approx(alliance.epsilon_spent)
+    (price,) = answer.questions
+    assert (price.what, price.released, price.epsilon, price.fits) == ("cube tiers", True, 0.5, False)
+    assert answer.unit.startswith("one person across the alliance")
     assert 0 < entry.epsilon == alliance.epsilon_spent == purpose.epsilon_spent < 3
 
 

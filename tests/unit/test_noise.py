@@ -14,8 +14,9 @@ from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
 from dp_accounting.pld import PLDAccountant
 
 from federation.core.errors import BudgetError, Reason
+from federation.overlap.answers import interval
 from federation.privacy.composition import epsilon_of
-from federation.privacy.noise import MAX_VALUE, calibrate_sigma, discrete_gaussian, gaussian_event, interval
+from federation.privacy.noise import MAX_VALUE, calibrate_sigma, discrete_gaussian, gaussian_event
 
 DRAWS = 10_000
 DEVIATIONS = 6.5
@@ -113,9 +114,3 @@ def test_an_interval_covers_as_often_as_it_says() -> None:
 def test_an_interval_never_reaches_below_zero_people() -> None:
     assert interval(-50, 3.0) == (0, 0)
     assert interval(2, 3.0) == (0, 8)
-
-
-@pytest.mark.parametrize(("cells", "coverage", "sigma"), [(0, 0.95, 1.0), (1, 1.0, 1.0), (1, 0.95, 0.0)])
-def test_an_interval_of_nothing_is_refused(cells: int, coverage: float, sigma: float) -> None:
-    with pytest.raises(BudgetError):
-        interval(1, sigma, cells, coverage)

@@ -13,7 +13,6 @@ from federation.core.database import open_database
 from federation.core.errors import AuditError, EntenteError, Reason
 from federation.core.identity import Role
 from federation.core.ids import PartyId
-from federation.overlap.answers import inclusive_totals
 from federation.policy.specs import CubeSpec
 from federation.privacy import noise as opendp_noise
 from federation.privacy.composition import epsilon_of
@@ -22,6 +21,7 @@ from gateway.budget.ledger import SqlLedger
 from gateway.identity.caller import Caller
 from gateway.overlap.answers import SqlAnswerStore
 from gateway.overlap.cubes import CubeRelease
+from gateway.overlap.tables import Tables
 from gateway.release import ReleasePath
 from tests.conftest import NOW
 from tests.overlap_world import Policy, World, small_world
@@ -76,15 +76,15 @@ class Desk:
 
     def open(self, noise: Any = None) -> CubeRelease:
         coordinator = self.world.coordinator
-        return CubeRelease(
+        self.tables = Tables(
             epochs=coordinator.epochs,
             index=coordinator.index,
             store=self.store,
-            policies=self.policy,
             path=ReleasePath(self.policy, self.ledger, self.log),
             clock=self.world.clock,
             noise=noise or self.noise,
         )
+        return CubeRelease(self.tables, self.policy)
 
     def ask(self, name: str = "venn", epoch: str = "", role: Role = Role.MARKETING) -> pb.QueryCubeResponse:
         return self.cubes.query(
@@ -134,16 +134,17 @@ def test_the_atoms_are_the_exclusive_regions_and_cover_the_whole_domain(desk: De
 
 def test_inclusive_totals_are_sums_of_atoms(desk: Desk) -> None:
     answer = desk.ask()
-    totals = {total.members: total for total in inclusive_totals(answer.cells, answer.sigma)}
+    totals = {tuple(total.members): total for total in answer.totals}
     assert {members: total.count for members, total in totals.items()} == {
         ("bank",): 10, ("insurer",): 10, ("airline",): 10, ("bank", "insurer"): 5, ("bank", "airline"): 5,
         ("insurer", "airline"): 5, ALL: 2,
     }  # fmt: skip
-    assert totals[("bank",)].cells == 4
     assert totals[("bank",)].high == math.ceil(10 + 1.959963984540054 * 2 * answer.sigma)
-    answer.cells[0].suppressed = True
-    hidden = {total.members for total in inclusive_totals(answer.cells, answer.sigma) if total.count is None}
-    assert hidden == {tuple(answer.cells[0].members)}
+    labels = {(*total.labels.items(),): total.count for total in desk.ask("tiers").totals if total.labels}
+    assert labels == {
+        (("bank.value_tier", "basic"),): 5, (("bank.value_tier", "high"),): 5, (("bank.value_tier", "unknown"),): 0,
+        (("airline.activity", "active"),): 0, (("airline.activity", "unknown"),): 10,
+    }  # fmt: skip
 
 
 def test_what_is_said_about_the_release(desk: Desk) -> None:
@@ -195,8 +196,12 @@ def test_thresholds_are_on_the_noisy_number_and_hold_for_stored_answers(desk: De
     desk.cubes = desk.open(Shift())
     desk.change("venn", min_count=5)
     answer = desk.ask()
-    assert [(cell.count, cell.suppressed) for cell in answer.cells] == [(7, False)] * 3 + [(0, True)] * 3 + [(7, False)]
+    shown = [(cell.count, cell.suppressed) for cell in answer.cells]  # 22 people as drawn: the sevens give way
+    assert shown == [(6, False), (6, False), (5, False)] + [(0, True)] * 3 + [(5, False)]
     assert all((cell.low, cell.high) == (0, 0) for cell in answer.cells if cell.suppressed)
+    assert {cell.reason for cell in answer.cells if cell.suppressed} == {
+        "the noisy number is under the policy's threshold of 5 people"
+    }
     desk.policy.min_k = 8
     later = desk.ask()
     assert not later.spent_now

@@ -8,21 +8,17 @@ import numpy as np
 import pytest
 
 from federation.core.errors import DataError, Reason
+from federation.plots.values import Count, CrossCell, CrossTable, Noise, Region
 from gateway.demo.record import (
     Audit,
     Budget,
-    Count,
-    CrossCell,
-    CrossTable,
     Entry,
-    Noise,
     OfferExample,
     OfferField,
     Offers,
     Partner,
     Process,
     ReasonCount,
-    Region,
     Scope,
     Step,
     Story,

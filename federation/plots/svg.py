@@ -1,17 +1,21 @@
-"""Matplotlib figures as inline SVG that takes the page's fonts and its light or dark colours.
+"""Matplotlib figures as inline SVG that takes the page's fonts and its light or dark colours, or as files.
 
 Figures are drawn with marker colours that no plot would choose; ``to_inline`` replaces each by a CSS variable of the
-page. Text stays text, so it scales, prints and can be searched. What matplotlib adds for stand-alone files (metadata,
-namespaces, group ids) is taken out, so that several plots can live in one page that names no address.
+page, and ``to_file`` by a plain colour. Text stays text, so it scales, prints and can be searched. What matplotlib adds
+for stand-alone files (metadata, namespaces, group ids) is taken out of inline plots, so that several can live in one
+page that names no address.
 """
 
 import io
 import re
+from collections.abc import Callable
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 
 # Colours that stand for the page's CSS variables.
@@ -27,6 +31,17 @@ VARIABLES = {
     GREEN: "--green",
     PURPLE: "--purple",
     RED: "--red",
+}
+PLAIN = {
+    INK: "#1a1a1a",
+    MUTED: "#555555",
+    FAINT: "#c8c8c8",
+    PAPER: "#ffffff",
+    BLUE: "#0072b2",
+    ORANGE: "#e69f00",
+    GREEN: "#009e73",
+    PURPLE: "#cc79a7",
+    RED: "#d55e00",
 }
 WIDTH_IN = 4.7  # so that 10 points stay readable on a phone
 STYLE: dict[Any, Any] = {
@@ -53,6 +68,9 @@ STYLE: dict[Any, Any] = {
     "hatch.color": FAINT,
     "hatch.linewidth": 1.0,
 }
+
+NO_DATE: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".png": {"Software": None}}
+"""Equal answers give equal files."""
 
 styled = mpl.rc_context(STYLE)
 """Decorates a function that draws: artists take their style when they are made."""
@@ -98,3 +116,39 @@ def to_inline(figure: Figure, name: str, title: str, described: str) -> str:
     label = f'role="img" aria-labelledby="{name}-title {name}-text"'
     opening = f'<svg class="plot" {box[0]} {label}><title id="{name}-title">{escape(title)}</title>'
     return f'{opening}<desc id="{name}-text">{escape(described)}</desc>{svg[svg.index(">") + 1 :]}'
+
+
+@styled
+def to_file(figure: Figure, path: Path) -> None:
+    """Writes the figure on white, as SVG or PNG after the file's ending.
+
+    Args:
+        figure: From ``new_figure``; its colours are changed.
+        path: Ends in .svg or .png.
+    """
+    figure.draw_without_rendering()  # ticks take their colours when they are laid out
+    for artist in figure.findobj():
+        for name in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
+            read, write = getattr(artist, f"get_{name}", None), getattr(artist, f"set_{name}", None)
+            if read is not None and write is not None:
+                _recolour(read, write)
+    figure.savefig(
+        path, format=path.suffix[1:].lower(), dpi=200, facecolor="white", metadata=NO_DATE[path.suffix.lower()]
+    )
+
+
+def _recolour(read: Callable[[], Any], write: Callable[[Any], None]) -> None:
+    """Puts the plain colour where a marker colour stands, and keeps its opacity."""
+    found = read()
+    one = isinstance(found, str) or (
+        hasattr(found, "__len__") and len(found) in (3, 4) and not hasattr(found[0], "__len__")
+    )
+    colours = [found] if one else list(found)
+    if not any(_marker(colour) for colour in colours):
+        return
+    plain = [to_rgba(PLAIN[to_hex(c)], to_rgba(c)[3]) if _marker(c) else c for c in colours]
+    write(plain[0] if one else plain)
+
+
+def _marker(colour: Any) -> bool:
+    return not (isinstance(colour, str) and colour == "none") and to_hex(colour) in PLAIN

@@ -1,0 +1,162 @@
+"""Released tables as plots: an UpSet plot of regions, a heat map of two label columns.
+
+The data colours are Okabe and Ito's, which colour-blind readers can tell apart. Numbers that a reader wants exactly are
+in tables beside the plots. Source: https://jfly.uni-koeln.de/color/
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from federation.plots.svg import BLUE, FAINT, INK, MUTED, PAPER, new_figure, styled, to_file, to_inline
+from federation.plots.values import Count, CrossCell, CrossTable, Noise, Region
+from federation.v1 import overlap_pb2 as pb
+
+UNKNOWN = "unknown"
+
+
+def draw_answer(answer: pb.QueryCubeResponse, path: Path) -> None:
+    """Draws an answer into a file: by two columns a heat map of people who have both labels, else regions as UpSet.
+
+    Args:
+        answer: At least one cell.
+        path: Ends in .svg or .png.
+    """
+    columns = list(dict.fromkeys(name for cell in answer.cells for name in cell.labels))
+    if len(columns) == 2:
+        to_file(heat_map(cross_table(answer, *columns)), path)
+        return
+    partners = dict.fromkeys(party for cell in answer.cells for party in cell.members)
+    regions: dict[tuple[str, ...], list[pb.Cell]] = {}
+    for cell in answer.cells:
+        regions.setdefault(tuple(cell.members), []).append(cell)
+    shown = [Region(members, count_of(cells[0])) for members, cells in regions.items() if len(cells) == 1] or [
+        Region(tuple(total.members), count_of(total)) for total in answer.totals if not total.labels
+    ]
+    to_file(upset(shown, {party: party for party in partners}, answer.unit.capitalize()), path)
+
+
+def cross_table(answer: pb.QueryCubeResponse, row: str, column: str) -> CrossTable:
+    """The cells of people who have both labels; "unknown" ones only where there are such people."""
+    both = [cell for cell in answer.cells if row in cell.labels and column in cell.labels]
+    shown = [cell for cell in both if UNKNOWN not in cell.labels.values() or not cell.suppressed]
+    return CrossTable(
+        row_name=row,
+        column_name=column,
+        row_values=tuple(dict.fromkeys(cell.labels[row] for cell in shown)),
+        column_values=tuple(dict.fromkeys(cell.labels[column] for cell in shown)),
+        cells=tuple(CrossCell(cell.labels[row], cell.labels[column], count_of(cell)) for cell in shown),
+        noise=noise_of(answer),
+    )
+
+
+def count_of(cell: pb.Cell) -> Count:
+    """One number of an answer."""
+    return Count(cell.count, cell.low, cell.high, cell.suppressed)
+
+
+def noise_of(answer: pb.QueryCubeResponse) -> Noise:
+    """What an answer cost, and how wide its noise is."""
+    return Noise(answer.epsilon, answer.delta, answer.sigma, answer.mechanism, answer.min_count)
+
+
+@styled
+def draw_upset(regions: Sequence[Region], partners: Mapping[str, str]) -> str:
+    """The UpSet plot for a page, with its numbers in words."""
+    words = [f"{' and '.join(partners[m] for m in r.members)} only: {_describe(r.count)}" for r in _ordered(regions)]
+    title = "How many people are customers of which partners"
+    return to_inline(upset(regions, partners), "upset", title, "; ".join(words))
+
+
+@styled
+def draw_cross_table(table: CrossTable) -> str:
+    """The heat map for a page, with its numbers in words."""
+    words = [f"{cell.row}, {cell.column}: {_describe(cell.count)}" for cell in table.cells]
+    return to_inline(heat_map(table), "cross", f"People by {table.row_name} and {table.column_name}", "; ".join(words))
+
+
+@styled
+def upset(regions: Sequence[Region], partners: Mapping[str, str], unit: str = "People") -> Figure:
+    """Exclusive regions as bars with 95 % intervals over a matrix of who is in each.
+
+    Args:
+        regions: At least one; suppressed ones are drawn as "not shown".
+        partners: Party to display name, in the order of the matrix.
+        unit: What is counted.
+    """
+    order = _ordered(regions)
+    figure, axes = new_figure(rows=2, height=4.0, height_ratios=(2.6, max(1.0, 0.38 * len(partners))))
+    bars, matrix = axes
+    names = list(partners)
+    top = max([region.count.high for region in order] + [1])
+    for x, region in enumerate(order):
+        count = region.count
+        if count.suppressed:
+            bars.text(x, top * 0.02, "not\nshown", ha="center", va="bottom", color=MUTED, fontsize=8.5)
+        else:
+            bars.bar(x, max(count.count, 0), width=0.62, color=BLUE)
+            error = [[count.count - count.low], [count.high - count.count]]
+            bars.errorbar(x, count.count, yerr=error, fmt="none", color=INK, ecolor=INK, elinewidth=1.2, capsize=4)
+            bars.text(x, count.high + top * 0.025, f"{count.count:,}", ha="center", va="bottom", fontsize=9.5)
+        rows = [names.index(member) for member in region.members]
+        matrix.scatter([x] * len(names), range(len(names)), s=52, color=FAINT, linewidths=0)
+        matrix.plot([x] * len(rows), rows, color=INK, linewidth=1.8, marker="o", markersize=7.5)
+    bars.set_ylabel(f"{unit} (noisy)")
+    bars.set_ylim(0, top * 1.14)
+    bars.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    bars.yaxis.set_major_formatter("{x:,.0f}")
+    bars.yaxis.grid(visible=True)
+    bars.set_axisbelow(True)
+    bars.tick_params(axis="both", length=0)
+    bars.set_xticks([])
+    bars.set_xlim(-0.6, len(order) - 0.4)
+    bars.spines["left"].set_visible(False)
+    matrix.set_xlim(bars.get_xlim())
+    matrix.set_ylim(len(names) - 0.5, -0.5)
+    matrix.set_xticks([])
+    matrix.set_yticks(range(len(names)), list(partners.values()))
+    matrix.tick_params(axis="y", length=0, labelcolor=INK)
+    for spine in matrix.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+@styled
+def heat_map(table: CrossTable) -> Figure:
+    """A heat map with its numbers; suppressed cells are hatched."""
+    figure, (axes,) = new_figure(height=0.9 + 0.62 * len(table.row_values))
+    top = max([cell.count.count for cell in table.cells] + [1])
+    for cell in table.cells:
+        x, y = table.column_values.index(cell.column), table.row_values.index(cell.row)
+        square = Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, linewidth=0)
+        axes.add_patch(square)
+        if cell.count.suppressed:
+            square.set(facecolor="none", edgecolor=FAINT, hatch="////")
+            back = {"boxstyle": "round,pad=0.2", "facecolor": PAPER, "edgecolor": "none"}
+            axes.text(x, y, f"< {table.noise.min_count}", ha="center", va="center", color=MUTED, fontsize=11, bbox=back)
+        else:
+            square.set(facecolor=BLUE, alpha=0.06 + 0.54 * max(cell.count.count, 0) / top)
+            axes.text(x, y, f"{cell.count.count:,}", ha="center", va="center", fontsize=11)
+    axes.set_xlim(-0.5, len(table.column_values) - 0.5)
+    axes.set_ylim(len(table.row_values) - 0.5, -0.5)
+    axes.set_xticks(range(len(table.column_values)), list(table.column_values))
+    axes.set_yticks(range(len(table.row_values)), list(table.row_values))
+    axes.set_xlabel(table.column_name)
+    axes.set_ylabel(table.row_name)
+    axes.tick_params(length=0, labelcolor=INK)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def _ordered(regions: Sequence[Region]) -> list[Region]:
+    """The largest first; what is not shown last."""
+    return sorted(regions, key=lambda region: (-region.count.count, region.count.suppressed, len(region.members)))
+
+
+def _describe(count: Count) -> str:
+    """A noisy count in words."""
+    return "not shown" if count.suppressed else f"{count.count:,} ({count.low:,} to {count.high:,})"

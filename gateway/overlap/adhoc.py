@@ -1,0 +1,169 @@
+"""Questions that nobody declared: read off what is released where that answers them, else paid for and kept.
+
+One question, one answer: it is read off the first table of the epoch, in the order of release, that answers it, so a
+table that is released later never changes it, and neither does another spelling, another caller or another epsilon. An
+ad hoc table answers its own sub-questions from then on, like a cube does.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dp_accounting import DpEvent
+
+from federation.core.errors import DataError, PolicyError, Reason
+from federation.overlap.answers import half_width
+from federation.overlap.questions import Question, answers
+from federation.policy.specs import AdHocSpec
+from federation.v1 import overlap_pb2 as pb
+from gateway.budget.ledger import ScopePreview
+from gateway.identity.caller import Caller
+from gateway.overlap.answers import Stored
+from gateway.overlap.cubes import PURPOSE, ActiveCubes, digest
+from gateway.overlap.figures import respond, widest
+from gateway.overlap.tables import Made, Tables, Wanted
+
+MAX_PARTNERS = 8
+MAX_COLUMNS = 6
+MAX_CHARS = 100
+
+
+class Prices(Protocol):
+    """The ledger, asked what a spend would leave."""
+
+    def preview(self, purpose: str, event: DpEvent) -> tuple[ScopePreview, ...]:
+        """Every scope that it would count in."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Asked:
+    question: Question
+    wanted: Wanted
+    rules: AdHocSpec
+
+
+class AdHocRelease:
+    """Answers questions of the moment.
+
+    Args:
+        tables: Draws and keeps.
+        policies: The active policy.
+        prices: For previews.
+    """
+
+    def __init__(self, tables: Tables, policies: ActiveCubes, prices: Prices) -> None:
+        self._tables, self._policies, self._prices = tables, policies, prices
+
+    def query(self, caller: Caller, asked: pb.TableQuestion) -> pb.QueryCubeResponse:
+        """The answer that there is, or a new one that is paid for.
+
+        Raises:
+            DataError: BAD_FIELD.
+            OverlapError: UNKNOWN_EPOCH, EPOCH_INCOMPLETE.
+            PolicyError: POLICY_DENIED, also where ad hoc questions are not allowed or cost too much; POLICY_INVALID.
+            BudgetError: there is not enough left.
+            AuditError: nothing was released.
+        """
+        found = self._read(asked)
+
+        def find() -> Stored | None:
+            return self._find(found)
+
+        if find() is None:
+            _allow(found)
+
+        def answer(made: Made) -> pb.QueryCubeResponse:
+            at_least = found.rules.min_count
+            return respond(made, found.question, name=found.wanted.name, epoch=found.wanted.epoch, min_count=at_least)
+
+        return self._tables.release(caller, found.wanted, answer, digest, find=find)
+
+    def preview(self, asked: pb.TableQuestion) -> pb.PreviewTableResponse:
+        """What ``query`` would do. Looks at declared labels, released tables and the ledger, at no count.
+
+        Raises:
+            DataError: BAD_FIELD.
+            OverlapError: UNKNOWN_EPOCH, EPOCH_INCOMPLETE.
+            PolicyError: POLICY_DENIED where ad hoc questions are not allowed or cost too much; POLICY_INVALID.
+        """
+        found = self._read(asked)
+        wanted = found.wanted
+        cells = self._tables.cells(found.question, wanted.epoch, wanted.what)
+        seen = pb.PreviewTableResponse(
+            epoch=wanted.epoch, delta=wanted.delta, cells=len(cells), min_count=found.rules.min_count
+        )
+        stored = self._find(found)
+        if stored is not None:
+            seen.read_from, seen.fits, seen.sigma = stored.name, True, stored.answer.sigma
+            seen.expected_error = half_width(seen.sigma, widest(stored, found.question))
+            return seen
+        _allow(found)
+        scopes = self._prices.preview(wanted.purpose, self._tables.event(wanted))
+        seen.epsilon, seen.sigma = wanted.epsilon, self._tables.sigma(wanted)
+        seen.expected_error = half_width(seen.sigma)
+        seen.fits = all(scope.fits for scope in scopes)
+        seen.scopes.extend(
+            pb.ScopeAfter(
+                scope=scope.scope,
+                epsilon_limit=scope.epsilon_limit,
+                epsilon_spent=scope.epsilon_spent,
+                epsilon_after=scope.epsilon_after,
+            )
+            for scope in scopes
+        )
+        return seen
+
+    def _find(self, found: _Asked) -> Stored | None:
+        """The first table of the epoch that answers the question."""
+        stored = self._tables.store.released(found.wanted.epoch)
+        return next((one for one in stored if answers(one.answer.question, found.question)), None)
+
+    def _read(self, asked: pb.TableQuestion) -> _Asked:
+        texts = [*asked.partners, *asked.by, *asked.where.keys(), *asked.where.values(), asked.purpose]
+        too_many = len(asked.partners) > MAX_PARTNERS or len(asked.by) + len(asked.where) > MAX_COLUMNS
+        if not asked.partners or too_many or any(len(text) > MAX_CHARS for text in texts):
+            raise DataError(Reason.BAD_FIELD, item="field question")
+        policy = self._policies.active
+        rules, epsilon = policy.ad_hoc, asked.epsilon or policy.ad_hoc.default_epsilon
+        if not 0 < epsilon < float("inf"):
+            raise DataError(Reason.BAD_FIELD, item="field epsilon")
+        where = tuple(sorted(asked.where.items()))
+        fixed = {column for column, _ in where}
+        question = Question(tuple(asked.partners), tuple(column for column in asked.by if column not in fixed), where)
+        epoch, key_type = self._tables.complete(asked.epoch)
+        name = f"ad-hoc-{question.digest()[:12]}"
+        wanted = Wanted(
+            name=name,
+            question=question,
+            # The price is in the shape, and so in the ledger's key: after a crash another price is another spend.
+            shape=f"{question.digest()[:24]}-{epsilon!r}-{rules.max_tokens_per_person}",
+            epoch=epoch,
+            key_type=key_type,
+            epsilon=epsilon,
+            delta=policy.budget.delta,
+            tokens=rules.max_tokens_per_person,
+            purpose=asked.purpose or PURPOSE,
+            what=f"question {describe(question)}",
+        )
+        self._tables.cells(question, epoch, wanted.what)
+        return _Asked(question, wanted, rules)
+
+
+def describe(question: Question) -> str:
+    """A question in a few words, for the ledger."""
+    text = " and ".join(question.partners)
+    text += f" by {', '.join(question.by)}" if question.by else ""
+    text += f" where {', '.join(f'{column}={value}' for column, value in question.where)}" if question.where else ""
+    return text[:300]
+
+
+def _allow(found: _Asked) -> None:
+    """Raises PolicyError (POLICY_DENIED) where the policy has no place for a question that costs."""
+    rules, wanted = found.rules, found.wanted
+    if not rules.allowed:
+        raise PolicyError(Reason.POLICY_DENIED, item="ad hoc questions are not allowed")
+    if wanted.purpose not in rules.purposes:
+        raise PolicyError(Reason.POLICY_DENIED, item=f"ad hoc questions for {wanted.purpose[:48]}")
+    if wanted.epsilon > rules.max_epsilon:
+        item = f"epsilon {wanted.epsilon:g}; one ad hoc question may cost {rules.max_epsilon:g}"
+        raise PolicyError(Reason.POLICY_DENIED, item=item)

@@ -1,0 +1,297 @@
+"""Draws a table's noise, once, and keeps it: what declared cubes and ad hoc questions have in common.
+
+Sensitivity. Neighbours differ by one person with everything that all partners hold about it. That person has at most
+``tokens`` = t tokens, and each token is in one cell, so adding or removing the person changes the vector of counts by t
+ones; of a sum, by t numbers of 0 to the declared cap c, because a band counts as its declared number and policy checks
+that no number is above c. In distinct cells that is c sqrt(t) in L2; all in one cell it is c t. We calibrate to c t
+(c = 1 for people), the worst; where people are joined over several key types ``federation.overlap.matching`` gives the
+factor instead of t. (Against one partner's row alone a token moves from one cell to another: sqrt(2) per
+token, the weaker promise.) Where people are matched by several key types, ``federation.overlap.matching`` says how far
+they move the counts. An identifier that several people share, a family's address, makes them one person here, and they
+are protected together.
+
+Several tables about the same people compose in the ledger. For k tables of the same sigma that is a Renyi loss k times
+one's, which is exactly that of releasing them together at an L2 sensitivity of sqrt(k): declaring tables as one release
+would save nothing.
+
+Noise is the discrete Gaussian; it satisfies the RDP bound of the continuous one with the same sigma, by which the
+ledger counts. Source: Canonne, Kamath, Steinke 2020, Theorem 4; calibration by ``federation.privacy.noise``.
+
+Once. The noise is drawn after budget and audit intent are durable, and the answer is stored before anybody gets it.
+Whoever asks again gets the stored answer: no second draw exists that could be averaged with the first. If the process
+dies between the spend and the store, the next request draws again under the same ledger key, so it is paid once; that
+is no second look, because the first draw was never seen by anyone. Two processes that draw at once both try to store;
+the first one stored is the answer of both.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from dp_accounting import DpEvent
+
+from federation.core.clock import Clock, to_text
+from federation.core.errors import OverlapError, PolicyError, Reason
+from federation.core.ids import EpochId
+from federation.overlap.matching import l2_sensitivity
+from federation.overlap.questions import Cell, Columns, Question, Sum, domain, misfits, owner, parts, shared
+from federation.policy.facts import Facts
+from federation.privacy import noise as opendp_noise
+from gateway.identity.caller import Caller
+from gateway.overlap.answers import Answer, AnswerStore, Stored
+from gateway.overlap.consistency import Margin, fit
+from gateway.overlap.epochs import Epochs
+from gateway.release import Cost, Exit, Released, ReleasePath
+
+MECHANISM = "discrete_gaussian"
+MAX_CELLS = 100_000
+MAX_VARIANCE_RATIO = 4.0
+"""A published margin whose variance is more times the new table's own would make the new one worse: not kept."""
+T = TypeVar("T")
+
+
+class Noise(Protocol):
+    """Draws noise and says what it costs; ``federation.privacy.noise`` outside of tests."""
+
+    def discrete_gaussian(self, values: Sequence[int], sigma: float) -> list[int]:
+        """The values with independent noise."""
+        ...
+
+    def calibrate_sigma(self, epsilon: float, delta: float, sensitivity: float) -> float:
+        """The sigma that keeps a promise."""
+        ...
+
+    def gaussian_event(self, sigma: float, sensitivity: float) -> DpEvent:
+        """What it costs."""
+        ...
+
+
+class Index(Protocol):
+    """Exact numbers of complete epochs; ``gateway.overlap.index`` outside of tests."""
+
+    def labels(self, epoch: str) -> Columns:
+        """Party to column to values."""
+        ...
+
+    def exact(self, epoch: str, partners: Sequence[str], by: Sequence[str]) -> Mapping[Cell, int]:
+        """People by region and labels."""
+        ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One table of one epoch, and what it may cost."""
+
+    name: str
+    question: Question
+    shape: str
+    epoch: EpochId
+    key_type: str
+    epsilon: float
+    delta: float
+    tokens: int
+    purpose: str
+    what: str  # for people: "cube venn"
+
+    @property
+    def sensitivity(self) -> float:
+        """The most that one person moves the cells in L2, tokens together."""
+        measure = self.question.measure
+        return l2_sensitivity(self.key_type, self.tokens) * (measure.cap if measure else 1)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A table that may be answered from, under the policy of this moment."""
+
+    stored: Stored
+    min_k: int  # the policy's floor, in people
+    version: str
+    drawn: bool
+
+
+class Tables:
+    """Every released table, and the only place that draws noise for one.
+
+    Args:
+        epochs: Which epochs are complete.
+        index: Their exact counts.
+        store: Keeps answers.
+        path: The release path.
+        clock: Tells the time.
+        noise: Only a unit test passes another one.
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: Epochs,
+        index: Index,
+        store: AnswerStore,
+        path: ReleasePath,
+        clock: Clock,
+        noise: Noise = opendp_noise,
+    ) -> None:
+        self.epochs, self.store, self.noise = epochs, store, noise
+        self._index, self._path, self._clock = index, path, clock
+        self._lock = threading.Lock()
+
+    def complete(self, epoch: str) -> tuple[EpochId, str]:
+        """Name and key type of a complete epoch, "" for the newest. Raises OverlapError."""
+        name = epoch or self.epochs.newest_complete()
+        found = self.epochs.get(name) if name else None
+        if found is None:
+            raise OverlapError(Reason.UNKNOWN_EPOCH, item=epoch[:64] or "no complete epoch yet")
+        if found.state != "complete":
+            raise OverlapError(Reason.EPOCH_INCOMPLETE, item=found.epoch)
+        return found.epoch, found.plan.key_type
+
+    def cells(self, question: Question, epoch: EpochId, name: str) -> tuple[Cell, ...]:
+        """Every cell of a question. Raises PolicyError (POLICY_INVALID) where the epoch has no such table."""
+        columns = self._index.labels(epoch)
+        if wrong := misfits(question, columns):
+            raise PolicyError(Reason.POLICY_INVALID, item=f"{name}: {', '.join(wrong)[:200]}")
+        cells = tuple(itertools.islice(domain(question, columns), MAX_CELLS + 1))
+        if not 0 < len(cells) <= MAX_CELLS:
+            raise PolicyError(Reason.POLICY_INVALID, item=f"{name}: {len(cells)} cells, at most {MAX_CELLS}")
+        return cells
+
+    def sigma(self, wanted: Wanted) -> float:
+        """Standard deviation of one cell's noise."""
+        return self.noise.calibrate_sigma(wanted.epsilon, wanted.delta, wanted.sensitivity)
+
+    def event(self, wanted: Wanted) -> DpEvent:
+        """What drawing it loses."""
+        return self.noise.gaussian_event(self.sigma(wanted), wanted.sensitivity)
+
+    def release(
+        self,
+        caller: Caller,
+        wanted: Wanted,
+        respond: Callable[[Made], T],
+        digest: Callable[[T], Mapping[str, object]],
+        *,
+        find: Callable[[], Stored | None],
+        asked: Question | None = None,
+    ) -> T:
+        """Gives an answer away: a stored one for nothing, else a new one that is paid for and stored first.
+
+        Args:
+            caller: Who asks.
+            wanted: What is released if there is nothing to answer from.
+            respond: Makes the message.
+            digest: What the log keeps of it.
+            find: Looks for a stored table to answer from.
+            asked: The question, where it is not the wanted table's.
+
+        Raises:
+            PolicyError: the policy denies it, or the question does not fit the epoch.
+            BudgetError: there is not enough left.
+            AuditError: nothing was released.
+        """
+        question = asked or wanted.question
+        cells = self.cells(wanted.question, wanted.epoch, wanted.what)
+
+        def do(released: Released) -> T:
+            stored, drawn = find(), False
+            version = released.decisions[0].version
+            if stored is None:
+                stored, drawn = self._draw(wanted, cells, version)
+            floors = [decision.obligations.min_k or 0 for decision in released.decisions]
+            return respond(Made(stored, max(floors), version, drawn))
+
+        with self._lock:
+            cost = None
+            if find() is None:
+                cost = Cost(
+                    event=self.event(wanted),
+                    purpose=wanted.purpose,
+                    what=f"{wanted.what}, epoch {wanted.epoch}",
+                    key=f"{wanted.name}/{wanted.epoch}/{wanted.shape}",
+                )
+            at = self._clock.now()
+            facts = [
+                Facts(
+                    wanted.purpose,
+                    "aggregate_statistics",
+                    party,
+                    caller.party,
+                    at,
+                    fields=frozenset(column for column in _columns(question) if owner(column) == party),
+                )
+                for party in question.partners
+            ]
+            subject = {"table": wanted.name, "epoch": wanted.epoch, "question": question.canonical()}
+            return self._path.release(caller, Exit("table", subject, facts, cost), do, digest)
+
+    def _draw(self, wanted: Wanted, cells: tuple[Cell, ...], version: str) -> tuple[Stored, bool]:
+        sigma = self.sigma(wanted)
+        noisy = tuple(self.noise.discrete_gaussian(self._exact(wanted, cells), sigma))
+
+        def make(before: Sequence[Stored]) -> Answer:
+            names, margins = _margins(wanted.question, cells, sigma, before)
+            found = fit(noisy, margins)
+            return Answer(
+                question=wanted.question,
+                cells=cells,
+                noisy=noisy,
+                estimates=found.estimates,
+                key_type=wanted.key_type,
+                epsilon=wanted.epsilon,
+                delta=wanted.delta,
+                sigma=sigma,
+                sensitivity=wanted.sensitivity,
+                policy_version=version,
+                released_at=to_text(self._clock.now()),
+                agrees_with=tuple(name for name, kept in zip(names, found.kept, strict=True) if kept),
+            )
+
+        answer, drawn = self.store.put(wanted.name, wanted.epoch, wanted.shape, make)
+        return Stored(wanted.name, wanted.shape, answer), drawn
+
+    def _exact(self, wanted: Wanted, cells: Sequence[Cell]) -> list[int]:
+        """The exact number of every cell: never stored, never returned by anything but ``_draw``."""
+        question, measure = wanted.question, wanted.question.measure
+        columns = list(dict.fromkeys([*question.by, *(column for column, _ in question.where)]))
+        if measure and measure.column not in columns:
+            columns.append(measure.column)
+        counts = self._index.exact(wanted.epoch, question.partners, columns)
+        regions = [(members, labels) for members, labels in counts if question.owners <= set(members)]
+        table = Question(question.partners, tuple(columns), (), measure)
+        amounts = [counts[region] * (_worth(measure, region) if measure else 1) for region in regions]
+        found = parts(table, regions, question)
+        exact = {cell: sum(amounts[at] for at in some) for cell, some in found.items()}
+        return [exact.get(cell, 0) for cell in cells]
+
+
+def _worth(measure: Sum, region: Cell) -> int:
+    return dict(measure.values)[dict(region[1])[measure.column]]
+
+
+def _margins(
+    question: Question, cells: Sequence[Cell], sigma: float, before: Sequence[Stored]
+) -> tuple[list[str], list[Margin]]:
+    """What earlier tables of the epoch say about sums of the new one's cells, where that is precise enough."""
+    names, margins = [], []
+    for one in before:
+        common = shared(question, one.answer.question)
+        if common is None:
+            continue
+        mine, theirs = parts(question, cells, common), parts(one.answer.question, one.answer.cells, common)
+        own = sum(map(len, mine.values())) * sigma**2
+        if sum(map(len, theirs.values())) * one.answer.sigma**2 > MAX_VARIANCE_RATIO * own:
+            continue
+        groups = [-1] * len(cells)
+        for number, some in enumerate(mine.values()):
+            for at in some:
+                groups[at] = number
+        totals = [sum(one.answer.estimates[at] for at in theirs[cell]) for cell in mine]
+        names.append(one.name)
+        margins.append(Margin(tuple(groups), tuple(totals)))
+    return names, margins
+
+
+def _columns(question: Question) -> set[str]:
+    return set(question.columns) | ({question.measure.column} if question.measure else set())
