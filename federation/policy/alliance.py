@@ -6,7 +6,8 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from typing import NamedTuple
 
 from federation.policy.catalogue import Catalogue
-from federation.policy.documents import AgreementFile, Clause, Period, PurposesFile, Tier, Transfer, TransferLimit
+from federation.policy.documents import AgreementFile, Clause, Period, PurposesFile, Transfer
+from federation.policy.limits import Tier, TransferLimit
 from federation.policy.vocabulary import GATEWAY
 
 

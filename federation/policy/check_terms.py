@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from federation.policy.catalogue import Catalogue
 from federation.policy.check import Bundle, Problem
-from federation.policy.documents import RULE_FILES, limits_of
+from federation.policy.documents import RULE_FILES
+from federation.policy.plain import limits_of
 
 FITTING = {
     "word": frozenset({"drop", "pseudonym"}),

@@ -49,6 +49,7 @@ class Bucket:
 
     forbids: tuple[Compiled, ...]
     permits: tuple[Compiled, ...]
+    masked: frozenset[str]  # fields that permits mask, none of them letting it pass as it is
 
 
 Index = dict[tuple[str, str], Bucket]
@@ -68,6 +69,7 @@ def compile_rules(rules: Iterable[Rule], purposes: Iterable[str], alliance: Alli
             index[(purpose, category)] = Bucket(
                 tuple(compiled for effect, compiled in fit if effect == "forbid"),
                 tuple(compiled for effect, compiled in fit if effect == "permit"),
+                masked[purpose, category],
             )
     return index
 

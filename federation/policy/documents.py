@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
+from federation.policy.limits import TransferLimit
 from federation.policy.specs import AdHocSpec, BudgetSpec, CubeSpec, Name, OfferSpec, PartySpec, Spec, TrainingSpec
 from federation.policy.terms import (
     Area,
@@ -237,42 +238,6 @@ class RulesFile(Spec):
     rules: tuple[Rule, ...] = Field(max_length=500)
 
 
-class Tier(Spec):
-    """Mechanisms that are enough while both counts are below; the last tier has no bounds."""
-
-    people_below: int | None = Field(default=None, ge=1)
-    sensitive_below: int | None = Field(default=None, ge=1)
-    mechanism: Annotated[tuple[Mechanism, ...], Some]
-
-
-class TransferLimit(Spec):
-    """How many people's data a party may send out of a region in a calendar year, by mechanism."""
-
-    id: Name
-    legal_ref: Reference
-    legal_description: Text
-    subject_region: Area
-    data_category: Annotated[tuple[Category, ...], Some]
-    """What counts as sending the data."""
-    sensitive: FieldCategory
-    """Fields of this category make a transfer a sensitive one."""
-    utc_offset_hours: int = Field(ge=-12, le=14)
-    """Of the region's clock, by which its year begins."""
-    tiers: tuple[Tier, ...] = Field(min_length=1, max_length=8)
-
-    @model_validator(mode="after")
-    def _rising(self) -> "TransferLimit":
-        last = self.tiers[-1]
-        if last.people_below is not None or last.sensitive_below is not None:
-            raise ValueError("the last tier must have no bounds, so that every count is in one")
-        for key in ("people_below", "sensitive_below"):
-            bounds = [getattr(tier, key) for tier in self.tiers[:-1]]
-            known = [bound for bound in bounds if bound is not None]
-            if known != sorted(known):
-                raise ValueError(f"{key} must rise from tier to tier")
-        return self
-
-
 class LocalizationFile(RulesFile):
     """``localization.yaml``: rules, and counts of transfers."""
 
@@ -312,33 +277,3 @@ DOCUMENTS: Final[Mapping[str, type[Spec]]] = MappingProxyType(
     }
 )
 RULE_FILES: Final = ("rules.yaml", "consent.yaml", "localization.yaml")
-
-
-def limits_of(rules: Mapping[str, RulesFile]) -> tuple[TransferLimit, ...]:
-    """The transfer limits among the rule files."""
-    return tuple(
-        limit for file in rules.values() if isinstance(file, LocalizationFile) for limit in file.transfer_limits
-    )
-
-
-def plain_clauses(agreement: AgreementFile, purposes: PurposesFile) -> AgreementFile:
-    """The agreement with the ids of purposes wherever it gives their DPV terms."""
-    sharing = [clause.model_copy(update={"purpose": _plain(clause.purpose, purposes)}) for clause in agreement.sharing]
-    return agreement.model_copy(update={"sharing": tuple(sharing)})
-
-
-def plain_rules(file: RulesFile, purposes: PurposesFile) -> RulesFile:
-    """Rules with the ids of purposes wherever they give their DPV terms."""
-    rules = []
-    for rule in file.rules:
-        if rule.match.purpose is None:
-            rules.append(rule)
-        else:
-            match = rule.match.model_copy(update={"purpose": _plain(rule.match.purpose, purposes)})
-            rules.append(rule.model_copy(update={"match": match}))
-    return file.model_copy(update={"rules": tuple(rules)})
-
-
-def _plain(words: tuple[str, ...], purposes: PurposesFile) -> tuple[str, ...]:
-    ids = {purpose.dpv: purpose.id for purpose in purposes.purposes}
-    return tuple(ids.get(word, word) for word in words)

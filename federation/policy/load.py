@@ -15,7 +15,8 @@ from federation.policy.alliance import build_alliance
 from federation.policy.check import Bundle, Problem, check_bundle
 from federation.policy.check_terms import check_terms
 from federation.policy.compile import compile_rules
-from federation.policy.documents import DOCUMENTS, RULE_FILES, RulesFile, limits_of, plain_clauses, plain_rules
+from federation.policy.documents import DOCUMENTS, RULE_FILES, RulesFile
+from federation.policy.plain import limits_of, plain_clauses, plain_rules
 from federation.policy.policy_set import PolicySet
 from federation.policy.yaml_text import MAX_BYTES, Document, YamlTextError, read_yaml
 

@@ -60,6 +60,6 @@ def too_weak(facts: Facts, at: datetime, limit: Limit, live: Collection[str]) ->
     sent = f"With this one, {facts.origin} has sent data of {counts.people} residents of {region} abroad"
     yield (
         "transfer_mechanism_too_weak",
-        f"{sent} in {counts.year}, sensitive data of {counts.sensitive}. {limit.spec.legal_ref} asks {when} for one of: "
-        f"{', '.join(tier.mechanism)}. In force: {', '.join(sorted(live))}.",
+        f"{sent} in {counts.year}, sensitive data of {counts.sensitive}. {limit.spec.legal_ref} asks {when} for one "
+        f"of: {', '.join(tier.mechanism)}. In force: {', '.join(sorted(live))}.",
     )
