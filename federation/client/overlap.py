@@ -121,6 +121,7 @@ class OverlapAgent:
         if self._identity.subject.party not in plan.partners:
             raise OverlapError(Reason.BAD_MANIFEST, item="plan field partners")
         self._state.pin_plan(plan)
+        self._state.retire_others(plan.epoch)
         if not self._state.has_own(plan.epoch):
             self._build(plan)
         for batch in self._state.own(plan.epoch):

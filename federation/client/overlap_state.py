@@ -43,6 +43,9 @@ _BLINDED = Table(
 )
 
 
+_RETIRED = Table("overlap_retired", _META, Column("epoch", String(64), primary_key=True))
+
+
 @dataclass(frozen=True)
 class StoredBatch:
     """A batch on disk, ready to be sent; ``handles`` are 16 bytes a row, of one's own switchboard batch only."""
@@ -78,10 +81,16 @@ class EpochState:
         _META.create_all(self._engine)
 
     def pin_plan(self, plan: pb.EpochPlan) -> None:
-        """Remembers the plan of an epoch. Raises OverlapError (BAD_MANIFEST) where it was another one before."""
+        """Remembers the plan of an epoch.
+
+        Raises:
+            OverlapError: BAD_MANIFEST where it was another one before, UNKNOWN_EPOCH where it was retired.
+        """
         check_epoch_name(plan.epoch)
         data = plan.SerializeToString(deterministic=True)
         with self._engine.begin() as db:
+            if db.execute(select(_RETIRED.c.epoch).where(_RETIRED.c.epoch == plan.epoch)).first() is not None:
+                raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{plan.epoch} was replaced by a later one")
             known = db.execute(select(_PLANS.c.plan).where(_PLANS.c.epoch == plan.epoch)).scalar()
             if known is None:
                 db.execute(insert(_PLANS).values(epoch=plan.epoch, plan=data))
@@ -160,6 +169,25 @@ class EpochState:
             batch = StoredBatch.load(path)
             if batch is not None:
                 yield batch
+
+    def retire_others(self, epoch: str) -> None:
+        """Removes keys and batches of every other epoch, for good: they are not made again for the same name.
+
+        One epoch is built at a time, and an index that stands needs no key. Once the keys are gone, nobody can turn a
+        token of that epoch into anything, this partner included.
+        """
+        with self._engine.begin() as db:
+            retired = select(_RETIRED.c.epoch)
+            others = select(_PLANS.c.epoch).where(_PLANS.c.epoch != epoch, _PLANS.c.epoch.not_in(retired))
+            names = list(db.execute(others).scalars())
+            for name in names:
+                db.execute(insert(_RETIRED).values(epoch=name))
+        for folder in (self._folder / "epochs").iterdir() if (self._folder / "epochs").is_dir() else ():
+            if folder.name != epoch:
+                shutil.rmtree(folder)
+        # Batches of others are on their way in the epoch under way only.
+        if names:
+            shutil.rmtree(self._folder / "hops", ignore_errors=True)
 
     def hop_folder(self, batch_id: str) -> Path:
         """Where another partner's batch is while this one works on it; made if it is not there.

@@ -27,11 +27,30 @@ Sensitivity
     The counts change by at most t ones up and at most j <= t ones down: L1 <= 2 t. In L2 that is largest when all
     pieces are in one cell and all clusters in another: sqrt(t^2 + j^2) <= t sqrt(2). Whoever has one identifier of
     every key type has as many as there are types; so an epoch by several keys is never released with a smaller t,
-    whatever a cube declares. Rows of strangers that share an identifier (a family's phone) are joined: that is an error of the match,
-    and the bound above covers it.
+    whatever a cube declares. Rows of strangers that share an identifier (a family's phone) are joined: that is an error
+    of the match, and the bound above covers it.
 
     Unlike a canonical key, this bound is met only by somebody who shares each identifier with other people who share
     none. It is a worst case all the same, and noise is calibrated to it.
+
+How well it matches (``tests/sim/test_overlap_epoch_matching.py`` prints this)
+    Name with date of birth stands in for a second key, which neither file has; it is no key type of ours.
+
+    ==========================================  =============  ======  =========
+    file                                        matched by     recall  precision
+    ==========================================  =============  ======  =========
+    febrl4a/b: 5,000 pairs, errors in fields    national id     0.912      1.000
+    .                                           name + birth    0.416      1.000
+    .                                           canonical key   0.912      1.000
+    .                                           both, joined    0.953      1.000
+    fake_1000: 1,000 rows in 251 clusters       e-mail          0.336      1.000
+    .                                           name + birth    0.058      1.000
+    .                                           both, joined    0.414      1.000
+    ==========================================  =============  ======  =========
+
+    The canonical key there is the national id, or name with birth where it is missing: it is never missing, only wrong,
+    which is what a precedence cannot see. Exact tokens cannot find two spellings of everything at once; that is the
+    rest of the recall.
 """
 
 import math

@@ -56,7 +56,7 @@ def find_components(db: duckdb.DuckDBPyConnection) -> None:
     """
     db.execute(
         "CREATE TABLE shared AS SELECT row, high, low FROM links "
-        "QUALIFY min(row) OVER same != max(row) OVER same WINDOW same AS (PARTITION BY high, low)"
+        "WINDOW same AS (PARTITION BY high, low) QUALIFY min(row) OVER same != max(row) OVER same"
     )
     db.execute("CREATE TABLE components AS SELECT DISTINCT row, row AS root FROM shared")
     for _ in range(MAX_ROUNDS):

@@ -128,11 +128,46 @@ def test_the_report_says_who_stayed_home(tmp_path: Path, clock: FixedClock) -> N
 
 
 def test_keys_are_secret_and_fresh_for_every_epoch_and_index(world: World, tmp_path: Path) -> None:
-    epochs = [world.build(), world.build()]
-    assert epochs == ["2026-11-01.1", "2026-11-01.2"]
-    files = [path for name in epochs for path in (tmp_path / "bank" / "epochs" / name).glob("*.key")]
-    assert len({path.read_bytes() for path in files}) == 4
-    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    keys: list[bytes] = []
+    for name in ("2026-11-01.1", "2026-11-01.2"):
+        assert world.build() == name
+        files = list((tmp_path / "bank" / "epochs" / name).glob("*.key"))
+        keys += [path.read_bytes() for path in files]
+        assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert len(set(keys)) == len(keys) == 4
+
+
+def test_a_new_epoch_re_keys_while_the_old_one_answers_and_then_the_old_keys_are_gone(
+    world: World, tmp_path: Path
+) -> None:
+    first = world.build()
+    plan = world.coordinator._epoch(first).plan
+    second = world.coordinator.begin("", "email")
+    world.work()
+    assert world.coordinator.epochs.newest_complete() == first
+    assert venn(world, first) == VENN  # all through the second one's build
+    world.coordinator.finish(second)
+    assert world.coordinator.epochs.newest_complete() == second
+    for party in ALL:
+        assert [path.name for path in (tmp_path / party / "epochs").iterdir()] == [second]
+        assert not any((tmp_path / party / "hops").iterdir())
+        agent = world.open_agent(party)
+        assert "replaced" in refused(Reason.UNKNOWN_EPOCH, agent.submit, plan)
+        assert [path.name for path in (tmp_path / party / "epochs").iterdir()] == [second]
+
+
+def test_batches_that_a_new_epoch_overtook_are_forgotten(world: World, tmp_path: Path) -> None:
+    world.coordinator.begin("", "email")
+    world.work(3)
+    agent = world.agents["bank"]
+    agent._send = lambda _batch, _width: 1 / 0  # type: ignore[assignment,method-assign,return-value]
+    with pytest.raises(ZeroDivisionError):
+        world.work()
+    assert any((tmp_path / "bank" / "hops").iterdir())
+    world.agents["bank"] = world.open_agent("bank")
+    second = world.build()
+    assert venn(world, second) == VENN
+    assert not any((tmp_path / "bank" / "hops").iterdir())
 
 
 def test_a_complete_epoch_leaves_no_token_behind(world: World, tmp_path: Path) -> None:

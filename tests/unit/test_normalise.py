@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.overlap.normalise import normalise, normalise_email, normalise_phone
+from federation.overlap.normalise import normalise, normalise_email, normalise_national_id, normalise_phone
 
 EMAILS = {
     "Person5@Example.COM": "person5@example.com",
@@ -88,3 +88,29 @@ def test_phone_never_raises_and_is_stable(raw: str) -> None:
 def test_an_unknown_key_type_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="key type"):
         normalise("x", "passport", region="US")
+
+
+IDS = {
+    "12-34.567 / 8": "12345678",
+    "ab 123 456 c": "AB123456C",
+    "ＡＢ１２３４５６": "AB123456",
+    "12345": "12345",
+    "x" * 16 + "y" * 16: "X" * 16 + "Y" * 16,
+}
+
+
+@pytest.mark.parametrize(("raw", "normal"), IDS.items())
+def test_national_id(raw: str, normal: str) -> None:
+    assert normalise_national_id(raw) == normal
+    assert normalise(raw, "national_id", region="XX") == normal
+
+
+@pytest.mark.parametrize("raw", ["", "1234", "12-34", "0000000", "XXXXX", "-----", "ab123" * 7, "1234é", "x" * 1000])
+def test_not_a_national_id(raw: str) -> None:
+    assert normalise_national_id(raw) is None
+
+
+@given(st.text(max_size=60))
+def test_a_national_id_has_one_normal_form(raw: str) -> None:
+    normal = normalise_national_id(raw)
+    assert normal is None or normalise_national_id(normal.lower()) == normal
