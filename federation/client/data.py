@@ -22,7 +22,7 @@ from federation.core.ids import CustomerId
 from federation.policy.facts import ConsentFact, Decision, Facts, Given
 from federation.policy.vocabulary import OBJECTION_PURPOSE, SENSITIVE_SUFFIX
 
-IdentifierKind = Literal["email", "phone"]
+IdentifierKind = Literal["email", "phone", "national_id"]
 
 _NO_REASON = Given("default", "no_reason", "The policy gave no reason.")
 
@@ -75,7 +75,7 @@ class PartnerData:
             DataError: MISSING_FILE, MISSING_COLUMN (id, region) or BROKEN_ROW.
         """
         names = self.config.columns
-        text = {names.id, names.email, names.phone, names.region}
+        text = {names.id, names.email, names.phone, names.national_id, names.region}
 
         def read() -> pd.DataFrame:
             table = read_table(self.config.customers, required=(names.id, names.region), text=text, key=names.id)
