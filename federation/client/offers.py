@@ -25,6 +25,7 @@ from federation.core.ids import CustomerId, Handle
 from federation.offers.offer import PURPOSE, score_band
 from federation.policy.facts import Decision, Facts
 from federation.policy.mask import apply_obligations, recipient_key
+from federation.policy.scan import identifiers
 from federation.policy.vocabulary import OBJECTION_PURPOSE, SENSITIVE_SUFFIX
 from federation.v1 import offers_pb2 as pb
 from federation.v1 import offers_pb2_grpc
@@ -91,7 +92,7 @@ class OfferProposer:
 
         Raises:
             DataError: an unusable file, MISSING_COLUMN for an attribute that is no column, BAD_FIELD for an identifier
-                as attribute or a score that is no number.
+                as attribute or in the benefit, or a score that is no number.
             PolicyError: OBLIGATION_FAILED where a mask cannot be applied; nothing is sent.
             grpc.RpcError: the gateway cannot be reached; the outbox keeps what was not sent. Call again, or ``flush``.
         """
@@ -180,6 +181,8 @@ class OfferProposer:
                 raise DataError(Reason.BAD_FIELD, item=f"attribute {column}: an identifier never goes along")
             if column not in table.columns:
                 raise DataError(Reason.MISSING_COLUMN, item=f"{self._data.config.customers.name}, column {column}")
+        if held := identifiers(campaign.benefit):
+            raise DataError(Reason.BAD_FIELD, item=f"benefit, which holds: {', '.join(held)}")
 
     def _enqueue(self, picked: Mapping[CustomerId, str], campaign: Campaign) -> tuple[list[str], int]:
         """Puts an offer per person into the outbox unless a live one is there; ids, and how many were there before."""

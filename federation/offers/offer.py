@@ -4,7 +4,7 @@ Everything here is decided from the proposer's own message and the public rules:
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from federation.core.canonical import digest_hex
 from federation.core.clock import to_text
 from federation.core.ids import Handle
 from federation.policy.facts import Given
+from federation.policy.scan import identifiers
 from federation.policy.specs import OfferSpec
 
 PURPOSE = "offer_sharing"
@@ -109,8 +110,16 @@ def violations(offer: Offer, origin: str, spec: OfferSpec, at: datetime) -> tupl
         say("no_benefit", "An offer states the customer's benefit.")
     elif len(offer.benefit) > MAX_BENEFIT_CHARS or not _LINE.fullmatch(offer.benefit):
         say("bad_benefit", f"The benefit is one line of at most {MAX_BENEFIT_CHARS} characters.")
+    for name, held in _identifiers(offer, extra):
+        say("identifier_in_text", f"The field {name} holds: {', '.join(held)}.")
     if offer.expires_at <= at:
         say("offer_expired", "The offer has expired.")
     elif offer.expires_at > at + timedelta(days=spec.max_valid_days):
         say("valid_too_long", f"An offer is valid for at most {spec.max_valid_days} days.")
     return tuple(found)
+
+
+def _identifiers(offer: Offer, unknown: Collection[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Fields with an identifier of a person in them, and its kinds; fields of unknown names are not named."""
+    fields = {"benefit": offer.benefit, **{n: text for n, text in offer.attributes.items() if n not in unknown}}
+    return ((name, held) for name, text in fields.items() if (held := identifiers(text)))

@@ -17,11 +17,14 @@ from typing import Final
 
 from federation.core.errors import PolicyError, Reason
 from federation.policy.facts import Obligations
+from federation.policy.scan import identifiers
 
 KEEP: Final = "keep"
 DEFAULT_EDGES: Final = (0, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
 MAX_VALUE_CHARS: Final = 256
 _BAND: Final = re.compile(r"band(?:\((-?\d{1,12}(?:,-?\d{1,12})*)\))?")
+_ISO_DATE: Final = re.compile(r"([12][0-9]{3})(?:-[01][0-9](?:-[0-3][0-9](?:[T ][0-9:.+Z-]*)?)?)?")
+_OTHER_DATE: Final = re.compile(r"([12][0-9]{3})[/.年][01]?[0-9][/.月][0-3]?[0-9]日?")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,95}")
 
 
@@ -49,21 +52,28 @@ def _id_number(value: str) -> str | None:
     return _keep_ends("".join(c for c in value if c == "*" or (c.isascii() and c.isalnum())), 3, 4, 12)
 
 
+def _first(value: str) -> str:
+    """The first character where it is a letter or digit; a mark, an emoji or an invisible one shows nothing."""
+    return value[0] if unicodedata.category(value[0])[0] in "LN" else ""
+
+
 def _email(value: str) -> str | None:
     value = value.strip()
     local, at, _ = value.partition("@")
-    head = local[0] if at and len(local) > 2 else ""
+    head = _first(local) if at and len(local) > 2 else ""
     return head + "*" * min(3, len(value) - len(head) - len(at)) + at or None
 
 
 def _name(value: str) -> str | None:
     value = value.strip()
-    head = value[0] if len(value) > 1 else ""
+    head = _first(value) if len(value) > 1 else ""
     return head + "*" * min(3, len(value) - len(head)) or None
 
 
 def _year(value: str) -> str | None:
-    match = re.fullmatch(r"([12][0-9]{3})(?:-[01][0-9](?:-[0-3][0-9](?:[T ][0-9:.+Z-]*)?)?)?", value.strip())
+    """Of a date that begins with its year, ``1984-05-31``, ``1984/5/31``, ``1984年5月31日``; others are ambiguous."""
+    value = unicodedata.normalize("NFKC", value.strip())
+    match = _ISO_DATE.fullmatch(value) or _OTHER_DATE.fullmatch(value)
     return match[1] if match else None
 
 
@@ -168,6 +178,8 @@ def apply(mask: str, value: str, key: bytes = b"") -> str | None:
 def apply_obligations(attributes: Mapping[str, str], obligations: Obligations, key: bytes = b"") -> dict[str, str]:
     """Masks the fields of a request; a field that the permit does not name is refused, not dropped.
 
+    A field that passes as it is is searched for identifiers, and refused with its name where it holds one.
+
     Args:
         attributes: Field name to value.
         obligations: Of the decision that permitted the request.
@@ -187,6 +199,8 @@ def apply_obligations(attributes: Mapping[str, str], obligations: Obligations, k
             raise PolicyError(Reason.OBLIGATION_FAILED, item=f"field {shown}, which the permit does not name")
         capped = _capped(value, obligations.cap.get(name))
         result = None if capped is None else apply(mask, capped, key)
+        if mask == KEEP and result is not None and (held := identifiers(result)):
+            raise PolicyError(Reason.OBLIGATION_FAILED, item=f"field {name}, which holds: {', '.join(held)}")
         if result is not None:
             masked[name] = result
     return masked

@@ -1,0 +1,90 @@
+"""Identifiers are found in free text however they are written, and ordinary sentences pass."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.core.errors import PolicyError, Reason
+from federation.policy.facts import Obligations
+from federation.policy.mask import apply, apply_obligations
+from federation.policy.scan import MAX_SCAN_CHARS, identifiers
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("write to anna.silva@example.org today", "e-mail address"),
+        ("anna＠example．org", "e-mail address"),
+        ("张三@例子.公司", "e-mail address"),
+        ("an\u200bna@exa\u00admple.org", "e-mail address"),
+        ("call +351 912 345 678", "telephone number"),
+        ("电话13812341234", "telephone number"),
+        ("１３８ １２３４ １２３４", "telephone number"),
+        ("(030) 1234-56789", "telephone number"),
+        ("١٣٨١٢٣٤١٢٣٤", "telephone number"),
+        ("card 4111 1111 1111 1111", "card number"),
+        ("5500-0000-0000-0004", "card number"),
+        ("id4111111111111111x", "card number"),
+        ("身份证11010519491231002X", "identity number of China"),
+        ("ID: 11010519491231002x.", "identity number of China"),
+        ("NRIC S1234567D", "identity number of Singapore"),
+        ("pay to DE89 3704 0044 0532 0130 00 now", "IBAN"),
+        ("PT50000201231234567890154", "IBAN"),
+    ],
+)
+def test_an_identifier_is_found(text, kind):
+    assert kind in identifiers(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "10 % off the first year",
+        "5,000 miles to start with",
+        "no fee for a year, lounge access",
+        "Save 1.200,50 EUR until 2027-01-31, then 99 a month.",
+        "Insured up to 10,000,000 EUR from 2026-10-01 to 2027-10-01",
+        "0.5 % extra interest",
+        "首年九折",
+        "45-59",
+        "services",
+        "",
+    ],
+)
+def test_an_ordinary_sentence_passes(text):
+    assert identifiers(text) == ()
+
+
+def test_a_checksum_that_does_not_fit_is_no_identity_number():
+    assert "identity number of China" not in identifiers("110105194912310021")
+    assert "identity number of Singapore" not in identifiers("S1234567A")
+    assert "IBAN" not in identifiers("DE89 3704 0044 0532 0130 01")
+    assert "card number" not in identifiers("4111 1111 1111 1112")
+
+
+def test_what_is_too_long_to_be_searched_does_not_pass():
+    assert identifiers("x" * (MAX_SCAN_CHARS + 1))
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_an_address_is_found_wherever_it_stands(before, after):
+    assert identifiers(f"{before} anna@example.org {after}")
+
+
+@given(st.text(max_size=200))
+def test_searching_never_fails(text):
+    assert isinstance(identifiers(text), tuple)
+
+
+@given(st.binary(min_size=16, max_size=32), st.text(max_size=30))
+def test_a_pseudonym_is_no_identifier(key, value):
+    assert identifiers(apply("pseudonym", value, key)) == ()
+
+
+def test_a_field_that_passes_as_it_is_is_searched():
+    duties = Obligations({"note": "keep", "job": "drop"})
+    assert apply_obligations({"note": "likes the sea", "job": "anna@example.org"}, duties) == {"note": "likes the sea"}
+    with pytest.raises(PolicyError) as caught:
+        apply_obligations({"note": "ask anna@example.org"}, duties)
+    assert caught.value.reason == Reason.OBLIGATION_FAILED
+    assert caught.value.item == "field note, which holds: e-mail address"
