@@ -14,6 +14,7 @@ import structlog
 
 from federation.core.clock import Clock
 from federation.core.database import open_database
+from federation.core.errors import EntenteError
 from federation.core.identity import Identity, keep_secret, load_identity
 from federation.core.ids import PartyId
 from federation.v1 import (
@@ -65,6 +66,7 @@ from gateway.training.service import TrainingService
 OPEN_METHODS = frozenset({"/federation.v1.EnrolmentService/RequestCertificate"})
 MASK_KEY_FILE = "mask.key"
 STOP_GRACE_S = 2.0
+LOOK_EVERY_S = 1.0
 _log = structlog.get_logger()
 
 
@@ -194,13 +196,25 @@ async def serve(config: GatewayConfig, clock: Clock, stop: asyncio.Event) -> Non
             (parts.enrolment,),
             client_certificates=False,
         )
+        watch = asyncio.create_task(_keep_current(parts.policy))
         _log.info("serving", port=port, enrolment_port=door_port, policy=parts.policy.active.version[:12])
         await stop.wait()
+        watch.cancel()
         await asyncio.to_thread(parts.training.stop)
         await asyncio.gather(main.stop(STOP_GRACE_S), door.stop(STOP_GRACE_S))
     finally:
         halt.set()
         await asyncio.to_thread(decider.join)
+
+
+async def _keep_current(policy: ActivePolicy) -> None:
+    """Looks for a new version every second, so that a scheduled one comes into force where nobody asks, too."""
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        try:
+            await asyncio.to_thread(policy.refresh)
+        except EntenteError as exc:  # decisions meet the same error and are refused; the next look may succeed
+            _log.error("policy_not_looked_up", reason=str(exc.reason), detail=exc.detail)
 
 
 def run(config: GatewayConfig, clock: Clock) -> None:

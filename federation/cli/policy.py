@@ -1,4 +1,4 @@
-"""``entente policy``: check the files, and ask what the active version would say."""
+"""``entente policy``: check and test the files, explain decisions, and put a version in force."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,16 @@ from typing import Annotated
 
 import typer
 
-from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out, table
+from federation.cli import policy_changes, policy_versions
+from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out
+from federation.cli.policy_tools import entry_of
+from federation.client.connection import Connection
+from federation.core.errors import ConfigError, DataError, Reason
+from federation.core.ids import PolicyVersion
+from federation.policy.facts import Decision, Facts, Given, Obligations, facts_from_json
 from federation.v1 import policy_pb2 as pb
 
-app = typer.Typer(no_args_is_help=True, help="The rules that compliance edits.")
+app = typer.Typer(no_args_is_help=True, help="The rules that compliance edits, and how they come into force.")
 
 
 @app.command(epilog="Example: entente policy check policies/")
@@ -38,32 +44,91 @@ def check(
         raise typer.Exit(3)
 
 
-@app.command(epilog="Example: entente policy explain request.json --config people/compliance")
-def explain(
-    facts: Annotated[Path, typer.Argument(help="JSON file with the facts of a request.")],
-    config: ConfigOption,
+@app.command("test", epilog="Example: entente policy test policies/")
+def run_tests(
+    folder: Annotated[Path, typer.Argument(help="Folder with the policy files and tests/.")] = Path("policies"),
     as_json: JsonOption = False,
 ) -> None:
-    """Ask the active version about a request, with every reason (compliance, auditor). Nothing is released."""
-    with connect(config) as connection:
-        request = pb.ExplainRequestRequest(facts_json=facts.read_text())
-        answer = connection.policy.ExplainRequest(request, timeout=RPC_TIMEOUT_S)
-    reasons = [{"rule": r.rule, "code": r.code, "text": r.text, "legal_ref": r.legal_ref} for r in answer.reasons]
-    value = {
-        "permitted": answer.permitted,
-        "reasons": reasons,
-        "obligations": json.loads(answer.obligations_json or "{}"),
-        "policy_version": answer.policy_version,
-    }
+    """Run the cases beside the policy, and say which rules none of them exercised. Exit code 1 on a failure."""
+    from federation.policy.cases import load_cases, run_cases
+    from federation.policy.load import load_policy
+
+    policy = load_policy(folder)
+    report = run_cases(policy, load_cases(folder))
 
     def text() -> None:
-        out.print("[green]permitted[/]" if answer.permitted else "[red]denied[/]")
-        shown = table("Reasons", "rule", "code", "why", "law")
-        for r in answer.reasons:
-            shown.add_row(r.rule, r.code, r.text, r.legal_ref)
-        out.print(shown)
+        for failure in report.failures:
+            out.print(f"[red]FAILED[/] {failure.case.file}: ", end="")
+            out.print(failure.case.name, markup=False)
+            for line in failure.differences:
+                out.print(f"  {line}", markup=False, style="red" if line.startswith("-") else "green")
+        out.print(f"{len(report.results)} cases, {len(report.failures)} failed")
+        covered = len(policy.rules) - len(report.untouched)
+        out.print(f"{covered} of {len(policy.rules)} rules exercised")
+        if report.untouched:
+            out.print(f"[yellow]no case for[/] {', '.join(report.untouched)}")
 
-    emit(as_json, value, text)
+    failures = [{"file": r.case.file, "case": r.case.name, "differences": list(r.differences)} for r in report.failures]
+    value = {"cases": len(report.results), "failures": failures, "rules": len(policy.rules)}
+    emit(as_json, {**value, "untouched_rules": list(report.untouched)}, text)
+    if report.failures:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: entente policy explain --index 41 --lang zh --config people/compliance")
+def explain(
+    config: ConfigOption,
+    facts: Annotated[Path | None, typer.Argument(help="JSON file with the facts of a request: would it pass?")] = None,
+    index: Annotated[int | None, typer.Option(min=0, help="Index of a decision in the audit log: why?")] = None,
+    lang: Annotated[str, typer.Option(help="en or zh.")] = "en",
+    as_json: JsonOption = False,
+) -> None:
+    """Say why a decision of the log was made, or whether a request would pass (compliance, auditor).
+
+    The text may be read out to a customer. Nothing is released.
+    """
+    from federation.policy.explain import explain_decision, explain_record, obligations_to_json
+    from federation.policy.messages import LANGUAGES
+    from federation.policy.records import read_entry
+
+    language = next((known for known in LANGUAGES if known == lang), None)
+    if language is None:
+        raise typer.BadParameter("give en or zh", param_hint="--lang")
+    if (facts is None) == (index is None):
+        raise typer.BadParameter("give a facts file, or --index")
+    with connect(config) as connection:
+        if index is not None:
+            record = read_entry(index, entry_of(connection, index))
+            if record is None:
+                fix = "Find one with: entente offers decisions."
+                raise DataError(Reason.BAD_FIELD, item=f"entry {index} holds no decision of the policy", fix=fix)
+            told: tuple[Given, ...] = (*record.other, *record.reasons)
+            text = explain_record(record, language)
+            permitted, version = record.permitted, record.version
+            duties: dict[str, object] = {}
+        else:
+            decision, asked = _ask(connection, facts or Path())
+            told, text = decision.reasons, explain_decision(decision, asked, language)
+            permitted, version = decision.permitted, decision.version
+            duties = obligations_to_json(decision.obligations)
+    reasons = [given.to_json() for given in told]
+    value = {"permitted": permitted, "reasons": reasons, "obligations": duties, "policy_version": version, "text": text}
+    emit(as_json, value, lambda: out.print(text, markup=False))
+
+
+def _ask(connection: Connection, file: Path) -> tuple[Decision, Facts]:
+    """What the version in force says. The gateway decides; its version is fetched to say it in words."""
+    try:
+        text = file.read_text()
+        asked = facts_from_json(json.loads(text))
+    except OSError as exc:
+        raise ConfigError(Reason.MISSING_FILE, item=str(file)) from exc
+    except (ValueError, RecursionError) as exc:
+        raise DataError(Reason.BAD_FIELD, item=f"{file} is no JSON") from exc
+    answer = connection.policy.ExplainRequest(pb.ExplainRequestRequest(facts_json=text), timeout=RPC_TIMEOUT_S)
+    told = tuple(Given(r.rule, r.code, r.text, r.legal_ref) for r in answer.reasons)
+    duties = Obligations(**json.loads(answer.obligations_json or "{}"))
+    return Decision(answer.permitted, told, duties, PolicyVersion(answer.policy_version)), asked
 
 
 @app.command(epilog="Example: entente policy show --config people/compliance")
@@ -78,3 +143,7 @@ def show(config: ConfigOption, as_json: JsonOption = False) -> None:
         out.print(f"version {answer.version}\nin force since {answer.active_since}\nfiles: {', '.join(files)}")
 
     emit(as_json, value, text)
+
+
+policy_changes.register(app)
+policy_versions.register(app)

@@ -6,7 +6,6 @@ from datetime import datetime
 import pytest
 
 from federation.core.errors import DataError, Reason
-from federation.policy.explain import explain
 from federation.policy.facts import facts_from_json
 from federation.policy.load import parse_policy
 from federation.policy.mask import apply_obligations
@@ -73,16 +72,6 @@ def test_a_purpose_without_the_basis_is_refused():
     assert [given.code for given in decision.reasons] == ["no_legal_basis"]
     said = "overlap_statistics (dpv:ServiceUsageAnalytics) has no legal basis for residents of SG."
     assert decision.reasons[0].text == said
-
-
-def test_an_explanation_reads_like_one():
-    text = explain(shipped().decide(replace(OFFER, consent=replace(OFFER.consent, status="withdrawn"))))
-    assert text.splitlines()[:2] == [
-        "Refused.",
-        "- The consent at bank for offer_sharing (dpv:DirectMarketing) was withdrawn (dpv:ConsentWithdrawn). "
-        "[consent_withdrawn; rule offers, eu-gdpr:A6-1-a]",
-    ]
-    assert "mask age as band(18,30,45,60,75)" in explain(shipped().decide(OFFER))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""What changes, in words: every kind of change, whether it loosens, and whom it concerns."""
+
+import pytest
+
+from federation.policy.diff import changes
+from federation.policy.load import parse_policy
+from tests.policy_kit import files, shipped
+
+ALL = ("airline", "bank", "insurer")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "subject", "key", "effect"),
+    [
+        ("budget", "epsilon: 8.0", "epsilon: 9.0", "budget", "epsilon", "looser"),
+        ("budget", "epsilon: 8.0", "epsilon: 7.0", "budget", "epsilon", "stricter"),
+        ("offers", "cooling_off_days: 30", "cooling_off_days: 3", "offers", "cooling_off_days", "looser"),
+        ("offers", "channels: [app, email, phone, branch]", "channels: [app, email, phone, branch, post]", "offers",
+         "channels", "looser"),
+        ("rules", "min_k: 20", "min_k: 30", "rule statistics-results", "require.min_k", "stricter"),
+        ("rules", "channel: [app, email, phone, branch]", "channel: [app, email]", "rule offers", "match.channel",
+         "stricter"),
+        ("rules", "subject_region: [DE]\n", "subject_region: [DE, PT]\n", "rule no-cold-calls-de",
+         "match.subject_region", "stricter"),
+        ("rules", "message: Residents of Germany are not called.", "message: Germans are not called.",
+         "rule no-cold-calls-de", "message", "words"),
+        ("agreement", "data_category: [offer_proposal, offer]", "data_category: [offer]", "clause clause-6-2",
+         "data_category", "stricter"),
+        ("agreement", "valid_to: 2027-10-01", "valid_to: 2027-12-01", "clause clause-6-2", "valid_to", "looser"),
+        ("agreement", "recipient_country: [SG]", "recipient_country: [SG, CN]", "transfer scc-eea-sg",
+         "recipient_country", "looser"),
+        ("cubes", "min_count: 20", "min_count: 10", "cube venn", "min_count", "looser"),
+    ],
+)  # fmt: skip
+def test_a_field(file, old, new, subject, key, effect):  # noqa: PLR0917 -- a table of cases
+    [change] = changes(shipped(), parse_policy(files(**{file: (old, new)})))
+    assert (change.file, change.subject, change.key, change.effect) == (f"{file}.yaml", subject, key, effect)
+    back = changes(parse_policy(files(**{file: (old, new)})), shipped())
+    turned = {"looser": "stricter", "stricter": "looser"}
+    assert [c.effect for c in back] == [turned.get(effect, effect)]
+
+
+def without_rule(rule_id):
+    texts = files()
+    for name, text in texts.items():
+        start = text.find(f"  - id: {rule_id}\n")
+        if start >= 0:
+            end = text.find("\n  - id:", start + 1)
+            texts[name] = text[:start] + (text[end + 1 :] if end >= 0 else "")
+            return parse_policy(texts)
+    raise AssertionError(rule_id)
+
+
+@pytest.mark.parametrize(("rule", "gone"), [("no-cold-calls-de", "looser"), ("offer-routing", "stricter")])
+def test_a_whole_rule(rule, gone):
+    less = without_rule(rule)
+    [change] = [c for c in changes(shipped(), less) if c.subject == f"rule {rule}"]
+    assert (change.effect, change.text.partition(":")[0]) == (gone, "gone")
+    [change] = [c for c in changes(less, shipped()) if c.subject == f"rule {rule}"]
+    assert (change.effect, change.text.partition(":")[0]) == ({"looser": "stricter", "stricter": "looser"}[gone], "new")
+
+
+def test_nothing_changes_between_equals():
+    assert changes(shipped(), parse_policy(files())) == ()
+
+
+def test_a_change_concerns_those_whose_data_it_is_about():
+    by = "by: [bank.value_tier, airline.activity]\n    epsilon: 0."
+    [cube] = changes(shipped(), parse_policy(files(cubes=(f"{by}5", f"{by}4"))))
+    assert cube.concerns == ("airline", "bank")
+    [rule] = changes(shipped(), parse_policy(files(rules=("min_k: 20", "min_k: 30"))))
+    assert rule.concerns == ALL
+    air = "display_name: Merlion Air\n    country: "
+    [party] = changes(shipped(), parse_policy(files(agreement=(f"{air}SG", f"{air}DE"))))
+    assert (party.concerns, party.effect) == (("airline",), "open")
+
+
+def test_words_say_what_came_and_went():
+    less = {"rules": ("channel: [app, email, phone, branch]", "channel: [app]")}
+    [change] = changes(shipped(), parse_policy(files(**less)))
+    assert change.text == "takes away email, phone, branch"

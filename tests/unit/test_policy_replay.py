@@ -1,0 +1,113 @@
+"""Recorded decisions once more, under their own version and under another."""
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from federation.core.canonical import canonical_json
+from federation.core.errors import DataError
+from federation.offers.offer import RULE
+from federation.policy.facts import Given
+from federation.policy.load import parse_policy
+from federation.policy.records import OTHER_GATES, read_entry, recorded
+from federation.policy.replay import MAX_SAMPLES, compare, repeat
+from tests.policy_kit import AT, cases, files, shipped
+
+NO_CALLS = {"rules": ("channel: [app, email, phone, branch]", "channel: [app, email, branch]")}
+
+
+def entry(index, facts, policy, other=(), at=AT):
+    """As the release path writes it."""
+    decisions = [policy.decide(part) for part in facts]
+    body = {"what": "offer", "facts": [part.to_json() for part in facts], "policy": [policy.version]}
+    permitted = all(d.permitted for d in decisions) and not other
+    if not permitted:
+        told = [*other, *(given for d in decisions if not d.permitted for given in d.reasons)]
+        body["reasons"] = [given.to_json() for given in told]
+    kind = "intent" if permitted else "refused"
+    return canonical_json({"index": index, "at": at.isoformat(), "kind": kind, "body": body})
+
+
+def log(policy=None):
+    return [entry(index, [facts], policy or shipped()) for index, (_, _, facts) in enumerate(cases())]
+
+
+def test_every_case_replays_identically_out_of_the_log():
+    done = repeat(recorded(log()), {shipped().version: shipped()}.__getitem__)
+    assert (done.repeated, done.differences, done.other_gates) == (len(list(cases())), [], 0)
+
+
+def test_a_record_that_was_changed_does_not_replay():
+    changed = log()
+    value = json.loads(changed[0])
+    assert value["kind"] == "intent"
+    changed[0] = canonical_json(
+        {**value, "body": {**value["body"], "facts": [{**value["body"]["facts"][0], "consent": None}]}}
+    )
+    [difference] = repeat(recorded(changed), lambda _: shipped()).differences
+    assert (difference.index, difference.recorded) == (0, "permitted")
+    assert "consent_missing" in difference.replayed
+
+
+def test_what_other_gates_refused_is_not_the_policys():
+    _, _, facts = next(iter(cases()))
+    other = (Given(RULE, "cooling_off", "x"),)
+    records = list(recorded([entry(0, [facts], shipped(), other)]))
+    assert frozenset({RULE}) == OTHER_GATES
+    assert repeat(records, lambda _: shipped()).other_gates == 1
+    assert [given.code for given in records[0].other] == ["cooling_off"]
+
+
+def test_a_stricter_version_flips_what_it_no_longer_permits():
+    new = parse_policy(files(**NO_CALLS))
+    found = compare(recorded(log()), shipped(), new)
+    flipped = [f for _, _, f in cases() if shipped().decide(f).permitted and not new.decide(f).permitted]
+    assert flipped
+    assert (found.to_refuse, found.to_permit, found.considered) == (len(flipped), 0, len(list(cases())))
+    assert found.rules[("refuses", "default")] == len(flipped)
+    assert not found.origins
+
+
+def test_a_looser_version_says_whose_data_more_would_leave():
+    new, old = shipped(), parse_policy(files(**NO_CALLS))
+    found = compare(recorded(log(old)), old, new)
+    assert found.to_permit > 0 == found.to_refuse
+    assert found.origins == {"bank": found.to_permit}
+    assert all(sample.permitted and "permitted" in sample.codes for sample in found.samples)
+    text = json.dumps([sample.to_json() for sample in found.samples])
+    assert "given_at" not in text
+    assert "expires_at" not in text
+    assert len(found.samples) <= MAX_SAMPLES
+
+
+def test_an_offer_that_another_gate_refused_does_not_flip():
+    new, old = shipped(), parse_policy(files(**NO_CALLS))
+    facts = next(f for _, _, f in cases() if new.decide(f).permitted and not old.decide(f).permitted)
+    found = compare(recorded([entry(0, [facts], old, (Given(RULE, "cooling_off", "x"),))]), old, new)
+    assert (found.to_permit, found.still_refused) == (0, 1)
+
+
+def test_one_refusal_among_several_partners_refuses():
+    good = next(f for _, _, f in cases() if shipped().decide(f).permitted)
+    record = read_entry(0, entry(0, [good, replace(good, at=None)], shipped()))
+    assert not record.permitted
+    assert repeat([record], lambda _: shipped()).differences == []
+
+
+def test_old_records_are_left_out():
+    entries = [entry(n, [next(iter(cases()))[2]], shipped(), at=AT + timedelta(days=n)) for n in range(3)]
+    assert [record.index for record in recorded(entries, since=AT + timedelta(days=1))] == [1, 2]
+
+
+@pytest.mark.parametrize("leaf", [b"", b"{}", b"[]", b'{"kind":"intent","body":{"facts":[{"x":1}],"policy":["v"]}}'])
+def test_what_is_no_entry_is_an_error(leaf):
+    with pytest.raises(DataError):
+        read_entry(3, leaf)
+
+
+def test_other_entries_hold_no_decision():
+    assert read_entry(0, canonical_json({"at": AT.isoformat(), "index": 0, "kind": "outcome", "body": {}})) is None
+    budget = {"what": "cube", "reason": "BUDGET_EXHAUSTED"}
+    assert read_entry(0, canonical_json({"at": AT.isoformat(), "index": 0, "kind": "refused", "body": budget})) is None
