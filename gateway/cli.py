@@ -61,7 +61,8 @@ def init(
         out.print(f"  start it      entente gateway serve --config {folder}/gateway")
         for party in made.partners:
             out.print(
-                f"  {party:<12}  entente partner enrol {folder}/invitations/{party}.yaml --dir {party} --data DATA"
+                f"  {party:<12}  entente partner enrol {folder}/invitations/{party}.yaml --dir {party} --data DATA "
+                "--contact ADDRESS --notice URL"
             )
         out.print(f"  approve them  entente operator approve --all --config {folder}/people/operator --ca {folder}/ca")
 
