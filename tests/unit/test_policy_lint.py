@@ -70,6 +70,75 @@ def test_warnings(tmp_path, change, file, text):
     assert bool(file) == bool(found)
 
 
+STOP = """
+  - id: stop
+    legal_ref: eu-gdpr:A58-2-f
+    legal_description: The authority has stopped all sharing of offers.
+    effect: forbid
+    match: {purpose: [offer_sharing]%s}
+"""
+
+
+def shadowed(found):
+    return {f.rule: f.text for f in found if f.text.startswith("shadowed: ")}
+
+
+def test_a_forbid_without_exception_shadows_what_it_covers(tmp_path):
+    found = findings(tmp_path, consent=("rules:\n", f"rules:{STOP % ''}\n"))
+    told = shadowed(found)
+    assert told["offers"] == "shadowed: stop in consent.yaml forbids all that it permits"
+    assert told["pipl-23-separate-consent"] == "shadowed: stop in consent.yaml decides all that it would decide"
+    assert "statistics-rows" not in told
+    assert "jrt-0171-c3-never" not in told
+    (offers,) = [f for f in found if f.rule == "offers"]
+    line = files()["rules.yaml"].splitlines().index("  - id: offers") + 1
+    assert (offers.file, offers.fix) == ("rules.yaml", "Narrow the forbid, or take one out.")
+    assert offers.line == line + 4  # at its match
+
+
+def test_a_narrower_forbid_shadows_nothing_wider(tmp_path):
+    narrow = ", channel: [phone]"
+    told = shadowed(findings(tmp_path, consent=("rules:\n", f"rules:{STOP % narrow}\n")))
+    assert set(told) == {"no-cold-calls-de"}
+
+
+@pytest.mark.parametrize("validity", ["valid_to: 2027-01-01", "valid_from: 2026-12-01"])
+def test_a_forbid_for_a_time_shadows_nothing(tmp_path, validity):
+    rule = STOP.replace("effect: forbid", f"effect: forbid\n    {validity}") % ""
+    assert shadowed(findings(tmp_path, consent=("rules:\n", f"rules:{rule}\n"))) == {}
+
+
+def test_of_two_equal_rules_the_later_is_told(tmp_path):
+    text = files()["rules.yaml"]
+    rule = text[text.index("  - id: no-cold-calls-de") :]
+    again = rule.replace("no-cold-calls-de", "no-cold-calls-again")
+    found = findings(tmp_path, rules=(rule, rule.rstrip() + "\n" + again))
+    assert shadowed(found) == {
+        "no-cold-calls-again": "shadowed: no-cold-calls-de in rules.yaml decides all that it would decide"
+    }
+
+
+def test_a_permit_without_a_basis_can_never_match(tmp_path):
+    found = findings(
+        tmp_path, rules=("legal_basis: [eu-gdpr:A6-1-a, cn-pipl:13-1, sg-pdpa:13]", "legal_basis: [eu-gdpr:A6-1-f]")
+    )
+    assert [(f.rule, f.text.rpartition("; ")[2]) for f in found] == [("statistics-rows", "it can never match")]
+
+
+def test_a_field_outside_of_the_catalogue(tmp_path):
+    (found,) = findings(tmp_path, purposes=("  - {id: pdays,", "  - {id: p_days,"))
+    assert (found.file, found.key) == ("training.yaml", "features.8")
+    assert "not in the catalogue" in found.text
+
+
+def test_every_finding_has_its_place_and_a_mend(tmp_path):
+    found = findings(tmp_path, at=datetime(2029, 1, 1, tzinfo=UTC), consent=("rules:\n", f"rules:{STOP % ''}\n"))
+    assert len(found) > 5
+    assert all(f.line > 1 and f.column >= 1 and f.fix.endswith(".") for f in found)
+    (error,) = findings(tmp_path, agreement=("country: PT", "country: Portugal"))
+    assert error.fix.endswith(".")
+
+
 def test_a_purpose_without_a_permit(tmp_path):
     extra = """
   - id: fraud
