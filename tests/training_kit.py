@@ -23,12 +23,13 @@ from federation.client.training import TrainingAgent
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.errors import BudgetError, Reason
-from federation.core.identity import Role
+from federation.core.identity import Identity, Role, Subject, new_key
 from federation.core.ids import CustomerId, PartyId, PolicyVersion
 from federation.policy.facts import Decision, Facts, Given, Obligations
 from federation.policy.specs import TrainingSpec
 from federation.v1 import training_pb2 as pb
 from federation.v1.training_pb2_grpc import TrainingServiceStub, add_TrainingServiceServicer_to_server
+from gateway.identity.authority import Authority
 from gateway.identity.caller import Caller, set_caller
 from gateway.release import ReleasePath
 from gateway.rpc.interceptor import Gatekeeper
@@ -39,12 +40,14 @@ from gateway.training.runs import SqlRunStore
 from gateway.training.service import TrainingService
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
+ALLIANCE = "skyline"
 PARTNERS = ("airline", "bank", "insurer")
 DELTA = 1e-6
 SPEC = TrainingSpec(
     max_epsilon=3,
     max_rounds=10,
     min_partners=2,
+    trust="local",
     features=("age", "balance", "housing"),
     label="accepted_offer",
     rounds=3,
@@ -54,6 +57,37 @@ SPEC = TrainingSpec(
     learning_rate=8,
     epsilon=2,
 )
+
+
+SUMMED = SPEC.model_copy(
+    update={
+        "trust": "secure_sum",
+        "min_partners": 3,
+        "rounds": 8,
+        "steps_per_round": 1,
+        "sampling_rate": 1.0,
+        "clipping_norm": 0.35,
+        "learning_rate": 32.0,
+        "momentum": 0.5,
+    }
+)
+"""A run with a secure sum; the other one is under local noise."""
+_identities: dict[str, Identity] = {}
+_AUTHORITY = Authority.create(ALLIANCE, NOW)
+
+
+def identity_of(party: str, role: Role = Role.PARTNER, authority: Authority | None = None) -> Identity:
+    """An identity that the tests' one CA (or another) issued; made once."""
+    name = f"{role}/{party}"
+    if authority is None and name in _identities:
+        return _identities[name]
+    subject, key = Subject(ALLIANCE, role, PartyId(party)), new_key()
+    authority = authority or _AUTHORITY
+    pem = authority.issue(key.public_key(), subject, NOW)
+    identity = Identity(subject, key, pem, authority.certificate)
+    if authority is _AUTHORITY:
+        _identities[name] = identity
+    return identity
 
 
 def make_rows(rows: int, seed: int) -> pd.DataFrame:
@@ -230,6 +264,7 @@ class Partner:
             config=self.config,
             policy=self.rules,
             clock=FixedClock(NOW),
+            identity=identity_of(self.party),
             engine=self.engine,
         )
         self.thread = threading.Thread(target=self._serve, args=(self.agent, self.channel), daemon=True)

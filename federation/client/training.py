@@ -2,8 +2,9 @@
 
 Guarantees, whatever the gateway sends: a run is trained only after this partner's own policy, feature list and limits
 permit it, with epsilon recomputed from the proposed noise; the approved plan is pinned by its digest and nothing in a
-later message changes it; every round is paid on disk before a row is touched; the same message is never trained twice
+later message changes it; every attempt is paid on disk before a row is touched; the same message is never trained twice
 for the price of one: an answer that was kept is sent again, one that was lost in a crash is paid and drawn anew.
+In a secure sum nothing of this partner alone can be read from its answers, see ``federation.training.secure_sum``.
 Who may be in training is asked again in every round, so a withdrawal holds from the next round on.
 """
 
@@ -11,51 +12,33 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
-import pandas as pd
 import structlog
 import torch
 from sqlalchemy import Engine
 
 from federation.client.config import PartnerConfig
-from federation.client.data import Eligible
+from federation.client.workbench import CATEGORY, RECIPIENT, SIZE, TrainingData, Workbench
 from federation.core.clock import Clock
-from federation.core.errors import DataError, EntenteError, PolicyError, Reason, TrainingError
+from federation.core.errors import EntenteError, PolicyError, Reason, TrainingError
+from federation.core.identity import Identity
 from federation.policy.specs import TrainingSpec
+from federation.privacy.composition import epsilon_of
 from federation.training.accountant import CustomerAccountant
-from federation.training.accounting import SIZE_NOISE, run_epsilon, run_events, size_event
 from federation.training.client_app import build_client_app
-from federation.training.dpsgd import RandomBytes, standard_gaussians
-from federation.training.features import Floats, read_labels
-from federation.training.flower import Context, RecordDict, pack, unpack
+from federation.training.dpsgd import RandomBytes
+from federation.training.flower import Context, RecordDict, lost, pack, unpack
 from federation.training.memory import RunMemory
 from federation.training.models import KINDS
 from federation.training.plan import PURPOSE, Plan, read_plan
+from federation.training.summed_app import KEYS, build_summed_app
 from federation.v1 import training_pb2 as pb
 from federation.v1.training_pb2_grpc import TrainingServiceStub
 
-CATEGORY, RECIPIENT = "model_update", "gateway"
 CLAIM_SLACK = 1.02
 """Recomputed epsilon may be this much above the claimed one: calibrations stop at a tolerance."""
-MIN_SIZE = 200.0
-"""Fewer rows (by the noisy size) than this drown in the noise; and the divisor must be above zero."""
-_SIZE = "size"
 _log = structlog.get_logger()
-
-
-class TrainingData(Protocol):
-    """What training needs of the partner's data."""
-
-    def customers(self) -> pd.DataFrame:
-        """All customers, one row each, indexed by customer id; the same object while the file is unchanged."""
-        ...
-
-    def eligible(
-        self, purpose: str, data_category: str, recipient: str, *, fields: frozenset[str] = frozenset()
-    ) -> Eligible:
-        """Who may be in a use now."""
-        ...
 
 
 class OwnRules(Protocol):
@@ -67,64 +50,6 @@ class OwnRules(Protocol):
         ...
 
 
-class Workbench:
-    """One approved run at this partner; what the Flower app works on."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        data: TrainingData,
-        accountant: CustomerAccountant,
-        memory: RunMemory,
-        random_bytes: RandomBytes,
-    ) -> None:
-        self._plan, self._data, self._accountant, self._memory = plan, data, accountant, memory
-        self._random_bytes = random_bytes
-        self._encoded: tuple[pd.DataFrame, Floats, Floats, Any] | None = None
-
-    @property
-    def plan(self) -> Plan:
-        """What was approved."""
-        return self._plan
-
-    def pay(self, message_id: str) -> None:
-        """Charges a round. Raises BudgetError, or TrainingError (PROPOSAL_REFUSED) for more rounds than approved."""
-        run_id = self._plan.run_id
-        rounds = self._accountant.charged(run_id) - {_SIZE}
-        if len(rounds | {message_id}) > self._plan.rounds or message_id == _SIZE:
-            raise TrainingError(Reason.PROPOSAL_REFUSED, item="more rounds than approved")
-        epsilon = self._accountant.charge(run_id, message_id, self._plan.steps_of(1).event())
-        _log.info("training_paid", run=run_id, epsilon_so_far=round(epsilon, 4))
-
-    def size(self) -> float:
-        """The noisy number of rows of this run. Raises BudgetError, TrainingError (PROPOSAL_REFUSED)."""
-        run_id = self._plan.run_id
-        size = self._memory.size(run_id)
-        if size is None:
-            self._accountant.charge(run_id, _SIZE, size_event())
-            noise = float(standard_gaussians(1, self._random_bytes)[0]) * SIZE_NOISE
-            size = len(self.rows()[1]) + noise
-            self._memory.keep_size(run_id, size)
-        if size < MIN_SIZE:
-            raise TrainingError(Reason.PROPOSAL_REFUSED, item="too few customers for this noise")
-        return size
-
-    def rows(self) -> tuple[Floats, Floats]:
-        """Encoded rows and labels of everyone who may be in training now and has a label. Raises DataError."""
-        frame = self._data.customers()
-        if self._encoded is None or self._encoded[0] is not frame:
-            x = self._plan.schema.encode(frame, self._plan.features)
-            self._encoded = (frame, x, *read_labels(frame, self._plan.label))
-        _, x, y, labelled = self._encoded
-        if not frame.index.is_unique:
-            raise DataError(Reason.BROKEN_ROW, item="customer id not unique")
-        ids = self._data.eligible(PURPOSE, CATEGORY, RECIPIENT, fields=self._plan.fields).ids
-        places = frame.index.get_indexer(pd.Index(ids, dtype=frame.index.dtype))
-        places = places[places >= 0]
-        places = places[labelled[places]]
-        return x[places], y[places]
-
-
 class TrainingAgent:
     """Serves training over one stream after another.
 
@@ -134,6 +59,7 @@ class TrainingAgent:
         config: Its limits.
         policy: Its own rules.
         clock: Tells the time.
+        identity: Signs the keys of secure sums, and says whose CA counts.
         engine: From ``open_database``; holds the accountant, which must never be lost.
         random_bytes: A cryptographic source.
         on_progress: Called with the run's id, rounds done and rounds in all.
@@ -147,11 +73,13 @@ class TrainingAgent:
         config: PartnerConfig,
         policy: OwnRules,
         clock: Clock,
+        identity: Identity,
         engine: Engine,
         random_bytes: RandomBytes = os.urandom,
         on_progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self._stub, self._data, self._config, self._policy = stub, data, config, policy
+        self._identity, self._clock = identity, clock
         self._random_bytes, self._on_progress = random_bytes, on_progress
         self.accountant = CustomerAccountant(engine, config.limits, clock)
         self._memory = RunMemory(engine)
@@ -217,21 +145,30 @@ class TrainingAgent:
             f"label {plan.label[:48]}": plan.label == spec.label,
             "rounds": plan.rounds <= spec.max_rounds,
             "epsilon": plan.epsilon <= spec.max_epsilon,
+            f"trust: this partner wants {spec.trust}": (plan.noise is not None) == (spec.trust == "secure_sum"),
+            "noise for fewer colluding partners": plan.noise is None or plan.noise.collusion >= spec.collusion,
             # The gateway's claim is not trusted: the noise says what the run costs.
-            "claimed epsilon is not true": run_epsilon(plan.steps, plan.delta) <= plan.epsilon * CLAIM_SLACK,
+            "claimed epsilon is not true": _person_epsilon(plan) <= plan.epsilon * CLAIM_SLACK,
         }
         wrong = [name for name, fine in checks.items() if not fine]
         if wrong:
             raise TrainingError(Reason.PROPOSAL_REFUSED, item="; ".join(wrong)[:300])
         paid = self.accountant.charged(plan.run_id)
-        rounds_left = plan.rounds - len(paid - {_SIZE})
-        if not paid:
-            self.accountant.check(plan.run_id, run_events(plan.steps))
-        elif rounds_left > 0:
-            self.accountant.check(plan.run_id, (plan.steps_of(rounds_left).event(),))
+        left = plan.max_attempts - len(paid - {SIZE})
+        if left > 0:
+            events = plan.customer_events(left)
+            self.accountant.check(plan.run_id, events[-1:] if paid else events)
         self._ask_policy(plan)  # the first to look at rows
-        self._memory.pin(plan.run_id, proposal)
-        return Workbench(plan, self._data, self.accountant, self._memory, self._random_bytes)
+        self._memory.pin(plan.run_id, plan.digest)
+        return Workbench(
+            plan,
+            data=self._data,
+            accountant=self.accountant,
+            memory=self._memory,
+            identity=self._identity,
+            clock=self._clock,
+            random_bytes=self._random_bytes,
+        )
 
     def _ask_policy(self, plan: Plan) -> None:
         """Raises PolicyError unless the partner's own policy lets at least one customer be in the training.
@@ -244,7 +181,10 @@ class TrainingAgent:
             raise PolicyError(Reason.POLICY_DENIED, item=", ".join(sorted(found.refused)) or "no customers")
 
     def _train(self, wire: pb.FlowerMessage) -> pb.FlowerMessage:
-        """The reply to one message of the approved run: the kept one, or a new one that was kept first."""
+        """The reply to one message of the approved run: the kept one, or a new one that was kept first.
+
+        Keys are not kept: after a restart the key they belong to is gone, and so is the attempt.
+        """
         bench = self._bench
         if bench is None or bench.plan.run_id != wire.run_id:
             raise TrainingError(Reason.PROPOSAL_REFUSED, item="no approved proposal for this message")
@@ -261,11 +201,27 @@ class TrainingAgent:
                 state=RecordDict(),
                 run_config={},
             )
-            reply = pack(build_client_app(bench, self._random_bytes)(message, context))
+            try:
+                app = (
+                    build_client_app(bench, self._random_bytes) if bench.plan.noise is None else build_summed_app(bench)
+                )
+                reply = pack(app(message, context))
+            except TrainingError as exc:
+                if exc.reason is not Reason.ATTEMPT_LOST:
+                    raise
+                _log.warning("training_attempt_lost", run=wire.run_id, item=exc.item)
+                return pb.FlowerMessage(run_id=wire.run_id, message=pack(lost(message)))
+            if message.metadata.message_type == KEYS:
+                return pb.FlowerMessage(run_id=wire.run_id, message=reply)
             self._memory.keep_reply(wire.run_id, message_id, reply)
         if self._on_progress is not None:
             self._on_progress(wire.run_id, self._memory.replies(wire.run_id), bench.plan.rounds)
         return pb.FlowerMessage(run_id=wire.run_id, message=reply)
+
+
+def _person_epsilon(plan: Plan) -> float:
+    """What the run costs a person who is a customer of every partner, spare attempts included."""
+    return epsilon_of([plan.person_event(plan.max_attempts)], plan.delta)
 
 
 def _refusal(run_id: str, exc: EntenteError) -> pb.ExchangeMessagesRequest:

@@ -64,6 +64,8 @@ class Reason(StrEnum):
     RUN_BUSY = "RUN_BUSY"
     UNKNOWN_RUN = "UNKNOWN_RUN"
     BAD_UPDATE = "BAD_UPDATE"
+    BAD_KEY = "BAD_KEY"
+    ATTEMPT_LOST = "ATTEMPT_LOST"
     # Consent and offers
     UNKNOWN_HANDLE = "UNKNOWN_HANDLE"
     IDEMPOTENCY_CONFLICT = "IDEMPOTENCY_CONFLICT"
@@ -105,11 +107,11 @@ CATALOG: dict[Reason, Entry] = {
     Reason.POLICY_INVALID: Entry("FAILED_PRECONDITION", "The policy files are not valid."),
     Reason.POLICY_DENIED: Entry("PERMISSION_DENIED", "The policy does not permit this."),
     Reason.OBLIGATION_FAILED: Entry("PERMISSION_DENIED", "A duty that the policy attaches could not be carried out."),
-    Reason.BUDGET_EXHAUSTED: Entry("RESOURCE_EXHAUSTED", "The privacy budget does not allow this."),
-    Reason.BAD_COST: Entry("INVALID_ARGUMENT", "The privacy cost of this request is not defined."),
     Reason.UNKNOWN_PROPOSAL: Entry("NOT_FOUND", "There is no such proposal of a policy version."),
     Reason.WRONG_STEP: Entry("FAILED_PRECONDITION", "This step is not possible now."),
     Reason.FOUR_EYES: Entry("PERMISSION_DENIED", "Whoever proposed a policy version cannot approve it."),
+    Reason.BUDGET_EXHAUSTED: Entry("RESOURCE_EXHAUSTED", "The privacy budget does not allow this."),
+    Reason.BAD_COST: Entry("INVALID_ARGUMENT", "The privacy cost of this request is not defined."),
     Reason.AUDIT_UNAVAILABLE: Entry("UNAVAILABLE", "The audit log cannot be written, so nothing is released.", True),
     Reason.AUDIT_BROKEN: Entry("DATA_LOSS", "The audit log does not verify."),
     Reason.BAD_POINT: Entry("INVALID_ARGUMENT", "A point has a wrong length or low order."),
@@ -129,6 +131,8 @@ CATALOG: dict[Reason, Entry] = {
     Reason.RUN_BUSY: Entry("FAILED_PRECONDITION", "Another training run is under way.", True),
     Reason.UNKNOWN_RUN: Entry("NOT_FOUND", "There is no such training run."),
     Reason.BAD_UPDATE: Entry("INVALID_ARGUMENT", "A model update has a wrong shape or a value that is not finite."),
+    Reason.BAD_KEY: Entry("PERMISSION_DENIED", "A key of the secure sum is missing, repeated or not its partner's."),
+    Reason.ATTEMPT_LOST: Entry("ABORTED", "A try of a training round was lost and needs new keys.", True),
     Reason.UNKNOWN_HANDLE: Entry("NOT_FOUND", "The caller has no such handle."),
     Reason.IDEMPOTENCY_CONFLICT: Entry("ALREADY_EXISTS", "The same id was used before with other content."),
     Reason.UNAVAILABLE: Entry("UNAVAILABLE", "The service cannot be reached.", True),

@@ -1,16 +1,17 @@
-"""What training costs one customer, as pure functions over plain values.
+"""What training under local noise costs, as pure functions over plain values; for sums see ``joint_noise``.
 
 Unit: one customer of one partner, added to or removed from that partner's rows. A gradient step takes each customer
 with a fixed chance of its own (Poisson sampling), clips every customer's gradient to a norm and adds Gaussian noise of
 ``noise_multiplier`` times that norm. The number of rows is not taken as public: the partner divides by a noisy size,
-which is one more Gaussian of the same account. Composition and the conversion to epsilon are those of the alliance's
+which is one more Gaussian of the same account. A person may be a customer of every partner, whose updates are all seen,
+so for a person the partners' costs compose. Composition and the conversion to epsilon are those of the alliance's
 ledger, so both ends read the same number from the same events.
 
 Source: Abadi et al. 2016, arXiv:1607.00133 (DP-SGD); Mironov, Talwar, Zhang 2019, arXiv:1908.10530 (its RDP).
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dp_accounting import (
@@ -64,27 +65,42 @@ def person_event(steps: Steps, partners: int) -> DpEvent:
     return ComposedDpEvent([event for _ in range(partners) for event in run_events(steps)])
 
 
-def run_epsilon(steps: Steps, delta: float) -> float:
-    """Epsilon of a whole run for a customer at one partner. Raises BudgetError (BAD_COST)."""
-    return epsilon_of(run_events(steps), delta)
-
-
-def calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """The smallest noise multiplier (within ``TOLERANCE``) with which a run stays within epsilon.
+def calibrate_steps(epsilon: float, delta: float, sampling_rate: float, steps: int, partners: int) -> float:
+    """The smallest noise multiplier (within ``TOLERANCE``) with which a run under local noise stays within epsilon.
 
     Args:
-        epsilon: Of a whole run, for one customer at one partner; above 0.
+        epsilon: Of a whole run, for a person who is a customer of every partner; above 0.
         delta: Above 0, below 1.
         sampling_rate: Chance of each customer to be in a step, above 0, at most 1.
         steps: Gradient steps at one partner over all rounds.
+        partners: Of the run.
 
     Raises:
         BudgetError: BAD_COST where no noise is enough.
     """
+    return calibrate(epsilon, delta, lambda noise: person_event(Steps(noise, sampling_rate, steps), partners))
+
+
+def calibrate_sums(epsilon: float, delta: float, attempts: int) -> float:
+    """The smallest noise multiplier (within ``TOLERANCE``) with which so many noisy sums stay within epsilon.
+
+    Args:
+        epsilon: For a person across the alliance; above 0.
+        delta: Above 0, below 1.
+        attempts: Sums over the whole run, spare ones included.
+
+    Raises:
+        BudgetError: BAD_COST where no noise is enough.
+    """
+    return calibrate(epsilon, delta, lambda noise: SelfComposedDpEvent(GaussianDpEvent(noise), attempts))
+
+
+def calibrate(epsilon: float, delta: float, event_of: Callable[[float], DpEvent]) -> float:
+    """The smallest noise multiplier whose event stays within epsilon. Raises BudgetError (BAD_COST)."""
     try:
         found = calibrate_dp_mechanism(
             lambda: RdpAccountant(orders=CALIBRATION_ORDERS),
-            lambda noise: ComposedDpEvent(list(run_events(Steps(noise, sampling_rate, steps)))),
+            event_of,
             epsilon,
             delta,
             bracket_interval=LowerEndpointAndGuess(0.3, 2.0),

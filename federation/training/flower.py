@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
@@ -32,6 +32,7 @@ from federation.training.features import Floats
 from federation.training.models import MAX_MODEL_BYTES
 
 __all__ = [
+    "Array",
     "ArrayRecord",
     "ClientApp",
     "ConfigRecord",
@@ -60,6 +61,15 @@ def become(run: int) -> None:
 def stamp(message: Message, message_id: str) -> None:
     """Gives an outgoing message its id, as Flower's own transport does."""
     message.metadata.__dict__["_message_id"] = message_id
+
+
+LOST = 1
+"""Our code in a Flower error: the sender can no longer answer this message, but may answer another."""
+
+
+def lost(message: Message) -> Message:
+    """The reply to a message whose attempt is lost at the sender."""
+    return Message(Error(LOST, "attempt lost"), reply_to=message)
 
 
 def pack(message: Message) -> bytes:

@@ -4,13 +4,10 @@ Kept on disk, so that an agent that was killed answers a redelivered message wit
 that ended is never trained again. Replies go when the run ends; the run's line stays.
 """
 
-import hashlib
-
 from sqlalchemy import Boolean, Column, Connection, Engine, Float, LargeBinary, MetaData, String, Table, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from federation.core.errors import Reason, TrainingError
-from federation.v1 import training_pb2 as pb
 
 _metadata = MetaData()
 _runs = Table(
@@ -41,13 +38,12 @@ class RunMemory:
         self._engine = engine
         _metadata.create_all(engine)
 
-    def pin(self, run_id: str, proposal: pb.TrainingProposal) -> None:
-        """Remembers what was approved; ends every other run, since a gateway has one at a time.
+    def pin(self, run_id: str, digest: str) -> None:
+        """Remembers the digest of what was approved; ends every other run, since a gateway has one at a time.
 
         Raises:
             TrainingError: PROPOSAL_REFUSED where the same run was approved with other content.
         """
-        digest = hashlib.sha256(proposal.SerializeToString(deterministic=True)).hexdigest()
         with self._engine.begin() as connection:
             connection.execute(
                 insert(_runs).values(run_id=run_id, proposal_digest=digest, ended=False).on_conflict_do_nothing()

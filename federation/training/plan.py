@@ -1,11 +1,17 @@
 """What a run may do, read from a proposal of the contract and checked; the same for the gateway and every partner."""
 
+import hashlib
 from dataclasses import dataclass
 
-from federation.core.errors import DataError, Reason
-from federation.training.accounting import Steps
+from dp_accounting import DpEvent
+
+from federation.core.errors import DataError, Reason, TrainingError
+from federation.training.accounting import Steps, person_event, run_events
 from federation.training.features import FeatureSchema, find_schema
+from federation.training.gradient import gradient_width
+from federation.training.joint_noise import MAX_SCALE_BITS, MIN_SHARE_SIGMA, JointNoise
 from federation.training.models import shapes
+from federation.training.secure_sum import MIN_PARTIES
 from federation.v1 import training_pb2 as pb
 
 PURPOSE = "model_training"
@@ -39,8 +45,36 @@ class Plan:
     rounds: int
     settings: Settings
     epsilon: float
+    """Of the run, for a person who is a customer of every partner, spare attempts included."""
     delta: float
     partners: tuple[str, ...]
+    digest: str
+    """SHA-256 of the proposal, hexadecimal."""
+    noise: JointNoise | None = None
+    """Of the sums; None where each partner adds all of its noise alone."""
+    spare_attempts: int = 0
+    momentum: float = 0.0
+
+    @property
+    def max_attempts(self) -> int:
+        """How often a partner may train in the run."""
+        return self.rounds + self.spare_attempts
+
+    def round_event(self) -> DpEvent:
+        """What one attempt of a round costs a customer of one partner."""
+        return self.steps_of(1).event() if self.noise is None else self.noise.customer_event(1)
+
+    def customer_events(self, attempts: int) -> tuple[DpEvent, ...]:
+        """What so many attempts, and what goes with them, cost a customer of one partner."""
+        if self.noise is None:
+            return run_events(self.steps_of(attempts))
+        return (self.noise.customer_event(attempts),)
+
+    def person_event(self, attempts: int) -> DpEvent:
+        """What so many attempts cost a person who is a customer of every partner."""
+        if self.noise is None:
+            return person_event(self.steps_of(attempts), len(self.partners))
+        return self.noise.person_event(attempts)
 
     @property
     def width(self) -> int:
@@ -91,10 +125,14 @@ def read_plan(proposal: pb.TrainingProposal) -> Plan:
         "epsilon": 0 < proposal.epsilon <= 100,
         "delta": 0 < proposal.delta <= 1e-4,
         "partners": 2 <= len(set(proposal.partners)) == len(proposal.partners) <= MAX_PARTNERS,
+        "trust": proposal.trust in {pb.TRUST_SECURE_SUM, pb.TRUST_LOCAL},
+        "spare_attempts": proposal.spare_attempts <= MAX_ROUNDS,
+        "momentum": 0 <= proposal.momentum < 1,
     }
     wrong = [name for name, fine in in_range.items() if not fine]
     if wrong:
         raise DataError(Reason.BAD_FIELD, item=f"proposal: {', '.join(wrong)}")
+    noise = _read_noise(proposal, schema.width(features)) if proposal.trust == pb.TRUST_SECURE_SUM else None
     settings = Settings(
         steps=proposal.steps_per_round,
         sampling_rate=proposal.sampling_rate,
@@ -113,4 +151,29 @@ def read_plan(proposal: pb.TrainingProposal) -> Plan:
         epsilon=proposal.epsilon,
         delta=proposal.delta,
         partners=tuple(proposal.partners),
+        digest=hashlib.sha256(proposal.SerializeToString(deterministic=True)).hexdigest(),
+        noise=noise,
+        spare_attempts=proposal.spare_attempts if noise is not None else 0,
+        momentum=proposal.momentum,
     )
+
+
+def _read_noise(proposal: pb.TrainingProposal, columns: int) -> JointNoise:
+    """The noise of a secure sum. Raises DataError (BAD_FIELD), TrainingError (TOO_FEW_PARTNERS)."""
+    if len(proposal.partners) < MIN_PARTIES:
+        raise TrainingError(Reason.TOO_FEW_PARTNERS, item=f"a secure sum needs {MIN_PARTIES}")
+    if proposal.collusion >= len(proposal.partners) or proposal.scale_bits > MAX_SCALE_BITS:
+        raise DataError(Reason.BAD_FIELD, item="proposal: collusion or scale_bits")
+    if proposal.steps_per_round != 1 or proposal.sampling_rate != 1:
+        raise DataError(Reason.BAD_FIELD, item="proposal: a secure sum takes one step of all rows a round")
+    noise = JointNoise(
+        parties=len(proposal.partners),
+        collusion=proposal.collusion,
+        width=gradient_width(columns),
+        clipping_norm=proposal.clipping_norm,
+        scale_bits=proposal.scale_bits,
+        noise_multiplier=proposal.noise_multiplier,
+    )
+    if noise.share_sigma < MIN_SHARE_SIGMA or noise.box < 1:
+        raise DataError(Reason.BAD_FIELD, item="proposal: noise does not fit the grid")
+    return noise

@@ -25,43 +25,45 @@ _sym_db = _symbol_database.Default()
 from federation.v1 import common_pb2 as federation_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66\x65\x64\x65ration/v1/training.proto\x12\rfederation.v1\x1a\x1a\x66\x65\x64\x65ration/v1/common.proto\"\xb5\x02\n\x10TrainingProposal\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x16\n\x0e\x66\x65\x61ture_schema\x18\x04 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\t\x12\r\n\x05label\x18\x06 \x01(\t\x12\x0e\n\x06rounds\x18\x07 \x01(\r\x12\x17\n\x0fsteps_per_round\x18\x08 \x01(\r\x12\x15\n\rsampling_rate\x18\t \x01(\x01\x12\x15\n\rclipping_norm\x18\n \x01(\x01\x12\x18\n\x10noise_multiplier\x18\x0b \x01(\x01\x12\x15\n\rlearning_rate\x18\x0c \x01(\x01\x12\x0f\n\x07\x65psilon\x18\r \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x0e \x01(\x01\x12\x10\n\x08partners\x18\x0f \x03(\t\"\x1e\n\x0cTrainerReady\x12\x0e\n\x06models\x18\x01 \x03(\t\"0\n\rFlowerMessage\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\x0c\"\xb0\x01\n\x17\x45xchangeMessagesRequest\x12,\n\x05ready\x18\x01 \x01(\x0b\x32\x1b.federation.v1.TrainerReadyH\x00\x12-\n\x05reply\x18\x02 \x01(\x0b\x32\x1c.federation.v1.FlowerMessageH\x00\x12\x30\n\x07refusal\x18\x03 \x01(\x0b\x32\x1d.federation.v1.TrainerRefusalH\x00\x42\x06\n\x04part\">\n\x0eTrainerRefusal\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xb2\x01\n\x18\x45xchangeMessagesResponse\x12\x33\n\x08proposal\x18\x01 \x01(\x0b\x32\x1f.federation.v1.TrainingProposalH\x00\x12/\n\x07message\x18\x02 \x01(\x0b\x32\x1c.federation.v1.FlowerMessageH\x00\x12(\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x17.federation.v1.RunEndedH\x00\x42\x06\n\x04part\"\x1a\n\x08RunEnded\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"]\n\x0fStartRunRequest\x12\x31\n\x08proposal\x18\x01 \x01(\x0b\x32\x1f.federation.v1.TrainingProposal\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"\x85\x01\n\x10StartRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12)\n\x08progress\x18\x02 \x01(\x0b\x32\x17.federation.v1.Progress\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.federation.v1.RunState\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x11\n\x0fListRunsRequest\"\xbf\x01\n\x07RunInfo\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.federation.v1.RunState\x12\x12\n\nstarted_at\x18\x03 \x01(\t\x12\x10\n\x08\x65nded_at\x18\x04 \x01(\t\x12\x13\n\x0brounds_done\x18\x05 \x01(\r\x12\x31\n\x08proposal\x18\x06 \x01(\x0b\x32\x1f.federation.v1.TrainingProposal\x12\x0e\n\x06reason\x18\x07 \x01(\t\"8\n\x10ListRunsResponse\x12$\n\x04runs\x18\x01 \x03(\x0b\x32\x16.federation.v1.RunInfo\"!\n\x0fGetModelRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"F\n\x10GetModelResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x01(\x0c\x12\x11\n\tcard_json\x18\x03 \x01(\t*j\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_RUNNING\x10\x01\x12\x16\n\x12RUN_STATE_FINISHED\x10\x02\x12\x14\n\x10RUN_STATE_FAILED\x10\x03\x32\xe3\x02\n\x0fTrainingService\x12g\n\x10\x45xchangeMessages\x12&.federation.v1.ExchangeMessagesRequest\x1a\'.federation.v1.ExchangeMessagesResponse(\x01\x30\x01\x12M\n\x08StartRun\x12\x1e.federation.v1.StartRunRequest\x1a\x1f.federation.v1.StartRunResponse0\x01\x12K\n\x08ListRuns\x12\x1e.federation.v1.ListRunsRequest\x1a\x1f.federation.v1.ListRunsResponse\x12K\n\x08GetModel\x12\x1e.federation.v1.GetModelRequest\x1a\x1f.federation.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66\x65\x64\x65ration/v1/training.proto\x12\rfederation.v1\x1a\x1a\x66\x65\x64\x65ration/v1/common.proto\"\xab\x03\n\x10TrainingProposal\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x16\n\x0e\x66\x65\x61ture_schema\x18\x04 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\t\x12\r\n\x05label\x18\x06 \x01(\t\x12\x0e\n\x06rounds\x18\x07 \x01(\r\x12\x17\n\x0fsteps_per_round\x18\x08 \x01(\r\x12\x15\n\rsampling_rate\x18\t \x01(\x01\x12\x15\n\rclipping_norm\x18\n \x01(\x01\x12\x18\n\x10noise_multiplier\x18\x0b \x01(\x01\x12\x15\n\rlearning_rate\x18\x0c \x01(\x01\x12\x0f\n\x07\x65psilon\x18\r \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x0e \x01(\x01\x12\x10\n\x08partners\x18\x0f \x03(\t\x12#\n\x05trust\x18\x10 \x01(\x0e\x32\x14.federation.v1.Trust\x12\x11\n\tcollusion\x18\x11 \x01(\r\x12\x12\n\nscale_bits\x18\x12 \x01(\r\x12\x16\n\x0espare_attempts\x18\x13 \x01(\r\x12\x10\n\x08momentum\x18\x14 \x01(\x01\"\x1e\n\x0cTrainerReady\x12\x0e\n\x06models\x18\x01 \x03(\t\"0\n\rFlowerMessage\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\x0c\"\xb0\x01\n\x17\x45xchangeMessagesRequest\x12,\n\x05ready\x18\x01 \x01(\x0b\x32\x1b.federation.v1.TrainerReadyH\x00\x12-\n\x05reply\x18\x02 \x01(\x0b\x32\x1c.federation.v1.FlowerMessageH\x00\x12\x30\n\x07refusal\x18\x03 \x01(\x0b\x32\x1d.federation.v1.TrainerRefusalH\x00\x42\x06\n\x04part\">\n\x0eTrainerRefusal\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xb2\x01\n\x18\x45xchangeMessagesResponse\x12\x33\n\x08proposal\x18\x01 \x01(\x0b\x32\x1f.federation.v1.TrainingProposalH\x00\x12/\n\x07message\x18\x02 \x01(\x0b\x32\x1c.federation.v1.FlowerMessageH\x00\x12(\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x17.federation.v1.RunEndedH\x00\x42\x06\n\x04part\"\x1a\n\x08RunEnded\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"]\n\x0fStartRunRequest\x12\x31\n\x08proposal\x18\x01 \x01(\x0b\x32\x1f.federation.v1.TrainingProposal\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"\x85\x01\n\x10StartRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12)\n\x08progress\x18\x02 \x01(\x0b\x32\x17.federation.v1.Progress\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.federation.v1.RunState\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x11\n\x0fListRunsRequest\"\xbf\x01\n\x07RunInfo\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.federation.v1.RunState\x12\x12\n\nstarted_at\x18\x03 \x01(\t\x12\x10\n\x08\x65nded_at\x18\x04 \x01(\t\x12\x13\n\x0brounds_done\x18\x05 \x01(\r\x12\x31\n\x08proposal\x18\x06 \x01(\x0b\x32\x1f.federation.v1.TrainingProposal\x12\x0e\n\x06reason\x18\x07 \x01(\t\"8\n\x10ListRunsResponse\x12$\n\x04runs\x18\x01 \x03(\x0b\x32\x16.federation.v1.RunInfo\"!\n\x0fGetModelRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"F\n\x10GetModelResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x01(\x0c\x12\x11\n\tcard_json\x18\x03 \x01(\t*E\n\x05Trust\x12\x15\n\x11TRUST_UNSPECIFIED\x10\x00\x12\x14\n\x10TRUST_SECURE_SUM\x10\x01\x12\x0f\n\x0bTRUST_LOCAL\x10\x02*j\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_RUNNING\x10\x01\x12\x16\n\x12RUN_STATE_FINISHED\x10\x02\x12\x14\n\x10RUN_STATE_FAILED\x10\x03\x32\xe3\x02\n\x0fTrainingService\x12g\n\x10\x45xchangeMessages\x12&.federation.v1.ExchangeMessagesRequest\x1a\'.federation.v1.ExchangeMessagesResponse(\x01\x30\x01\x12M\n\x08StartRun\x12\x1e.federation.v1.StartRunRequest\x1a\x1f.federation.v1.StartRunResponse0\x01\x12K\n\x08ListRuns\x12\x1e.federation.v1.ListRunsRequest\x1a\x1f.federation.v1.ListRunsResponse\x12K\n\x08GetModel\x12\x1e.federation.v1.GetModelRequest\x1a\x1f.federation.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'federation.v1.training_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNSTATE']._serialized_start=1530
-  _globals['_RUNSTATE']._serialized_end=1636
+  _globals['_TRUST']._serialized_start=1648
+  _globals['_TRUST']._serialized_end=1717
+  _globals['_RUNSTATE']._serialized_start=1719
+  _globals['_RUNSTATE']._serialized_end=1825
   _globals['_TRAININGPROPOSAL']._serialized_start=76
-  _globals['_TRAININGPROPOSAL']._serialized_end=385
-  _globals['_TRAINERREADY']._serialized_start=387
-  _globals['_TRAINERREADY']._serialized_end=417
-  _globals['_FLOWERMESSAGE']._serialized_start=419
-  _globals['_FLOWERMESSAGE']._serialized_end=467
-  _globals['_EXCHANGEMESSAGESREQUEST']._serialized_start=470
-  _globals['_EXCHANGEMESSAGESREQUEST']._serialized_end=646
-  _globals['_TRAINERREFUSAL']._serialized_start=648
-  _globals['_TRAINERREFUSAL']._serialized_end=710
-  _globals['_EXCHANGEMESSAGESRESPONSE']._serialized_start=713
-  _globals['_EXCHANGEMESSAGESRESPONSE']._serialized_end=891
-  _globals['_RUNENDED']._serialized_start=893
-  _globals['_RUNENDED']._serialized_end=919
-  _globals['_STARTRUNREQUEST']._serialized_start=921
-  _globals['_STARTRUNREQUEST']._serialized_end=1014
-  _globals['_STARTRUNRESPONSE']._serialized_start=1017
-  _globals['_STARTRUNRESPONSE']._serialized_end=1150
-  _globals['_LISTRUNSREQUEST']._serialized_start=1152
-  _globals['_LISTRUNSREQUEST']._serialized_end=1169
-  _globals['_RUNINFO']._serialized_start=1172
-  _globals['_RUNINFO']._serialized_end=1363
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1365
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1421
-  _globals['_GETMODELREQUEST']._serialized_start=1423
-  _globals['_GETMODELREQUEST']._serialized_end=1456
-  _globals['_GETMODELRESPONSE']._serialized_start=1458
-  _globals['_GETMODELRESPONSE']._serialized_end=1528
-  _globals['_TRAININGSERVICE']._serialized_start=1639
-  _globals['_TRAININGSERVICE']._serialized_end=1994
+  _globals['_TRAININGPROPOSAL']._serialized_end=503
+  _globals['_TRAINERREADY']._serialized_start=505
+  _globals['_TRAINERREADY']._serialized_end=535
+  _globals['_FLOWERMESSAGE']._serialized_start=537
+  _globals['_FLOWERMESSAGE']._serialized_end=585
+  _globals['_EXCHANGEMESSAGESREQUEST']._serialized_start=588
+  _globals['_EXCHANGEMESSAGESREQUEST']._serialized_end=764
+  _globals['_TRAINERREFUSAL']._serialized_start=766
+  _globals['_TRAINERREFUSAL']._serialized_end=828
+  _globals['_EXCHANGEMESSAGESRESPONSE']._serialized_start=831
+  _globals['_EXCHANGEMESSAGESRESPONSE']._serialized_end=1009
+  _globals['_RUNENDED']._serialized_start=1011
+  _globals['_RUNENDED']._serialized_end=1037
+  _globals['_STARTRUNREQUEST']._serialized_start=1039
+  _globals['_STARTRUNREQUEST']._serialized_end=1132
+  _globals['_STARTRUNRESPONSE']._serialized_start=1135
+  _globals['_STARTRUNRESPONSE']._serialized_end=1268
+  _globals['_LISTRUNSREQUEST']._serialized_start=1270
+  _globals['_LISTRUNSREQUEST']._serialized_end=1287
+  _globals['_RUNINFO']._serialized_start=1290
+  _globals['_RUNINFO']._serialized_end=1481
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1483
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1539
+  _globals['_GETMODELREQUEST']._serialized_start=1541
+  _globals['_GETMODELREQUEST']._serialized_end=1574
+  _globals['_GETMODELRESPONSE']._serialized_start=1576
+  _globals['_GETMODELRESPONSE']._serialized_end=1646
+  _globals['_TRAININGSERVICE']._serialized_start=1828
+  _globals['_TRAININGSERVICE']._serialized_end=2183
 # @@protoc_insertion_point(module_scope)

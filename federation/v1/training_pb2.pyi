@@ -20,6 +20,28 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Trust:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TrustEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Trust.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRUST_UNSPECIFIED: _Trust.ValueType  # 0
+    TRUST_SECURE_SUM: _Trust.ValueType  # 1
+    """The gateway sees the sum of all partners' updates only; partners add noise in shares."""
+    TRUST_LOCAL: _Trust.ValueType  # 2
+    """The gateway sees each partner's update; each partner adds all of its noise."""
+
+class Trust(_Trust, metaclass=_TrustEnumTypeWrapper):
+    """Whom the partners trust with their updates."""
+
+TRUST_UNSPECIFIED: Trust.ValueType  # 0
+TRUST_SECURE_SUM: Trust.ValueType  # 1
+"""The gateway sees the sum of all partners' updates only; partners add noise in shares."""
+TRUST_LOCAL: Trust.ValueType  # 2
+"""The gateway sees each partner's update; each partner adds all of its noise."""
+Global___Trust: _TypeAlias = Trust  # noqa: Y015
+
 class _RunState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -62,6 +84,11 @@ class TrainingProposal(_message.Message):
     EPSILON_FIELD_NUMBER: _builtins.int
     DELTA_FIELD_NUMBER: _builtins.int
     PARTNERS_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
+    COLLUSION_FIELD_NUMBER: _builtins.int
+    SCALE_BITS_FIELD_NUMBER: _builtins.int
+    SPARE_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     purpose: _builtins.str
     """Purpose, "model_training"."""
@@ -72,14 +99,23 @@ class TrainingProposal(_message.Message):
     label: _builtins.str
     rounds: _builtins.int
     steps_per_round: _builtins.int
-    """Poisson-sampled gradient steps at each partner in a round."""
+    """Gradient steps at each partner in a round; TRUST_SECURE_SUM: 1."""
     sampling_rate: _builtins.float
     clipping_norm: _builtins.float
     noise_multiplier: _builtins.float
     learning_rate: _builtins.float
     epsilon: _builtins.float
-    """What the whole run costs one customer at one partner, at delta."""
+    """What the whole run costs a person who is a customer of every partner, at most, at delta."""
     delta: _builtins.float
+    trust: Global___Trust.ValueType
+    collusion: _builtins.int
+    """The rest is for TRUST_SECURE_SUM. The promise holds without the noise of so many partners."""
+    scale_bits: _builtins.int
+    """Sums are written in units of 2^-scale_bits."""
+    spare_attempts: _builtins.int
+    """Rounds that may be tried again; epsilon pays for them."""
+    momentum: _builtins.float
+    """Of the gateway's steps."""
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -102,10 +138,15 @@ class TrainingProposal(_message.Message):
         epsilon: _builtins.float = ...,
         delta: _builtins.float = ...,
         partners: _abc.Iterable[_builtins.str] | None = ...,
+        trust: Global___Trust.ValueType = ...,
+        collusion: _builtins.int = ...,
+        scale_bits: _builtins.int = ...,
+        spare_attempts: _builtins.int = ...,
+        momentum: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clipping_norm", b"clipping_norm", "delta", b"delta", "epsilon", b"epsilon", "feature_schema", b"feature_schema", "features", b"features", "label", b"label", "learning_rate", b"learning_rate", "model", b"model", "noise_multiplier", b"noise_multiplier", "partners", b"partners", "purpose", b"purpose", "rounds", b"rounds", "run_id", b"run_id", "sampling_rate", b"sampling_rate", "steps_per_round", b"steps_per_round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clipping_norm", b"clipping_norm", "collusion", b"collusion", "delta", b"delta", "epsilon", b"epsilon", "feature_schema", b"feature_schema", "features", b"features", "label", b"label", "learning_rate", b"learning_rate", "model", b"model", "momentum", b"momentum", "noise_multiplier", b"noise_multiplier", "partners", b"partners", "purpose", b"purpose", "rounds", b"rounds", "run_id", b"run_id", "sampling_rate", b"sampling_rate", "scale_bits", b"scale_bits", "spare_attempts", b"spare_attempts", "steps_per_round", b"steps_per_round", "trust", b"trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

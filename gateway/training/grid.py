@@ -64,11 +64,11 @@ class HubGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies to messages; waits for them. Raises TrainingError, see ``Hub.wait``."""
+        """The replies to messages that came in time; waits for them. Raises TrainingError, see ``Hub.wait``."""
         return self._wait(message_ids, self._timeout_s)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Sends messages and waits for every reply. Raises TrainingError, see ``Hub.wait``."""
+        """Sends messages, returns the replies that came in time. Raises TrainingError, see ``Hub.wait``."""
         ids = list(self.push_messages(messages))
         return self._wait(ids, min(self._timeout_s, timeout or self._timeout_s)) if ids else []
 
@@ -77,7 +77,7 @@ class HubGrid(Grid):
         wanted = {message_id: self._asked[message_id] for message_id in message_ids}
         numbers = {party: node for node, party in self._nodes.items()}
         replies = self._hub.wait(wanted, timeout_s)
-        for party, reply in zip(wanted.values(), replies, strict=True):
-            if reply.metadata.src_node_id != numbers[party]:
-                raise TrainingError(Reason.BAD_UPDATE, item=f"{party}: reply names another node")
-        return replies
+        for message_id, reply in replies.items():
+            if reply.metadata.src_node_id != numbers[wanted[message_id]]:
+                raise TrainingError(Reason.BAD_UPDATE, item=f"{wanted[message_id]}: reply names another node")
+        return list(replies.values())

@@ -108,12 +108,15 @@ class Hub:
             if party in self._sessions:
                 self._sessions[party](pb.ExchangeMessagesResponse(message=wire))
 
-    def wait(self, message_ids: Mapping[str, str], timeout_s: float) -> list[Message]:
-        """Waits for the replies to messages.
+    def wait(self, message_ids: Mapping[str, str], timeout_s: float) -> dict[str, Message]:
+        """Waits for the replies to messages; what a late partner owes is forgotten.
 
         Args:
             message_ids: Message id to the partner that owes the answer.
             timeout_s: For all of them.
+
+        Returns:
+            Message id to reply, of those that came in time.
 
         Raises:
             TrainingError: PARTNER_UNAVAILABLE, PROPOSAL_REFUSED, BAD_UPDATE or RUN_FAILED, with the partner named.
@@ -125,15 +128,16 @@ class Hub:
                 if run.failure is not None:
                     raise run.failure
                 missing = [party for message_id, party in message_ids.items() if message_id not in run.replies]
-                if not missing:
-                    return [run.replies.pop(message_id) for message_id in message_ids]
                 now = self._monotonic()
+                if not missing or now >= end:
+                    for party in missing:
+                        run.owed.pop(party, None)
+                        _log.warning("trainer_late", party=party)
+                    return {name: run.replies.pop(name) for name in message_ids if name in run.replies}
                 deadlines = {p: run.gone_since[p] + self._reconnect_timeout_s for p in missing if p in run.gone_since}
                 late = sorted(party for party, deadline in deadlines.items() if deadline <= now)
                 if late:
                     raise TrainingError(Reason.PARTNER_UNAVAILABLE, item=", ".join(late))
-                if now >= end:
-                    raise TrainingError(Reason.RUN_FAILED, item=f"no answer in time from {', '.join(sorted(missing))}")
                 self._changed.wait(min([end, *deadlines.values()]) - now)
 
     def deliver(self, party: str, wire: pb.FlowerMessage) -> None:

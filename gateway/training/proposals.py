@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 from federation.core.errors import DataError, Reason, TrainingError
 from federation.policy.specs import TrainingSpec
-from federation.training.accounting import calibrate
+from federation.training.accounting import calibrate_steps, calibrate_sums
+from federation.training.joint_noise import best_scale_bits
 from federation.training.models import LOGISTIC_REGRESSION
 from federation.training.plan import PURPOSE
 from federation.v1 import training_pb2 as pb
+
+TRUSTS = {"secure_sum": pb.TRUST_SECURE_SUM, "local": pb.TRUST_LOCAL}
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,16 @@ def complete(asked: pb.TrainingProposal, rules: TrainingRules, connected: frozen
         learning_rate=asked.learning_rate or spec.learning_rate,
         epsilon=asked.epsilon or spec.epsilon,
         delta=asked.delta or rules.delta,
+        trust=TRUSTS[spec.trust],
+        momentum=asked.momentum or spec.momentum,
     )
+    if filled.trust == pb.TRUST_SECURE_SUM:
+        filled.collusion, filled.spare_attempts = spec.collusion, spec.spare_attempts
     allowed = {
         "run_id": not asked.run_id,
         "noise_multiplier": not asked.noise_multiplier,
+        "trust": asked.trust in {pb.TRUST_UNSPECIFIED, filled.trust},
+        "collusion, scale_bits or spare_attempts": not (asked.collusion or asked.scale_bits or asked.spare_attempts),
         "purpose": filled.purpose == PURPOSE,
         "features": set(filled.features) <= set(spec.features),
         "feature_schema": filled.feature_schema == spec.feature_schema,
@@ -67,8 +76,14 @@ def complete(asked: pb.TrainingProposal, rules: TrainingRules, connected: frozen
     if wrong:
         raise DataError(Reason.BAD_FIELD, item=f"proposal: {', '.join(wrong)}")
     filled.partners.extend(_choose(asked.partners, rules, connected))
-    steps = filled.rounds * filled.steps_per_round
-    filled.noise_multiplier = calibrate(filled.epsilon, filled.delta, filled.sampling_rate, steps)
+    if filled.trust == pb.TRUST_SECURE_SUM:
+        # Spare attempts are paid for in advance: trying a round again never passes the epsilon that was agreed.
+        attempts = filled.rounds + filled.spare_attempts
+        filled.noise_multiplier = calibrate_sums(filled.epsilon, filled.delta, attempts)
+        filled.scale_bits = best_scale_bits(len(filled.partners), filled.clipping_norm, spec.max_rows_per_partner)
+    else:
+        steps, rate = filled.rounds * filled.steps_per_round, filled.sampling_rate
+        filled.noise_multiplier = calibrate_steps(filled.epsilon, filled.delta, rate, steps, len(filled.partners))
     return filled
 
 

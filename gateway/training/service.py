@@ -1,8 +1,9 @@
 """Joint training as the alliance sees it: start a run, follow it, list runs, hand out a model.
 
-A run goes through the release path as one thing that leaves: every partner's data permits it, its cost (the composition
-over all partners, since a person may be a customer of each) is in the ledger before any partner draws noise, and the
-intent is in the audit log. Handing out a finished model costs nothing more, and is decided and logged again.
+A run goes through the release path as one thing that leaves: every partner's data permits it, its cost (for a person
+who may be a customer of every partner) is in the ledger before any partner draws noise, and the intent is in the audit
+log. A round of a secure sum that is tried again is one more thing that leaves, decided, paid and logged before it is.
+Handing out a finished model costs nothing more, and is decided and logged again.
 
 What is released is the mean of the models after the later half of the rounds: averaging is post-processing, costs no
 privacy, and takes out much of the last steps' noise.
@@ -21,11 +22,11 @@ import structlog
 from federation.core.clock import Clock, to_text
 from federation.core.errors import EntenteError, Reason, TrainingError
 from federation.policy.facts import Facts
-from federation.training.accounting import person_event
 from federation.training.flower import ArrayRecord, ConfigRecord, MetricRecord, from_record, to_record
 from federation.training.models import Weights, check_weights, initial, save_weights, weights_digest
 from federation.training.plan import PURPOSE, Plan, read_plan
 from federation.training.strategy import AllOrNothing
+from federation.training.summed import SummedGradient
 from federation.v1 import training_pb2 as pb
 from gateway.identity.caller import Caller
 from gateway.release import Cost, Exit, Released, ReleasePath
@@ -189,15 +190,22 @@ class TrainingService:
             nonlocal registered
             self._runs.begin(plan.run_id, key, proposal, to_text(self._clock.now()))
             registered = True
-            weights = self._train(plan, proposal, live)
+            weights, attempts = self._train(caller, plan, proposal, live)
             data = save_weights(weights)
             metrics = None
             if self._evaluation is not None:
                 metrics = self._evaluation.measure(plan.kind, weights, plan.schema, plan.features, plan.label)
-            version = released.decisions[0].version
-            return Model(plan.run_id, data, write_card(plan, data, version, self._clock.now(), metrics))
+            card = write_card(
+                plan,
+                data,
+                attempts=attempts,
+                policy_version=released.decisions[0].version,
+                trained_at=self._clock.now(),
+                metrics=metrics,
+            )
+            return Model(plan.run_id, data, card)
 
-        cost = Cost(person_event(plan.steps, len(plan.partners)), PURPOSE, f"run {plan.run_id}", f"run/{plan.run_id}")
+        cost = Cost(plan.person_event(plan.rounds), PURPOSE, f"run {plan.run_id}", f"run/{plan.run_id}")
         subject = {"run": plan.run_id, "rounds": plan.rounds, "partners": list(plan.partners)}
         leaving = Exit("model", subject, self._facts(caller, plan), cost)
         try:
@@ -218,9 +226,18 @@ class TrainingService:
         finally:
             live.ended.set()
 
-    def _train(self, plan: Plan, proposal: pb.TrainingProposal, live: LiveRun) -> Weights:
-        """All rounds. Raises TrainingError."""
+    def _train(self, caller: Caller, plan: Plan, proposal: pb.TrainingProposal, live: LiveRun) -> tuple[Weights, int]:
+        """All rounds: the model, and how many attempts were paid for. Raises TrainingError."""
         later: list[Weights] = []
+
+        def before_retry(attempts: int) -> None:
+            """One more noisy sum may leave: decided, paid and logged like the run itself, before it is asked for."""
+            name = f"run {plan.run_id}, attempt {attempts + 1}"
+            cost = Cost(plan.person_event(1), PURPOSE, name, f"run/{plan.run_id}/{attempts + 1}")
+            subject = {"run": plan.run_id, "attempt": attempts + 1}
+            leaving = Exit("training_attempt", subject, self._facts(caller, plan), cost)
+            self._release.release(caller, leaving, lambda _: None, lambda _: subject)
+            live.text = f"trying again, attempt {attempts + 1}"
 
         def after_round(number: int, arrays: ArrayRecord) -> MetricRecord | None:
             if number:
@@ -235,7 +252,10 @@ class TrainingService:
         self._hub.open(proposal)
         try:
             grid = HubGrid(self._hub, _number(plan.run_id), plan.partners, self._round_timeout_s)
-            AllOrNothing(plan, grid.nodes).start(
+            summed = None
+            if plan.noise is not None:
+                summed = SummedGradient(plan, grid.nodes, self._round_timeout_s, before_retry)
+            (summed or AllOrNothing(plan, grid.nodes)).start(
                 grid=grid,
                 initial_arrays=to_record(initial(plan.kind, plan.width)),
                 num_rounds=plan.rounds,
@@ -245,10 +265,11 @@ class TrainingService:
             )
         finally:
             self._hub.close()
-        return {
+        mean = {
             name: np.asarray(np.mean([weights[name] for weights in later], axis=0, dtype=np.float64), dtype=np.float32)
             for name in later[0]
         }
+        return mean, plan.rounds if summed is None else summed.attempts
 
 
 def _digest(model: Model) -> dict[str, str]:

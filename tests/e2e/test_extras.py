@@ -15,7 +15,7 @@ sys.meta_path.insert(0, Block())
 import {modules}
 """
 DEMO_ONLY = {"sklearn", "matplotlib", "jinja2", "psutil"}
-GATEWAY_ONLY = {"duckdb", "opendp", "grpc_health", "grpc_reflection"}
+GATEWAY_ONLY = {"duckdb", "grpc_health", "grpc_reflection"}
 PARTNER_ONLY = {"torch", "opacus", "gmpy2", "phonenumbers", "pandas"}
 PEOPLE_ONLY = {"dp_accounting", "flwr", "numpy", "safetensors"}
 

@@ -12,16 +12,16 @@ from federation.client.training import TrainingAgent
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.training import client_app
-from federation.training.accounting import calibrate
+from federation.training.accounting import calibrate_steps
 from federation.training.dpsgd import RandomBytes
 from federation.training.features import MARKETING_V1
 from federation.training.flower import ConfigRecord, Message, RecordDict, become, pack, stamp, to_record, unpack
 from federation.training.models import initial
 from federation.v1 import training_pb2 as pb
-from tests.training_kit import NOW, SPEC, FrameData, OwnRules, make_rows
+from tests.training_kit import NOW, SPEC, FrameData, OwnRules, identity_of, make_rows
 
 FEATURES = list(SPEC.features)
-NOISE = calibrate(2.0, 1e-6, 0.2, 30)
+NOISE = calibrate_steps(2.0, 1e-6, 0.2, 30, 3)
 
 
 def proposal(**changes: Any) -> pb.TrainingProposal:
@@ -41,6 +41,7 @@ def proposal(**changes: Any) -> pb.TrainingProposal:
         "epsilon": 2.0,
         "delta": 1e-6,
         "partners": ["airline", "bank", "insurer"],
+        "trust": pb.TRUST_LOCAL,
     }
     return pb.TrainingProposal(**(fields | changes))
 
@@ -72,6 +73,7 @@ class Setup:
             config=config,
             policy=OwnRules(),
             clock=clock,
+            identity=identity_of("bank"),
             engine=self.engine,
             random_bytes=random_bytes,
         )
@@ -119,7 +121,7 @@ def test_own_limits_are_stronger_than_the_alliance_policy(setup: Setup) -> None:
 
 
 def test_run_that_would_not_fit_is_refused_before_a_row_is_touched(setup: Setup) -> None:
-    setup.limits = Limits(epsilon_per_customer=2.5)
+    setup.limits = Limits(epsilon_per_customer=1.5)
     agent = setup.restart()
     assert propose(agent) is None
     for number in range(3):

@@ -51,6 +51,7 @@ def proposal(**changes: Any) -> pb.TrainingProposal:
         "epsilon": 2.0,
         "delta": 1e-6,
         "partners": list(NODES.values()),
+        "trust": pb.TRUST_LOCAL,
     }
     return pb.TrainingProposal(**(fields | changes))
 

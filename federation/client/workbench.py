@@ -1,0 +1,128 @@
+"""What the agent lays out for one approved run: rows that may be used now, the accountant, and keys of secure sums."""
+
+from datetime import datetime
+from typing import Any, Protocol
+
+import pandas as pd
+import structlog
+
+from federation.client.data import Eligible
+from federation.core.clock import Clock
+from federation.core.errors import DataError, Reason, TrainingError
+from federation.core.identity import Identity
+from federation.training.accountant import CustomerAccountant
+from federation.training.accounting import SIZE_NOISE, size_event
+from federation.training.dpsgd import RandomBytes, standard_gaussians
+from federation.training.features import Floats, read_labels
+from federation.training.memory import RunMemory
+from federation.training.plan import PURPOSE, Plan
+from federation.training.secure_sum import Attempt, RoundKey
+
+CATEGORY, RECIPIENT = "model_update", "gateway"
+MIN_SIZE = 200.0
+"""Fewer rows (by the noisy size) than this drown in the noise; and the divisor must be above zero."""
+SIZE = "size"
+_log = structlog.get_logger()
+
+
+class TrainingData(Protocol):
+    """What training needs of the partner's data."""
+
+    def customers(self) -> pd.DataFrame:
+        """All customers, one row each, indexed by customer id; the same object while the file is unchanged."""
+        ...
+
+    def eligible(
+        self, purpose: str, data_category: str, recipient: str, *, fields: frozenset[str] = frozenset()
+    ) -> Eligible:
+        """Who may be in a use now."""
+        ...
+
+
+class Workbench:
+    """One approved run at this partner; what the Flower apps work on.
+
+    Args:
+        plan: What was approved.
+        data: The partner's own rows.
+        accountant: Of its customers.
+        memory: Of its runs.
+        identity: Signs keys.
+        clock: Says when certificates must be valid.
+        random_bytes: A cryptographic source.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        data: TrainingData,
+        accountant: CustomerAccountant,
+        memory: RunMemory,
+        identity: Identity,
+        clock: Clock,
+        random_bytes: RandomBytes,
+    ) -> None:
+        self._plan, self._data, self._accountant, self._memory = plan, data, accountant, memory
+        self._identity, self._clock, self._random_bytes = identity, clock, random_bytes
+        self._encoded: tuple[pd.DataFrame, Floats, Floats, Any] | None = None
+        self._key: tuple[str, RoundKey] | None = None  # in memory only, with the id of the message it answers
+
+    @property
+    def plan(self) -> Plan:
+        """What was approved."""
+        return self._plan
+
+    def now(self) -> datetime:
+        """The time."""
+        return self._clock.now()
+
+    def offer_key(self, message_id: str, attempt: Attempt) -> bytes:
+        """A fresh signed key for an attempt; the same again for the same message. Any earlier key is dropped."""
+        if self._key is None or self._key[0] != message_id or self._key[1].attempt != attempt:
+            self._key = (message_id, RoundKey(attempt, self._identity, self._random_bytes))
+        return self._key[1].offer
+
+    def take_key(self, attempt: Attempt) -> RoundKey:
+        """The key that was offered for an attempt, once. Raises TrainingError (ATTEMPT_LOST)."""
+        key, self._key = self._key, None
+        if key is None or key[1].attempt != attempt:
+            raise TrainingError(Reason.ATTEMPT_LOST, item="no key for this attempt and model")
+        return key[1]
+
+    def pay(self, message_id: str) -> None:
+        """Charges an attempt. Raises BudgetError, or TrainingError (PROPOSAL_REFUSED) for more than approved."""
+        run_id = self._plan.run_id
+        attempts = self._accountant.charged(run_id) - {SIZE}
+        if len(attempts | {message_id}) > self._plan.max_attempts or message_id == SIZE:
+            raise TrainingError(Reason.PROPOSAL_REFUSED, item="more rounds than approved")
+        epsilon = self._accountant.charge(run_id, message_id, self._plan.round_event())
+        _log.info("training_paid", run=run_id, epsilon_so_far=round(epsilon, 4))
+
+    def size(self) -> float:
+        """The noisy number of rows of this run. Raises BudgetError, TrainingError (PROPOSAL_REFUSED)."""
+        run_id = self._plan.run_id
+        size = self._memory.size(run_id)
+        if size is None:
+            self._accountant.charge(run_id, SIZE, size_event())
+            noise = float(standard_gaussians(1, self._random_bytes)[0]) * SIZE_NOISE
+            size = len(self.rows()[1]) + noise
+            self._memory.keep_size(run_id, size)
+        if size < MIN_SIZE:
+            raise TrainingError(Reason.PROPOSAL_REFUSED, item="too few customers for this noise")
+        return size
+
+    def rows(self) -> tuple[Floats, Floats]:
+        """Encoded rows and labels of everyone who may be in training now and has a label. Raises DataError."""
+        frame = self._data.customers()
+        if self._encoded is None or self._encoded[0] is not frame:
+            x = self._plan.schema.encode(frame, self._plan.features)
+            self._encoded = (frame, x, *read_labels(frame, self._plan.label))
+        _, x, y, labelled = self._encoded
+        if not frame.index.is_unique:
+            raise DataError(Reason.BROKEN_ROW, item="customer id not unique")
+        ids = self._data.eligible(PURPOSE, CATEGORY, RECIPIENT, fields=self._plan.fields).ids
+        places = frame.index.get_indexer(pd.Index(ids, dtype=frame.index.dtype))
+        places = places[places >= 0]
+        places = places[labelled[places]]
+        return x[places], y[places]

@@ -1,0 +1,156 @@
+"""Noise in shares: what each partner adds so that the sum of all is private, and what that costs whom.
+
+Unit: a person across the alliance, added or removed with everything that all partners hold. What is released in an
+attempt is one vector of integers: the sum over partners p of S_p, plus the partners' shares of noise.
+
+**Sensitivity.** A row is a gradient of norm at most ``clipping_norm`` (C) and one more number, ``COUNT_SHARE`` times
+C, that counts it; so its norm is at most D = C sqrt(1 + COUNT_SHARE^2). On the fine grid (units of 2^-FINE_BITS) rows
+are rounded towards zero, which never lengthens them, and added as integers, exactly. The sum is brought to the grid
+of the wire (units of 2^-scale_bits) by rounding down: two sums that differ by u units in a place differ by less than
+|u| + 1 there afterwards, so over all places by at most ``scale D + sqrt(width)`` units in L2. Limiting each place to
++-``box`` moves no two sums further apart. A person has at most one row at a partner, but may be a customer of each of
+the n partners: ``n (scale D + sqrt(width))`` is the sensitivity for a person, a n-th of it for a customer of one
+partner alone.
+
+**Mechanism.** Each partner adds an independent discrete Gaussian of parameter ``share_sigma`` in every place, drawn
+exactly by OpenDP from the operating system's generator. The promise counts only n - ``collusion`` shares, with the
+whole sensitivity: it holds for what outsiders see though that many partners add no noise at all, and for what these
+partners and the gateway see together. A sum of k shares is not quite a discrete Gaussian; the bound for it has a term
+tau, which is far below a float's last digit for the shares we allow (``MIN_SHARE_SIGMA``) and is computed all the
+same.
+
+**No wrapping.** With ``box`` = floor((2^31 - 1) / n) - ceil(TAIL share_sigma), n values within the box and n shares
+within TAIL share_sigma add up to less than 2^31. A share is beyond that with a chance below 2 exp(-TAIL^2 / 2) <
+1e-30 in each place; then the model suffers, not privacy, because reducing modulo 2^32 comes after the noise.
+
+**Composition.** Every attempt in which a partner answered counts, also one whose sum never came together. Each costs
+rho-zCDP with rho = 1 / (2 multiplier^2), which has the Renyi curve of a Gaussian with that multiplier; attempts
+compose adaptively like Gaussians. All rows are in every attempt, so nothing is claimed for sampling.
+
+Source: Kairouz, Liu, Steinke 2021, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
+Aggregation", arXiv:2102.06387, Proposition 14; Canonne, Kamath, Steinke 2020, arXiv:2004.00010.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from dp_accounting import DpEvent, GaussianDpEvent, SelfComposedDpEvent
+from opendp.domains import atom_domain, vector_domain
+from opendp.measurements import make_gaussian
+from opendp.metrics import l2_distance
+from opendp.mod import enable_features
+
+from federation.training.secure_sum import Integers
+
+COUNT_SHARE = 0.1
+"""Length of a row's count beside its clipping norm: half a hundredth of the sensitivity, and no size is told apart."""
+FINE_BITS = 30
+"""Rows are added in units of 2^-30; 2^23 rows of norm 1,000 stay below 2^63."""
+MAX_SCALE_BITS = 20
+TAIL = 12.0
+MIN_SHARE_SIGMA = 16.0
+"""In units of the wire's grid; tau is below 1e-1000 from here on."""
+
+enable_features("contrib")  # OpenDP's word for mechanisms whose proof is published elsewhere, see above
+
+
+def sum_multiplier(sigma: float, shares: int, sensitivity: float, width: int) -> float:
+    """The noise multiplier of a Gaussian with the same zCDP as a sum of discrete Gaussians.
+
+    Args:
+        sigma: Of each share, at least 1/2.
+        shares: How many independent shares are in the sum.
+        sensitivity: L2, of integers.
+        width: Places.
+
+    Source: Kairouz, Liu, Steinke 2021, Proposition 14.
+    """
+    tau = 10 * sum(math.exp(-2 * math.pi**2 * sigma**2 * k / (k + 1)) for k in range(1, shares))
+    alone = sensitivity / (math.sqrt(shares) * sigma)
+    return 1 / min(math.sqrt(alone**2 + tau * width / 2), alone + tau * math.sqrt(width))
+
+
+@dataclass(frozen=True)
+class JointNoise:
+    """The noise of a run's sums."""
+
+    parties: int
+    collusion: int
+    """How many partners the promise does without."""
+    width: int
+    """Places of the released vector, the count included."""
+    clipping_norm: float
+    scale_bits: int
+    noise_multiplier: float
+    """Of the noise that is promised, over what a person can change."""
+
+    @property
+    def row_norm(self) -> float:
+        """Largest L2 norm of what one customer adds at one partner, before the grid."""
+        return self.clipping_norm * math.sqrt(1 + COUNT_SHARE**2)
+
+    @property
+    def customer_sensitivity(self) -> float:
+        """L2, in units of the wire's grid, for everything one partner holds about a person."""
+        return 2.0**self.scale_bits * self.row_norm + math.sqrt(self.width)
+
+    @property
+    def person_sensitivity(self) -> float:
+        """L2, in units of the wire's grid, for everything all partners hold about a person."""
+        return self.parties * self.customer_sensitivity
+
+    @property
+    def share_sigma(self) -> float:
+        """Parameter of each partner's share, in units of the wire's grid."""
+        return self.noise_multiplier * self.person_sensitivity / math.sqrt(self.parties - self.collusion)
+
+    @property
+    def box(self) -> int:
+        """Largest size of a partner's sum in each place, before noise; not above 0 where the noise alone would wrap."""
+        return (2**31 - 1) // self.parties - math.ceil(TAIL * self.share_sigma)
+
+    @property
+    def count_sigma(self) -> float:
+        """Standard deviation, in rows, of the noisy count in one sum, if every partner adds its share."""
+        shares = math.sqrt(self.parties) * self.share_sigma
+        return shares / (2.0**self.scale_bits * COUNT_SHARE * self.clipping_norm)
+
+    def person_event(self, attempts: int) -> DpEvent:
+        """What attempts cost a person who is a customer of every partner."""
+        return self._event(self.person_sensitivity, attempts)
+
+    def customer_event(self, attempts: int) -> DpEvent:
+        """What attempts cost a person who is a customer of one partner only."""
+        return self._event(self.customer_sensitivity, attempts)
+
+    def draw_share(self) -> Integers:
+        """One partner's share of the noise of one attempt: int64 (width,)."""
+        mechanism = make_gaussian(vector_domain(atom_domain(T="i64")), l2_distance(T="i64"), scale=self.share_sigma)
+        return np.asarray(mechanism([0] * self.width), dtype=np.int64)
+
+    def encode(self, fine: Integers) -> Integers:
+        """A partner's sum on the grid of the wire, limited to the box.
+
+        Args:
+            fine: int64 (width,), in units of 2^-FINE_BITS.
+        """
+        coarse = fine >> np.int64(FINE_BITS - self.scale_bits)
+        return np.asarray(np.clip(coarse, -self.box, self.box), dtype=np.int64)
+
+    def _event(self, sensitivity: float, attempts: int) -> DpEvent:
+        honest = self.parties - self.collusion
+        multiplier = sum_multiplier(self.share_sigma, honest, sensitivity, self.width)
+        return SelfComposedDpEvent(GaussianDpEvent(multiplier), attempts)
+
+
+def best_scale_bits(parties: int, clipping_norm: float, max_rows: int) -> int:
+    """The finest grid on which so many rows at each partner surely stay within the box; half the range is for noise.
+
+    Args:
+        parties: Of the run.
+        clipping_norm: Of one row.
+        max_rows: At one partner.
+    """
+    reach = 2.0**30 / (parties * max_rows * max(clipping_norm, 1e-9))
+    return max(0, min(MAX_SCALE_BITS, math.floor(math.log2(max(reach, 1.0)))))

@@ -1,0 +1,183 @@
+"""The Flower strategy of the secure sum: keys, masked vectors, their sum, one step; all partners or nobody.
+
+A round has two phases. First every partner offers a signed key for the attempt; then every partner gets the model and
+all keys, and answers with a masked vector. The strategy sees their sum alone. If a vector is missing or late the sum is
+lost: the round is tried again with new keys and new noise, after ``before_retry`` has paid for it, as often as the plan
+allows. A phase of keys that fails costs nothing, since no partner has touched a row.
+
+The step is gradient descent with momentum on the noisy mean: the noisy sum over the mean of all noisy counts so far.
+All of it is post-processing of the sums.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from federation.core.errors import Reason, TrainingError
+from federation.training.flower import (
+    ArrayRecord,
+    ConfigRecord,
+    Grid,
+    Message,
+    MetricRecord,
+    RecordDict,
+    Strategy,
+    from_record,
+    to_record,
+)
+from federation.training.gradient import BIAS_SCALE, read_sum
+from federation.training.joint_noise import TAIL
+from federation.training.models import Weights, check_weights, save_weights, weights_digest
+from federation.training.plan import Plan
+from federation.training.secure_sum import MAX_KEY_BYTES, Integers, add_masked
+from federation.training.summed_app import KEYS
+
+KEY_TRIES = 3
+"""How often a phase of keys is repeated for a partner that answers late."""
+MIN_COUNT_SIGMAS = 3.0
+"""A noisy count must be this many of its standard deviations above zero to be divided by."""
+
+
+class SummedGradient(Strategy):
+    """One gradient step of all partners' rows a round.
+
+    Args:
+        plan: Of the run, with a secure sum.
+        partners: Node id to party, for all partners of the run.
+        timeout_s: Of one phase.
+        before_retry: Called with the number of attempts made so far before a round is tried again; raises where the
+            budget does not allow it.
+    """
+
+    def __init__(
+        self, plan: Plan, partners: Mapping[int, str], timeout_s: float, before_retry: Callable[[int], None]
+    ) -> None:
+        if plan.noise is None:
+            raise TrainingError(Reason.PROPOSAL_REFUSED, item="the proposal has no secure sum")
+        self._plan, self._noise, self._partners = plan, plan.noise, dict(partners)
+        self._timeout_s, self._before_retry = timeout_s, before_retry
+        self._weights: Weights = {}
+        self._grid: Grid | None = None
+        self._number = 0  # of the last attempt, keys phases included; names it in the keys
+        self.attempts = 0
+        """How often partners were asked for a vector; what has to be paid."""
+        self._counts: list[float] = []
+        self._velocity = np.zeros(plan.width + 1)
+
+    def summary(self) -> None:
+        """Nothing to tell; the gateway's own log has the run."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Collects the keys of a round and returns the messages that ask for vectors. Raises TrainingError."""
+        plan = self._plan
+        self._weights = check_weights(from_record(arrays, item="gateway"), plan.kind, plan.width, item="gateway")
+        self._grid = grid
+        return self._ask(server_round, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The model after one step.
+
+        Raises:
+            TrainingError: RUN_FAILED naming who was missing in the last attempt, BAD_UPDATE naming who sent what is no
+                masked vector, or "all partners" where the sum itself cannot be.
+            BudgetError: no budget for another attempt.
+        """
+        grid = self._grid
+        if grid is None:
+            raise TrainingError(Reason.RUN_FAILED, item="a reply before a question")
+        vectors = self._read(replies)
+        while missing := sorted(set(self._partners.values()) - set(vectors)):
+            if self.attempts >= self._plan.max_attempts - (self._plan.rounds - server_round):
+                raise TrainingError(Reason.RUN_FAILED, item=f"round {server_round}: no reply of {', '.join(missing)}")
+            self._before_retry(self.attempts)
+            messages = self._ask(server_round, grid)
+            vectors = self._read(grid.send_and_receive(messages, timeout=self._timeout_s))
+        total = add_masked(vectors, self._plan.partners, self._noise.width)
+        return to_record(self._step(total)), None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """None: what a partner's own rows say about the model stays there."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """None, see ``configure_evaluate``."""
+        return None
+
+    def _ask(self, server_round: int, grid: Grid) -> list[Message]:
+        """Phase of keys; returns the messages of the next phase. Raises TrainingError (RUN_FAILED)."""
+        missing: list[str] = []
+        for _ in range(KEY_TRIES):
+            self._number += 1
+            about = {"round": server_round, "attempt": self._number}
+            model = weights_digest(save_weights(self._weights))
+            content = {"config": ConfigRecord({**about, "model": model})}
+            asked = [self._message(node, content, KEYS, server_round) for node in self._partners]
+            offers = self._offers(grid.send_and_receive(asked, timeout=self._timeout_s))
+            missing = sorted(set(self._partners.values()) - set(offers))
+            if not missing:
+                self.attempts += 1
+                config = ConfigRecord({**about, "offers": [offers[party] for party in self._plan.partners]})
+                send = {"arrays": to_record(self._weights), "config": config}
+                return [self._message(node, send, "train", server_round) for node in self._partners]
+        raise TrainingError(Reason.RUN_FAILED, item=f"round {server_round}: no key of {', '.join(missing)}")
+
+    def _message(self, node: int, content: Mapping[str, Any], kind: str, number: int) -> Message:
+        return Message(RecordDict(dict(content)), dst_node_id=node, message_type=kind, group_id=str(number))
+
+    def _offers(self, replies: Iterable[Message]) -> dict[str, bytes]:
+        """Signed keys by party. The partners verify them, not the gateway. Raises TrainingError (BAD_UPDATE)."""
+        offers: dict[str, bytes] = {}
+        for party, reply in self._answers(replies):
+            record = reply.content.get("key")
+            offer = record.get("offer") if isinstance(record, ConfigRecord) else None
+            if not isinstance(offer, bytes) or len(offer) > MAX_KEY_BYTES or len(reply.content) != 1:
+                raise TrainingError(Reason.BAD_UPDATE, item=f"{party}: key")
+            offers[party] = offer
+        return offers
+
+    def _read(self, replies: Iterable[Message]) -> dict[str, npt.NDArray[np.generic]]:
+        """Masked vectors by party; who answers with an error counts as missing. Raises TrainingError (BAD_UPDATE)."""
+        vectors: dict[str, npt.NDArray[np.generic]] = {}
+        for party, reply in self._answers(replies):
+            record = reply.content.get("masked")
+            if not isinstance(record, ArrayRecord) or len(reply.content) != 1 or set(record) != {"sum"}:
+                raise TrainingError(Reason.BAD_UPDATE, item=f"{party}: content of the reply")
+            vectors[party] = from_record(record, item=party)["sum"]
+        return vectors
+
+    def _answers(self, replies: Iterable[Message]) -> list[tuple[str, Message]]:
+        """The answers that are no error. Raises TrainingError (RUN_FAILED) for a stranger's or a second one."""
+        answers: dict[str, Message] = {}
+        for reply in replies:
+            party = self._partners.get(reply.metadata.src_node_id)
+            if party is None or party in answers:
+                raise TrainingError(Reason.RUN_FAILED, item=f"reply of {party or 'a stranger'}")
+            if not reply.has_error():
+                answers[party] = reply
+        return list(answers.items())
+
+    def _step(self, total: Integers) -> Weights:
+        """The model after a step along a noisy sum. Raises TrainingError (BAD_UPDATE, RUN_FAILED)."""
+        plan, noise = self._plan, self._noise
+        if np.abs(total).max() > noise.parties * (noise.box + TAIL * noise.share_sigma):
+            raise TrainingError(Reason.BAD_UPDATE, item="all partners: a sum beyond what their limits allow")
+        gradient, count = read_sum(total, noise.scale_bits, plan.settings.clipping_norm)
+        self._counts.append(count)
+        size = float(np.mean(self._counts))
+        if size < MIN_COUNT_SIGMAS * noise.count_sigma / np.sqrt(len(self._counts)):
+            raise TrainingError(Reason.RUN_FAILED, item="too few customers for this noise")
+        gradient /= size
+        self._velocity = plan.momentum * self._velocity + gradient
+        step = plan.settings.learning_rate * (gradient + plan.momentum * self._velocity)
+        return {
+            "weight": (self._weights["weight"] - step[None, :-1]).astype(np.float32),
+            "bias": (self._weights["bias"] - BIAS_SCALE * step[-1:]).astype(np.float32),
+        }

@@ -1,0 +1,60 @@
+"""The sum is exact for any vectors, and one row or person changes what is summed by no more than was stated."""
+
+import os
+
+import numpy as np
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from federation.training.gradient import sum_gradients
+from federation.training.joint_noise import FINE_BITS, JointNoise
+from federation.training.secure_sum import Attempt, RoundKey, add_masked
+from tests.training_kit import NOW, identity_of
+
+KIND = "logistic_regression"
+VALUES = st.integers(-(2**31), 2**31 - 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.integers(3, 6), st.integers(1, 40))
+def test_sum_is_exact_modulo_two_to_the_thirty_two(data: st.DataObject, parties: int, width: int) -> None:
+    names = [f"partner-{number}" for number in range(parties)]
+    values = {name: np.array(data.draw(st.lists(VALUES, min_size=width, max_size=width))) for name in names}
+    attempt = Attempt("run", "p", 1, data.draw(st.integers(1, 1000)), "m")
+    keys = {name: RoundKey(attempt, identity_of(name), os.urandom) for name in names}
+    offers = data.draw(st.permutations([key.offer for key in keys.values()]))
+    hidden = {name: keys[name].agree(offers, names, NOW).hide(values[name]) for name in names}
+    total = add_masked(hidden, names, width)
+    exact = sum(values.values())
+    assert np.array_equal(total, (exact + 2**31) % 2**32 - 2**31)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    rows=st.integers(1, 300),
+    clip=st.floats(0.01, 10),
+    scale_bits=st.integers(0, 20),
+    spread=st.floats(0, 100),
+)
+def test_one_row_changes_a_sum_by_no_more_than_its_norm(
+    seed: int, rows: int, clip: float, scale_bits: int, spread: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, 6)).astype(np.float32) * np.float32(rng.choice([0.01, 1, 100]))
+    y = rng.integers(0, 2, rows).astype(np.float32)
+    weights = {"weight": (rng.normal(size=(1, 6)) * spread).astype(np.float32), "bias": np.ones(1, np.float32)}
+    noise = JointNoise(3, 1, 8, clip, scale_bits, noise_multiplier=5.0)
+    assume(noise.box >= 1)  # other plans are refused
+    gone = int(rng.integers(rows))
+    rest = np.arange(rows) != gone
+    whole, without = (
+        sum_gradients(KIND, weights, (x[kept], y[kept]), clip) for kept in (np.ones(rows, dtype=bool), rest)
+    )
+    # a row's integers depend on the row alone, so the difference is the row's own contribution, exactly
+    alone = sum_gradients(KIND, weights, (x[[gone]], y[[gone]]), clip)
+    assert np.array_equal(whole - without, alone)
+    assert sum(int(value) ** 2 for value in alone) <= (noise.row_norm * 2**FINE_BITS) ** 2
+    coarse = noise.encode(whole) - noise.encode(without)
+    assert np.linalg.norm(coarse.astype(float)) <= noise.customer_sensitivity
+    assert np.abs(noise.encode(whole)).max() <= noise.box
