@@ -45,13 +45,15 @@ def check_terms(bundle: Bundle) -> Iterator[Problem]:
 
 def _limits(bundle: Bundle) -> Iterator[Problem]:
     file, seen = "localization.yaml", dict[tuple[str, str], str]()
+    countries = {region.id: region.countries for region in bundle.purposes.regions}
     for at, limit in enumerate(limits_of(bundle.rules)):
         if limit.subject_region not in bundle.areas:
             known = ", ".join(sorted(bundle.areas))
             text = f"unknown subject_region {limit.subject_region}; known are {known}"
             yield Problem(file, ("transfer_limits", at, "subject_region"), text)
-        for category in limit.data_category:
-            other = seen.setdefault((limit.subject_region, category), limit.id)
+        area = countries.get(limit.subject_region, (limit.subject_region,))
+        taken = {(seen.setdefault((country, c), limit.id), c) for country in area for c in limit.data_category}
+        for other, category in sorted(taken):
             if other != limit.id:
-                text = f"{other} already limits {category} out of {limit.subject_region}"
+                text = f"{other} already limits {category} out of a country of {limit.subject_region}"
                 yield Problem(file, ("transfer_limits", at, "data_category"), text)

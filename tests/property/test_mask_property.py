@@ -1,5 +1,6 @@
 """Masks are idempotent, never longer, and never show what the input does not hold."""
 
+import unicodedata
 from collections import Counter
 
 from hypothesis import given, settings
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from federation.policy.facts import Obligations
 from federation.policy.mask import apply, apply_obligations
+from federation.policy.scan import identifiers
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 SHORTENING = ["phone", "email", "card", "id_number", "name", "year", "country", "drop"]
@@ -46,6 +48,18 @@ def test_shows_fewer_characters_than_there_are(mask, value):
     assert not shown - Counter(value)
     shown.pop("@", None)
     assert shown.total() < max(len(value.strip()), 1)
+
+
+@given(st.sampled_from(SHORTENING), values)
+@settings(max_examples=400)
+def test_nothing_invisible_comes_out(mask, value):
+    masked = apply(mask, value) or ""
+    assert not any(unicodedata.category(character)[0] in "CM" for character in masked)
+
+
+@given(st.sampled_from(["phone", "card", "id_number"]), st.integers(10**13, 10**19).map(str))
+def test_a_masked_number_is_no_identifier_any_more(mask, number):
+    assert identifiers(apply(mask, number)) == ()
 
 
 @given(st.integers(-10_000, 10_000), st.integers(-10_000, 10_000))

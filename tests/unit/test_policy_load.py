@@ -7,7 +7,7 @@ import pytest
 from federation.core.errors import PolicyError, Reason
 from federation.policy.load import draft_policy, load_policy, parse_policy, read_folder
 from federation.policy.yaml_text import MAX_BYTES, YamlTextError, read_yaml
-from tests.policy_kit import FOLDER, files, shipped
+from tests.policy_kit import FOLDER, cases, files, shipped
 
 
 def refused(texts):
@@ -34,6 +34,30 @@ def test_the_version_is_of_the_content_and_not_of_comments():
     assert commented.version == shipped().version
     assert commented.files["budget.yaml"] != shipped().files["budget.yaml"]
     assert parse_policy(files(budget=("epsilon: 8.0", "epsilon: 7.5"))).version != shipped().version
+
+
+def test_other_spellings_of_the_standards_mean_the_same():
+    texts = files(
+        rules=("purpose: [offer_sharing]", "purpose: [dpv:DirectMarketing]"),
+        agreement=("purpose: [overlap_statistics]", "purpose: [dpv:ServiceUsageAnalytics]"),
+        consent=("status: given", "status: dpv:ConsentGiven"),
+        localization=("cn-pipl:security_assessment, ", "security_assessment, "),
+    )
+    policy = parse_policy(texts)
+    assert policy.rules == shipped().rules
+    assert policy.tables.clauses == shipped().tables.clauses
+    for _, _, facts in cases():
+        assert policy.decide(facts).permitted is shipped().decide(facts).permitted
+
+
+def test_fields_are_found_by_their_ending_and_without_their_party():
+    catalogue = shipped().tables.catalogue
+    assert catalogue.classes("bank.value_tier") == catalogue.classes("value_tier") == {"C1"}
+    assert catalogue.classes("bank.holds_gold_card") == {"C1"}
+    assert catalogue.categories("balance") == {"user.financial", "pipl_sensitive"}
+    assert catalogue.classes("shoe_size") == {"C1", "C2", "C3"}
+    used = {*shipped().offers.attributes, *shipped().training.features, shipped().training.label}
+    assert all(catalogue.entry(name) for name in used | {"customer_id", "email", "phone", "national_id"})
 
 
 def test_norway_is_a_country():
@@ -75,6 +99,51 @@ def test_norway_is_a_country():
         ({"offers": ("owner: airline", "owner: marketing")}, "marketing is not a partner"),
         ({"cubes": ("airline.activity]", "airline.colour]")}, "airline.colour is not a segment"),
         ({"cubes": ("partners: [bank, airline]", "partners: [bank, bank]")}, "a partner stands here twice"),
+        ({"purposes": ("dpv:ResearchAndDevelopment", "dpv:DirectMarketing")}, "dpv:DirectMarketing is the term of two"),
+        ({"purposes": ("jrt_class: C2}", "jrt_class: C9}")}, "fields.0.jrt_class: unknown word; known are C1, C2, C3"),
+        ({"purposes": ("{id: email,", "{id: customer_id,")}, "fields.1.id: customer_id stands here twice"),
+        (
+            {"purposes": ("{id: age, type: number", "{id: age, type: date")},
+            "age is of the type date, which band does not",
+        ),
+        ({"rules": ("job: drop", "job: name")}, "job is of the type text, which name does not mask"),
+        ({"rules": ("purpose: [model_training]", "purpose: [dpv:Marketing]")}, "unknown purpose dpv:Marketing"),
+        ({"consent": ("status: given", "status: expired")}, "a rule can only ask for a consent that is given"),
+        ({"consent": ("match: {field_class: [C3]}", "match: {field_class: [C4]}")}, "unknown word"),
+        (
+            {"consent": ("{field_class: [C3]}", "{field_class: [C3], field_category: [pipl_sensitive]}")},
+            "give field_category or field_class, not both",
+        ),
+        ({"consent": ("      field_class: [C2]\n", "")}, "masked needs a field_class under match"),
+        (
+            {"rules": ("      recipient: [gateway]\n", "      recipient: [gateway]\n      field_class: [C2]\n")},
+            "field_category and field_class are for forbids",
+        ),
+        (
+            {
+                "consent": (
+                    "at: origin, about: sensitive_fields, names_recipient: true",
+                    "at: both, about: sensitive_fields",
+                )
+            },
+            "the consent to sensitive fields is asked for at the origin",
+        ),
+        (
+            {"localization": ("people_below: 1000000\n", "people_below: 10\n")},
+            "people_below must rise from tier to tier",
+        ),
+        (
+            {"localization": ("- mechanism: [security", "- people_below: 2000000\n        mechanism: [security")},
+            "the last tier must have no bounds",
+        ),
+        (
+            {"localization": ("subject_region: CN\n    data", "subject_region: XX\n    data")},
+            "unknown subject_region XX",
+        ),
+        (
+            {"localization": ("sensitive: pipl_sensitive", "sensitive: secret")},
+            "transfer_limits.0.sensitive: unknown word",
+        ),
         ({"training": ("label: accepted_offer\n", "")}, "training.yaml:4:1 label: Field required"),
     ],
 )
