@@ -6,7 +6,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+from federation.client.consent_import import ConsentImport
 from federation.client.consent_link import ConsentLink
+from federation.consent.statements import FIELDS
 from federation.core.database import open_database
 from federation.core.ids import CustomerId
 from tests.conftest import NOW
@@ -112,3 +114,22 @@ def test_agreeing_again_reaches_the_gateway(side: Side) -> None:
     assert side.at_gateway(1) == "given"
     side.stub.down = True
     assert not side.link.record(customer(1), PURPOSE, given())
+
+
+def test_an_import_goes_up_for_those_who_have_a_handle(side: Side) -> None:
+    side.link.upload([customer(1), customer(2)])
+    assert side.link.upload_imported() == 0
+    register = side.partner.folder / "register.csv"
+    time = "2026-10-31T00:00:00Z,2027-10-31T00:00:00Z"
+    rows = [f"C{n},{PURPOSE},withdrawn,insurer,{time},1,1,GDPR" for n in (2, 3)]
+    register.write_text("\n".join((",".join(FIELDS), *rows)) + "\n")
+    ConsentImport(side.partner.engine, side.world.clock).run(register)
+    side.stub.down = True
+    with pytest.raises(grpc.RpcError):
+        side.link.upload_imported()
+    side.restart()
+    side.stub.down = False
+    assert side.link.upload_imported() == 2
+    assert [side.at_gateway(n) for n in (1, 2, 3)] == ["given", "withdrawn", None]
+    assert side.partner.handles.existing(customer(3)) is None
+    assert side.link.upload_imported() == 0

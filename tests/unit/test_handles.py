@@ -37,3 +37,14 @@ def test_all_or_none() -> None:
     with pytest.raises(IntegrityError):
         book.handles_for(IDS[:2])
     assert book.existing(IDS[0]) is None
+
+
+def test_known_and_pages_make_no_handles(tmp_path: Path) -> None:
+    book = HandleBook(open_database(tmp_path / "state.db"))
+    ids = [CustomerId(f"C{n:04d}") for n in range(1_200)]
+    made = dict(zip(ids[:1_100], book.handles_for(ids[:1_100]), strict=True))
+    assert book.known(ids) == made
+    pages = list(book.pages(500))
+    assert [len(page) for page in pages] == [500, 500, 100]
+    assert dict(pair for page in pages for pair in page) == made
+    assert book.existing(ids[-1]) is None

@@ -1,6 +1,7 @@
 """The proposing side: own policy first, masked before sending, the same offers under the same ids."""
 
 import json
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.client.consent_link import ConsentLink
 from federation.client.campaign import Campaign
+from federation.client.consent_link import ConsentLink
 from federation.client.offers import OfferProposer
 from federation.core.database import open_database
 from federation.core.errors import DataError, Reason
@@ -153,3 +154,37 @@ def test_partners_without_people_in_common_learn_nothing(side: Side) -> None:
     side.world.switchboard.handle_at = board.handle_at  # type: ignore[method-assign]
     assert side.proposer.propose(SCORES, CAMPAIGN).accepted == 5
     assert side.world.pull() == []
+
+
+def test_whom_the_gateway_does_not_know_is_passed_over(side: Side) -> None:
+    side.partner.write(range(1, 61))
+    scores = {customer(n): n / 100 for n in range(1, 61)}  # C60 is the best; C41 to C60 have no handle
+    summary = side.proposer.propose(scores, Campaign("home", "insurer", "email", "Free.", top=3))
+    assert (summary.eligible, summary.picked, summary.not_on_switchboard) == (60, 0, 15)
+    assert side.partner.handles.existing(customer(60)) is None  # nobody got one by being proposed
+    assert side.sent() == []
+
+
+def test_the_agent_sends_what_waits_by_itself(side: Side) -> None:
+    side.stub.down = True
+    with pytest.raises(grpc.RpcError):
+        side.proposer.propose(SCORES, CAMPAIGN)
+    side.stub.down = False
+    stop = threading.Event()
+    agent = threading.Thread(target=side.proposer.serve, args=(stop,))
+    agent.start()
+    for _ in range(200):
+        if len(side.sent()) == 5:
+            break
+        stop.wait(0.02)
+    stop.set()
+    agent.join(10)
+    assert len(side.sent()) == 5
+
+
+def test_old_proposals_are_purged(side: Side) -> None:
+    side.proposer.propose(SCORES, CAMPAIGN)
+    side.world.clock.at = NOW + timedelta(days=30 + 89)
+    assert side.proposer.purge() == 0
+    side.world.clock.at = NOW + timedelta(days=30 + 91)
+    assert (side.proposer.purge(), side.proposer.purge()) == (5, 0)
