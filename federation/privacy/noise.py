@@ -14,6 +14,7 @@ so the same RDP bound, as the continuous one (Theorem 4 and its multivariate for
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from dp_accounting import DpEvent, GaussianDpEvent, LowerEndpointAndGuess, calibrate_dp_mechanism
 from dp_accounting.mechanism_calibration import NoBracketIntervalFoundError
@@ -58,6 +59,7 @@ def discrete_gaussian(values: Sequence[int], sigma: float) -> list[int]:
     return noisy
 
 
+@lru_cache(maxsize=256)
 def calibrate_sigma(epsilon: float, delta: float, sensitivity: float) -> float:
     """The smallest sigma with which one release satisfies (epsilon, delta), by Renyi DP.
 

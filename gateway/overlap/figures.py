@@ -42,11 +42,13 @@ def totals_of(cells: Sequence[Figure], asked: Question) -> Iterator[Figure]:
     """People at all of some partners, for every set of partners; then people with each label, anywhere."""
     sizes = range(1, len(asked.partners) + 1)
     for group in itertools.chain.from_iterable(itertools.combinations(asked.partners, size) for size in sizes):
-        if some := [cell for cell in cells if set(group) <= set(cell.members)]:
-            yield Figure(group, (), _joined(some))
+        if asked.owners <= set(group):
+            yield Figure(group, (), _joined(cell for cell in cells if set(group) <= set(cell.members)))
     for column in asked.by:
         for label in dict.fromkeys(label for cell in cells for label in cell.labels if label[0] == column):
-            yield Figure((owner(column),), (label,), _joined(cell for cell in cells if label in cell.labels))
+            needed = asked.owners | {owner(column)}
+            group = tuple(party for party in asked.partners if party in needed)
+            yield Figure(group, (label,), _joined(cell for cell in cells if label in cell.labels))
 
 
 def respond(made: Made, asked: Question, *, name: str, epoch: str, min_count: int) -> pb.QueryCubeResponse:

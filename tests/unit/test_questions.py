@@ -1,0 +1,192 @@
+"""Ad hoc questions: free where something released answers them, else previewed, paid for once, and kept."""
+
+from collections.abc import Callable
+
+import pytest
+
+from federation.core.errors import EntenteError, Reason
+from federation.overlap.questions import Question
+from federation.policy.specs import AdHocSpec, CubeSpec, SumSpec
+from federation.privacy.noise import calibrate_sigma
+from gateway.overlap.prices import price_list
+from tests.question_kit import Asking, Exact, Log, counts, person
+
+PEOPLE = [
+    *[person(bank="basic")] * 40,
+    *[person(bank="high")] * 30,
+    *[person(bank="high", airline="active")] * 20,
+    *[person(bank="basic", airline="silent")] * 10,
+    *[person(bank="high", insurer="family", airline="silent")] * 7,
+    *[person(insurer="senior")] * 5,
+]
+CROSS = CubeSpec(
+    name="cross", partners=("bank", "airline"), by=("bank.tier", "airline.activity"), epsilon=0.5, min_count=0
+)
+STRATEGIC = {"where": {"bank.tier": "high"}, "by": ["airline.activity"]}
+
+
+def refused(reason: Reason, act: Callable[[], object]) -> str:
+    with pytest.raises(EntenteError) as caught:
+        act()
+    assert caught.value.reason is reason, caught.value
+    return caught.value.item
+
+
+@pytest.fixture
+def desk() -> Asking:
+    return Asking(PEOPLE, CROSS, noise=Exact())
+
+
+def test_an_ad_hoc_table_is_what_it_asks(desk: Asking) -> None:
+    answer = desk.ask("bank", "airline", **STRATEGIC)
+    assert counts(answer.cells) == {
+        (("bank",), ()): 30,
+        (("bank", "airline"), (("airline.activity", "active"),)): 20,
+        (("bank", "airline"), (("airline.activity", "silent"),)): 7,
+    }
+    assert dict(answer.where) == {"bank.tier": "high"}
+    assert {tuple(t.members): t.count for t in answer.totals if not t.labels} == {
+        ("bank",): 57,
+        ("bank", "airline"): 27,
+    }
+    assert answer.spent_now
+    assert desk.spent == pytest.approx(0.5, rel=1e-6)
+
+
+def test_what_a_released_cube_answers_is_free_and_the_same(desk: Asking) -> None:
+    free = Asking(PEOPLE, CROSS)  # real noise
+    cube = free.cube("cross")
+    spent, reads = free.spent, free.index.reads
+    answer = free.ask("airline", "bank", party="other", **STRATEGIC)
+    assert (answer.read_from, answer.spent_now, free.spent) == ("cross", False, spent)
+    assert free.index.reads == reads  # no exact count was looked at
+    known = {(frozenset(cell.members), *sorted(cell.labels.items())): cell.count for cell in cube.cells}
+    for cell in answer.cells:
+        labels = {**cell.labels, "bank.tier": "high"}
+        assert cell.count == known[(frozenset(cell.members), *sorted(labels.items()))]
+    assert free.preview("bank", "airline", **STRATEGIC).read_from == "cross"
+
+
+def test_spelling_caller_and_price_do_not_change_an_answer() -> None:
+    desk = Asking(PEOPLE)
+    first = desk.ask("bank", "insurer", "airline", by=["bank.tier", "airline.activity"])
+    again = desk.ask("airline", "insurer", "bank", by=["airline.activity", "bank.tier"], epsilon=0.9, party="other")
+    key = lambda cell: (sorted(cell.members), sorted(cell.labels.items()))  # noqa: E731
+    assert sorted((key(c), c.count, c.low, c.high) for c in first.cells) == sorted(
+        (key(c), c.count, c.low, c.high) for c in again.cells
+    )
+    assert not again.spent_now
+    assert (again.epsilon, desk.spent) == (first.epsilon, pytest.approx(0.5, rel=1e-6))
+
+
+def test_a_part_of_an_ad_hoc_table_is_free(desk: Asking) -> None:
+    desk.ask("bank", "insurer", "airline", by=["bank.tier"])
+    spent = desk.spent
+    venn = desk.ask("bank", "airline")
+    assert counts(venn.cells) == {(("bank",), ()): 70, (("airline",), ()): 0, (("bank", "airline"), ()): 37}
+    assert not venn.spent_now
+    assert venn.read_from.startswith("ad-hoc-")
+    high = desk.ask("airline", "bank", where={"bank.tier": "high"})
+    assert counts(high.cells) == {(("bank",), ()): 30, (("airline", "bank"), ()): 27}
+    assert desk.spent == spent
+
+
+def test_a_later_table_never_changes_an_answer() -> None:
+    desk = Asking(PEOPLE, CROSS)
+    first = desk.ask("bank", "airline")
+    desk.cube("cross")
+    later = desk.ask("bank", "airline", by=["bank.tier"])
+    assert desk.ask("bank", "airline").cells == first.cells
+    assert desk.ask("bank", "airline", by=["bank.tier"]).cells == later.cells
+
+
+def test_a_preview_spends_nothing_and_says_what_the_answer_will_cost(desk: Asking) -> None:
+    seen = desk.preview("bank", "airline", epsilon=0.2, **STRATEGIC)
+    assert (desk.spent, desk.index.reads, desk.log.entries) == (0, 0, [])
+    sigma = calibrate_sigma(0.2, 1e-6, 1.0)
+    assert (seen.epsilon, seen.cells, seen.fits, seen.sigma) == (0.2, 3, True, sigma)
+    assert seen.expected_error == pytest.approx(1.959964 * sigma)
+    assert {scope.scope for scope in seen.scopes} == {"alliance", "overlap_statistics"}
+    desk.ask("bank", "airline", epsilon=0.2, **STRATEGIC)
+    assert seen.scopes[0].epsilon_after == desk.spent
+    desk.cube("cross")
+    assert desk.preview("bank", "insurer", epsilon=0.2).scopes[0].epsilon_spent == desk.spent
+
+
+def test_a_preview_shows_that_the_budget_is_too_small(desk: Asking) -> None:
+    budget = desk.policy.budget
+    desk.policy.budget = budget.model_copy(update={"purposes": {"overlap_statistics": 0.3}})
+    assert not desk.preview("bank", "airline", epsilon=0.5).fits
+    refused(Reason.BUDGET_EXHAUSTED, lambda: desk.ask("bank", "airline", epsilon=0.5))
+    assert desk.index.reads == 0
+
+
+def test_policy_says_whether_for_what_and_for_how_much() -> None:
+    desk = Asking(PEOPLE, CROSS, ad_hoc=AdHocSpec(), noise=Exact())
+    refused(Reason.POLICY_DENIED, lambda: desk.ask("bank", "airline"))
+    desk.cube("cross")
+    assert desk.ask("bank", "airline").read_from == "cross"  # what is out may be read
+    desk.policy.ad_hoc = AdHocSpec(allowed=True, max_epsilon=0.2)
+    assert "0.2" in refused(Reason.POLICY_DENIED, lambda: desk.ask("bank", "insurer", epsilon=0.3))
+    refused(Reason.POLICY_DENIED, lambda: desk.preview("bank", "insurer", epsilon=0.3))
+    refused(Reason.POLICY_DENIED, lambda: desk.ask("bank", "insurer", purpose="offer_sharing"))
+    desk.policy.permitted = False
+    refused(Reason.POLICY_DENIED, lambda: desk.ask("bank", "airline"))
+
+
+@pytest.mark.parametrize(
+    ("partners", "rest", "reason"),
+    [
+        ((), {}, Reason.BAD_FIELD),
+        (("bank",), {"by": ["bank.tier"] * 7}, Reason.BAD_FIELD),
+        (("bank",), {"epsilon": float("nan")}, Reason.BAD_FIELD),
+        (("bank",), {"epsilon": -1.0}, Reason.BAD_FIELD),
+        (("bank", "mallory"), {}, Reason.POLICY_INVALID),
+        (("bank", "bank"), {}, Reason.POLICY_INVALID),
+        (("bank",), {"by": ["airline.activity"]}, Reason.POLICY_INVALID),
+        (("bank",), {"where": {"bank.tier": "golden"}}, Reason.POLICY_INVALID),
+        (("bank",), {"epoch": "e9"}, Reason.UNKNOWN_EPOCH),
+    ],
+)
+def test_what_cannot_be_asked(desk: Asking, partners: tuple[str, ...], rest: dict[str, object], reason: Reason) -> None:
+    refused(reason, lambda: desk.ask(*partners, **rest))
+    refused(reason, lambda: desk.preview(*partners, **rest))
+    assert desk.spent == 0
+
+
+def test_a_sum_counts_each_band_as_its_number_and_makes_noise_for_the_cap() -> None:
+    values = {"low": 100, "high": 900}
+    total = SumSpec(column="bank.value", values=values, cap=1000, unit="EUR")
+    cube = CubeSpec(name="revenue", partners=("bank", "airline"), sum=total, epsilon=1.0, min_count=20)
+    people = [person(bank="basic")] * 25 + [{"bank": {**person(bank="high")["bank"], "value": "high"}}] * 30
+    desk = Asking([*people, *[person(airline="active")] * 50], cube, noise=Exact())
+    answer = desk.cube("revenue")
+    assert counts(answer.cells) == {(("bank",), ()): 25 * 100 + 30 * 900, (("bank", "airline"), ()): 0}
+    assert (answer.unit, answer.sensitivity) == ("EUR", 1000)
+    assert answer.sigma == pytest.approx(1000 * calibrate_sigma(1.0, 1e-6, 1.0), rel=1e-6)
+    assert [cell.suppressed for cell in answer.cells] == [False, True]  # 29,500 is at least 29 people; 0 is not 20
+    assert desk.ask("bank", "airline").spent_now  # people are another question than their revenue
+    with pytest.raises(ValueError, match="more than the cap"):
+        SumSpec(column="bank.value", values=values, cap=500, unit="EUR")
+
+
+def test_the_gate_sees_which_columns_a_question_uses(desk: Asking) -> None:
+    desk.ask("bank", "airline", **STRATEGIC)
+    asked = {facts.origin: sorted(facts.fields) for facts in desk.policy.asked}
+    assert asked == {"bank": ["bank.tier"], "airline": ["airline.activity"]}
+
+
+def test_a_fixed_column_is_not_also_split_by() -> None:
+    one = Question(("a", "b"), ("a.x", "b.y"), (("a.x", "1"),))
+    assert one.digest() == Question(("b", "a"), ("b.y",), (("a.x", "1"),)).digest()
+
+
+def test_the_price_list_says_what_the_next_release_adds() -> None:
+    desk = Asking(PEOPLE, CROSS, CubeSpec(name="dear", partners=("bank", "airline"), epsilon=7.0), log=Log())
+    before = {price.what: price for price in price_list(desk.cubes, desk.ledger)}
+    assert before["cube cross"].epsilon_more == pytest.approx(0.5, rel=1e-6)
+    assert (before["cube cross"].fits, before["cube dear"].fits) == (True, False)
+    desk.cube("cross")
+    after = {price.what: price for price in price_list(desk.cubes, desk.ledger)}
+    assert after["cube cross"].released
+    assert 0 < after["cube cross"].epsilon_more < 0.5  # what is added composes
