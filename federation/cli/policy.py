@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from federation.cli import policy_changes, policy_versions
+from federation.cli import policy_changes, policy_export, policy_versions
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out
 from federation.cli.policy_tools import entry_of
 from federation.client.connection import Connection
@@ -18,6 +18,7 @@ from federation.v1 import policy_pb2 as pb
 app = typer.Typer(no_args_is_help=True, help="The rules that compliance edits, and how they come into force.")
 
 
+@app.command("lint", epilog="Example: entente policy lint policies/", help="The same as check.")
 @app.command(epilog="Example: entente policy check policies/")
 def check(
     folder: Annotated[Path, typer.Argument(help="Folder with the policy files.")],
@@ -146,4 +147,5 @@ def show(config: ConfigOption, as_json: JsonOption = False) -> None:
 
 
 policy_changes.register(app)
+policy_export.register(app)
 policy_versions.register(app)
