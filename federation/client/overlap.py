@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from federation.client.config import PartnerConfig
 from federation.client.connection import translated
 from federation.client.overlap_batches import BatchBuilder, Data, Handles
 from federation.client.overlap_carry import Progress, fetch, rows_in, send
-from federation.client.overlap_files import read_chunks, shuffled, write_rows
+from federation.client.overlap_files import create_private, read_chunks, shuffled, write_rows
 from federation.client.overlap_state import EpochState, StoredBatch
 from federation.core.clock import Clock
 from federation.core.errors import EntenteError, OverlapError, Reason, TransportError
@@ -37,8 +38,17 @@ from federation.v1.overlap_pb2_grpc import OverlapServiceStub
 _log = structlog.get_logger()
 
 
-def _no_progress(_stage: str, _done: int, _total: int) -> None:
-    """Progress that nobody watches."""
+class LoggedProgress:
+    """Writes to the log how far long work is, at most once in a while."""
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        self._every_s, self._last_s = every_s, time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Takes note of rows done."""
+        if time.monotonic() - self._last_s >= self._every_s:
+            self._last_s = time.monotonic()
+            _log.info("overlap_progress", stage=stage, rows=done, of=total)
 
 
 class OverlapAgent:
@@ -53,7 +63,7 @@ class OverlapAgent:
         policy: Its own policy: parties, labels, padding.
         clock: For the validity of certificates.
         before_switchboard: Called with the customers of the switchboard batch before that batch is sent (again).
-        progress: Called while rows are worked on.
+        progress: Called while rows are worked on; by default the log says how far it is.
         random: Keys, order and padding.
     """
 
@@ -67,12 +77,13 @@ class OverlapAgent:
         policy: Agreement,
         clock: Clock,
         before_switchboard: Callable[[Sequence[CustomerId]], None] | None = None,
-        progress: Progress = _no_progress,
+        progress: Progress | None = None,
         random: Random = os.urandom,
     ) -> None:
         self._stub, self._identity, self._data, self._handles = stub, identity, data, handles
         self._config, self._policy, self._clock = config, policy, clock
-        self._before_switchboard, self._progress, self._random = before_switchboard, progress, random
+        self._before_switchboard, self._random = before_switchboard, random
+        self._progress = progress or LoggedProgress()
         self._state = EpochState(config.state, random)
 
     def serve(self, stop: threading.Event) -> None:
@@ -214,7 +225,8 @@ class OverlapAgent:
                 if known == mine or request.from_row == 0:
                     if known != mine:
                         target.unlink(missing_ok=True)
-                        write_secret(name, mine)
+                        with os.fdopen(create_private(name), "wb") as file:  # not synced: without it, begin anew
+                            file.write(mine)
                     fetch(parts, chain, target, width, self._progress)
                     return header, chain
                 name.unlink()  # rows of another batch: begin anew

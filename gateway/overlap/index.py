@@ -20,7 +20,7 @@ from federation.core.ids import POINT_BYTES
 from federation.overlap.plan import check_epoch_name, parse_label
 from gateway.overlap.components import create_links, find_components, insert_links
 
-MEMORY_LIMIT = "1GB"
+MEMORY_LIMIT = "768MB"
 PERSON = ("high UBIGINT, low UBIGINT", "row UBIGINT")
 """What makes a person: with one key type its token, with several the row, until components are known."""
 Region = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]

@@ -55,7 +55,8 @@ class Incoming:
         wanted = shape.digest + shape.rows.to_bytes(8, "big") + bytes([shape.handles])
         if not name.exists() or name.read_bytes() != wanted:
             _remove(self._part)
-            _write_durably(name, wanted)
+            with _append(name) as file:  # not synced: without it, rows are sent again
+                file.write(wanted)
         self._points = _append(self._part)
         self._handles = _append(_handles(self._part)) if shape.handles else None
         self._resume()
@@ -137,7 +138,8 @@ class Incoming:
         self._points.truncate(rows * self._shape.width)
         for chunk in _chunks(self._part, self._shape.width, 0):
             self._count(chunk)
-        self._sync()
+        if self.rows:
+            self._sync()
 
     def _count(self, points: bytes) -> None:
         per_row = self._shape.width // POINT_BYTES
@@ -228,13 +230,6 @@ def _remove(part: Path) -> None:
 
 def _append(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "ab")
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with _append(path) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -106,7 +106,7 @@ def _joined(
     folder: Path, epoch: str, batches: Iterable[HandleBatch], key_types: int
 ) -> Iterator[Iterator[tuple[PartyId, bytes, bytes]]]:
     """Party, token of the person and handle of every row of several points, joined in a scratch database."""
-    with contextlib.closing(duckdb.connect(str(folder / "scratch.duckdb"), config={"memory_limit": "1GB"})) as db:
+    with contextlib.closing(duckdb.connect(str(folder / "scratch.duckdb"), config={"memory_limit": "768MB"})) as db:
         create_links(db)
         db.execute("CREATE TABLE handles (row UBIGINT, party VARCHAR, head UBIGINT, tail UBIGINT)")
         first = 0

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from federation.core.errors import DataError, OverlapError, Reason
-from federation.core.ids import EpochId, PartyId
+from federation.core.ids import POINT_BYTES, EpochId, PartyId
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
 from federation.v1.overlap_pb2_grpc import OverlapServiceServicer
@@ -55,7 +55,7 @@ class OverlapServicer(OverlapServiceServicer):
         self._connect_timeout_s, self._stall_timeout_s = connect_timeout_s, stall_timeout_s
         self._streams: dict[PartyId, int] = {}
         self._changed = asyncio.Condition()
-        self._moved = 0  # chunks that came or went, ever: large batches are slow, not stuck
+        self._moved = 0  # points that came or went, ever: large batches are slow, not stuck
 
     def connected(self) -> list[PartyId]:
         """Partners whose agent has a task stream open."""
@@ -92,7 +92,7 @@ class OverlapServicer(OverlapServiceServicer):
         yield pb.GetBatchResponse(header=header)
         while chunk := await asyncio.to_thread(next, chunks, b""):
             yield pb.GetBatchResponse(chunk=pb.PointsChunk(points=chunk))
-            self._moved += 1
+            self._moved += len(chunk) // POINT_BYTES
 
     async def PutBatch(
         self, request_iterator: AsyncIterator[pb.PutBatchRequest], _context: Context
@@ -116,7 +116,7 @@ class OverlapServicer(OverlapServiceServicer):
                 if part.WhichOneof("part") != "chunk":
                     raise OverlapError(Reason.BAD_FIELD, item="field chunk")
                 await asyncio.to_thread(incoming.add, part.chunk.points, part.chunk.handles)
-                self._moved += 1
+                self._moved += len(part.chunk.points) // POINT_BYTES
                 if incoming.durable_rows != told:
                     told = incoming.durable_rows
                     yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, durable_rows=told)
@@ -148,14 +148,12 @@ class OverlapServicer(OverlapServiceServicer):
         await self._notify()
         moved_at = time.monotonic()
         before: Counts | None = None
-        moved = self._moved
+        started = moved = self._moved
         while not await asyncio.to_thread(self._coordinator.is_complete, epoch):
             counts = await asyncio.to_thread(self._coordinator.counts, epoch)
-            if moved != self._moved:
-                moved, moved_at = self._moved, time.monotonic()
-            if counts != before:
-                before, moved_at = counts, time.monotonic()
-                for progress in _progress(counts):
+            if counts != before or moved != self._moved:
+                before, moved, moved_at = counts, self._moved, time.monotonic()
+                for progress in _progress(counts, moved - started):
                     yield pb.BuildIndexResponse(epoch=epoch, progress=progress)
             if counts.passed == counts.passes:
                 yield _response(epoch, "index", 0, 1, "Building the index")
@@ -217,12 +215,15 @@ class OverlapServicer(OverlapServiceServicer):
                 return
 
 
-def _progress(counts: Counts) -> list[common_pb2.Progress]:
+def _progress(counts: Counts, points: int) -> list[common_pb2.Progress]:
     submit = common_pb2.Progress(
         stage="submit", done=counts.submitted, total=counts.batches, text="Partners blind their own identifiers"
     )
     blind = common_pb2.Progress(
-        stage="blind", done=counts.passed, total=counts.passes, text="Batches go through the other partners"
+        stage="blind",
+        done=counts.passed,
+        total=counts.passes,
+        text=f"Batches go through the other partners; {points:,} points so far",
     )
     return [submit, blind]
 
