@@ -8,7 +8,7 @@ import typer
 
 from federation.cli import policy_changes, policy_export, policy_versions
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out
-from federation.cli.policy_tools import entry_of
+from federation.cli.policy_tools import entry_of, versions_at
 from federation.client.connection import Connection
 from federation.core.errors import ConfigError, DataError, Reason
 from federation.core.ids import PolicyVersion
@@ -107,6 +107,10 @@ def explain(
             text = explain_record(record, language)
             permitted, version = record.permitted, record.version
             duties: dict[str, object] = {}
+            if permitted:  # the log keeps the reasons of refusals; the version that permitted it names its rules again
+                again = versions_at(connection)(version).decide(record.facts[0])
+                told, text = again.reasons, explain_decision(again, record.facts[0], language)
+                duties = obligations_to_json(again.obligations)
         else:
             decision, asked = _ask(connection, facts or Path())
             told, text = decision.reasons, explain_decision(decision, asked, language)

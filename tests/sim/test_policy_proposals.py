@@ -21,9 +21,9 @@ NEW, OTHER = changed(**STRICTER), changed(**LOOSER)
 HOUR = timedelta(hours=1)
 
 
-@pytest.fixture(params=["memory", "file"])
-def office(request, tmp_path):
-    made = Office(None if request.param == "memory" else tmp_path / "policy.db")
+@pytest.fixture
+def office():
+    made = Office()
     yield made
     made.engine.dispose()
 
@@ -233,8 +233,8 @@ def everything(office):
 
 
 @pytest.mark.parametrize("number", range(1, 60))
-def test_killed_between_any_two_steps_it_goes_on(tmp_path, number):
-    office = Office(tmp_path / "policy.db")
+def test_killed_between_any_two_steps_it_goes_on(number):
+    office = Office()
     restore = kill_at_commit(office, number)
     try:
         everything(office)
