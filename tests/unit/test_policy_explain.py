@@ -18,7 +18,20 @@ from federation.policy.vocabulary import CONSENT_STATUS
 from tests.policy_kit import AT, cases, shipped
 
 ROOT = Path(__file__).parents[2]
-TOOLS = {"cases", "check", "check_terms", "diff", "explain", "lint", "load", "messages", "replay", "yaml_text"}
+TOOLS = {
+    "cases",
+    "cedar",
+    "cedar_terms",
+    "check",
+    "check_terms",
+    "diff",
+    "explain",
+    "lint",
+    "lint_rules",
+    "load",
+    "messages",
+}
+TOOLS |= {"replay", "yaml_text"}
 """Modules of the policy that make no decision, but have pairs of words of their own."""
 SOURCES = [
     *(path for path in (ROOT / "federation/policy").glob("*.py") if path.stem not in TOOLS),
