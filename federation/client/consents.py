@@ -23,6 +23,7 @@ from federation.core.ids import CustomerId
 from federation.policy.facts import ConsentFact
 
 _EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_MAX_SAID = 100_000
 
 metadata = MetaData()
 changes = Table(
@@ -179,8 +180,13 @@ class ConsentBook:
         facts: dict[str, dict[str, ConsentFact]] = {}
         times: dict[str, datetime | None] = {}
         names: dict[str, frozenset[str]] = {}
+        said: dict[tuple[str, ...], ConsentFact] = {}  # many rows say the same: one fact stands for all of them
         for customer, purpose, *values in zip(*(table[name].tolist() for name in FIELDS), strict=True):
-            fact = _parse(values, times, names)
+            fact = said.get(row := tuple(values))
+            if fact is None:
+                if len(said) == _MAX_SAID:  # where no two rows say the same, remembering them is of no use
+                    said.clear()
+                fact = said[row] = _parse(values, times, names)
             bucket = facts.setdefault(purpose, {})
             if not _newer(bucket.get(customer), fact):
                 bucket[customer] = fact
