@@ -174,7 +174,6 @@ class Tables:
         digest: Callable[[T], Mapping[str, object]],
         *,
         find: Callable[[], Stored | None],
-        asked: Question | None = None,
     ) -> T:
         """Gives an answer away: a stored one for nothing, else a new one that is paid for and stored first.
 
@@ -184,18 +183,16 @@ class Tables:
             respond: Makes the message.
             digest: What the log keeps of it.
             find: Looks for a stored table to answer from.
-            asked: The question, where it is not the wanted table's.
 
         Raises:
             PolicyError: the policy denies it, or the question does not fit the epoch.
             BudgetError: there is not enough left.
             AuditError: nothing was released.
         """
-        question = asked or wanted.question
-        cells = self.cells(wanted.question, wanted.epoch, wanted.what)
+        question, cells = wanted.question, tuple[Cell, ...]()
 
         def do(released: Released) -> T:
-            stored, drawn = find(), False
+            stored, drawn = known, False
             version = released.decisions[0].version
             if stored is None:
                 stored, drawn = self._draw(wanted, cells, version)
@@ -203,8 +200,9 @@ class Tables:
             return respond(Made(stored, max(floors), version, drawn))
 
         with self._lock:
-            cost = None
-            if find() is None:
+            cost, known = None, find()
+            if known is None:
+                cells = self.cells(wanted.question, wanted.epoch, wanted.what)
                 cost = Cost(
                     event=self.event(wanted),
                     purpose=wanted.purpose,

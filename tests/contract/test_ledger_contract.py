@@ -284,3 +284,27 @@ def test_a_kill_between_reserve_and_commit_wastes_and_never_creates(tmp_path: Pa
     assert refusal(lambda: book.reserve("b", 2)).reason == Reason.BUDGET_EXHAUSTED
     book.ledger.commit(book.reserve("a", 2))  # the release is made again, and pays nothing more
     assert book.spent() == 2
+
+
+def test_a_preview_is_what_the_spend_then_leaves(book: Book) -> None:
+    book.reserve("a", 2)
+    seen = book.ledger.preview(STATISTICS, units(1))
+    assert [scope.scope for scope in seen] == [ALLIANCE, STATISTICS]
+    assert all(scope.fits for scope in seen)
+    assert book.spent() == 2
+    book.reserve("b", 1)
+    assert seen[0].epsilon_after == book.ledger.overview().scopes[0].epsilon_spent
+    assert not book.ledger.preview(STATISTICS, units(1))[1].fits
+    assert not book.ledger.preview("offer_sharing", units(1))[1].fits
+    book.clock.at = datetime(2027, 1, 1, tzinfo=UTC)
+    assert not any(scope.fits for scope in book.ledger.preview(STATISTICS, units(0.1)))
+
+
+def test_the_overview_explains_every_part_of_the_total(book: Book) -> None:
+    book.reserve("a", 2)
+    book.reserve("b", 1, TRAINING)
+    overview = book.ledger.overview()
+    parts = sum(entry.share for entry in overview.entries)
+    assert parts + overview.conversion == pytest.approx(overview.scopes[0].epsilon_spent)
+    large, small = (entry.share for entry in sorted(overview.entries, key=lambda entry: entry.what))
+    assert large == pytest.approx(2 * small)

@@ -23,7 +23,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.core.errors import BudgetError, Reason
-from federation.privacy.composition import MAX_DEPTH, ORDERS, describe, epsilon_of, event_from_json, event_to_json
+from federation.privacy.composition import (
+    MAX_DEPTH,
+    ORDERS,
+    describe,
+    epsilon_of,
+    event_from_json,
+    event_to_json,
+    shares_of,
+)
 
 DELTA = 1e-6
 TRAINING = SelfComposedDpEvent(PoissonSampledDpEvent(0.02, GaussianDpEvent(1.1)), 300)
@@ -164,3 +172,13 @@ def test_ten_releases_equal_one_with_that_much_less_noise() -> None:
 
 def test_a_cost_beyond_every_order_is_unbounded_and_not_a_number_that_fits() -> None:
     assert epsilon_of([SelfComposedDpEvent(GaussianDpEvent(0.001), 10**9)], DELTA) > 1e12
+
+
+def test_shares_and_conversion_add_up_to_the_whole_epsilon() -> None:
+    events = [GaussianDpEvent(9.0), GaussianDpEvent(40.0), PoissonSampledDpEvent(0.05, GaussianDpEvent(1.5))]
+    shares = shares_of(events, 1e-6)
+    assert shares.epsilon == epsilon_of(events, 1e-6)
+    assert sum(shares.parts) + shares.conversion == pytest.approx(shares.epsilon)
+    assert all(0 < part < epsilon_of([event], 1e-6) for part, event in zip(shares.parts, events, strict=True))
+    nothing = shares_of([], 1e-6)
+    assert (nothing.epsilon, nothing.parts, nothing.conversion) == (0.0, (), 0.0)
