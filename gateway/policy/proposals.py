@@ -38,8 +38,9 @@ from federation.policy.steps import (
 )
 from federation.v1.common_pb2 import Signed
 from gateway.identity.caller import Caller
-from gateway.policy.steps_sql import OPEN, PROPOSALS, STEPS, State, Step, read_step, state_of, steps_of
-from gateway.policy.versions import METADATA, activate_in, activations_after, keep_files, latest_in
+from gateway.policy.due import bring_into_force, note_activations
+from gateway.policy.steps_sql import OPEN, PROPOSALS, STEPS, State, Step, insert_step, read_step, state_of, steps_of
+from gateway.policy.versions import METADATA, activations_after, keep_files, latest_in
 from gateway.release import AuditLog
 
 LEFT_ALONE = timedelta(seconds=5)
@@ -181,7 +182,7 @@ class Proposals:
         for number in unlogged:
             self._log(number)
         with self._engine.begin() as db:
-            noted = self._bring_into_force(db, now) + self._note_activations(db, now)
+            noted = bring_into_force(db, now) + note_activations(db, now)
         for number in noted:
             self._log(number)
 
@@ -259,10 +260,7 @@ class Proposals:
             "effective_at": to_text(effective_at) if effective_at else "",
             "signed": signed.SerializeToString(deterministic=True),
         }
-        return self._insert(db, at, values)
-
-    def _insert(self, db: Connection, at: datetime, values: Mapping[str, object]) -> int:
-        return int(db.execute(insert(STEPS).values(at=to_text(at), **values).returning(STEPS.c.number)).scalar_one())
+        return insert_step(db, at, values)
 
     def _log(self, number: int) -> None:
         """Puts a step into the audit log and then says so; free text stays out of the log."""
@@ -275,41 +273,6 @@ class Proposals:
         with self._engine.begin() as db:
             mine = (STEPS.c.number == number) & STEPS.c.audit_index.is_(None)
             db.execute(update(STEPS).where(mine).values(audit_index=index))
-
-    def _bring_into_force(self, db: Connection, now: datetime) -> list[int]:
-        """Activations and rollbacks that are logged and due; returns numbers of notes that are to be logged."""
-        waiting = STEPS.c.kind.in_([Kind.ACTIVATION, Kind.ROLLBACK]) & (STEPS.c.done == "")
-        due = select(STEPS).where(waiting, STEPS.c.audit_index.is_not(None), STEPS.c.effective_at <= to_text(now))
-        notes: list[int] = []
-        for row in db.execute(due.order_by(STEPS.c.effective_at, STEPS.c.number)).all():
-            latest = latest_in(db)
-            if row.proposal and any(step.audit_index is None for step in steps_of(db, row.proposal)):
-                continue  # an earlier step of it is not in the log yet
-            vetoed = bool(row.proposal) and state_of(db, row.proposal) is State.VETOED
-            good = latest is not None and latest.version == row.base and not vetoed
-            if good:
-                activate_in(db, PolicyVersion(row.version), max(now, latest.at) if latest else now)
-            else:
-                values = {"kind": Kind.LAPSE, "proposal": row.proposal, "version": row.version, "base": row.base}
-                notes.append(self._insert(db, now, {**values, "party": "gateway"}))
-            db.execute(update(STEPS).where(STEPS.c.number == row.number).values(done="in_force" if good else "lapsed"))
-            if good and row.kind == Kind.ROLLBACK:
-                scheduled = (STEPS.c.kind == Kind.ACTIVATION) & (STEPS.c.done == "")
-                db.execute(update(STEPS).where(scheduled).values(done="lapsed"))
-        return notes
-
-    def _note_activations(self, db: Connection, now: datetime) -> list[int]:
-        """A note for each activation that has none, the first start's too."""
-        noted = db.scalar(select(func.max(STEPS.c.activation))) or 0
-        values = {"kind": Kind.IN_FORCE, "party": "gateway"}
-        return [
-            self._insert(
-                db,
-                now,
-                {**values, "version": done.version, "effective_at": to_text(done.at), "activation": number},
-            )
-            for number, done in activations_after(db, noted)
-        ]
 
 
 def _officers(policy: PolicySet) -> list[str]:

@@ -1,11 +1,14 @@
 """The steps of proposals as rows, and what state they add up to."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Column, Connection, Integer, LargeBinary, Row, String, Table, Text, select
+from sqlalchemy import Column, Connection, Integer, LargeBinary, Row, String, Table, Text, insert, select
 
+from federation.core.clock import to_text
 from federation.policy.steps import Kind
 from gateway.policy.versions import METADATA
 
@@ -92,3 +95,8 @@ def state_of(db: Connection, proposal: str) -> State:
         if step.kind is Kind.ACTIVATION:
             state = {"": State.SCHEDULED, "in_force": State.IN_FORCE, "lapsed": State.LAPSED}[step.done]
     return state
+
+
+def insert_step(db: Connection, at: datetime, values: Mapping[str, object]) -> int:
+    """Files a step, or a note of the gateway; returns its number."""
+    return int(db.execute(insert(STEPS).values(at=to_text(at), **values).returning(STEPS.c.number)).scalar_one())
