@@ -1,0 +1,72 @@
+"""What a reader of an answer gets: text, JSON, CSV, Parquet, plots; and errors before anything is asked."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from federation.cli import questions
+from federation.cli.export import check_targets, rows, to_json, write_csv, write_parquet, write_plot
+from federation.cli.overlap import app
+from federation.core.errors import ConfigError, Reason
+from federation.policy.specs import CubeSpec
+from federation.v1 import overlap_pb2 as pb
+from tests.question_kit import Asking, Exact, person
+
+CUBE = CubeSpec(
+    name="cross", partners=("bank", "airline"), by=("bank.tier", "airline.activity"), epsilon=0.5, min_count=10
+)
+
+
+@pytest.fixture
+def answer() -> pb.QueryCubeResponse:
+    people = [person(bank="high", airline="active")] * 40 + [person(bank="basic")] * 25
+    return Asking(people, CUBE, noise=Exact()).cube("cross")
+
+
+def test_every_file_holds_the_same_numbers(answer: pb.QueryCubeResponse, tmp_path: Path) -> None:
+    write_csv(answer, tmp_path / "a.csv")
+    with (tmp_path / "a.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert len(read) == len(answer.cells) == len(to_json(answer)["cells"])
+    both = [row for row in read if row["people"] == "40"]
+    assert [(row["at_bank"], row["bank.tier"], row["airline.activity"]) for row in both] == [("True", "high", "active")]
+    assert {row["people"] for row in read if row["suppressed"] == "True"} == {""}
+    parquet = pytest.importorskip("pyarrow.parquet")
+    write_parquet(answer, tmp_path / "a.parquet")
+    table = parquet.read_table(tmp_path / "a.parquet")
+    assert table.to_pylist() == rows(answer)
+    assert table.schema.metadata[b"epsilon"] == b"0.5"
+
+
+@pytest.mark.parametrize("ending", ["svg", "png"])
+def test_plots_are_files_without_the_pages_colours(answer: pb.QueryCubeResponse, tmp_path: Path, ending: str) -> None:
+    pytest.importorskip("matplotlib")
+    write_plot(answer, tmp_path / f"a.{ending}")
+    written = (tmp_path / f"a.{ending}").read_bytes()
+    assert written[:5] in (b"<?xml", b"\x89PNG\r")
+    assert b"#050607" not in written
+
+
+def test_text_says_what_was_read_and_why_something_is_missing(
+    answer: pb.QueryCubeResponse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions.show(answer)
+    text = capsys.readouterr().out
+    assert "under the policy's threshold of 10 people" in text
+    assert "95% interval" in text
+
+
+def test_a_wrong_target_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_targets(tmp_path / "a.pdf", None)
+    assert caught.value.reason is Reason.BAD_FIELD
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["venn", "--partners", "bank"], ["venn", "--dry-run"], ["venn", "--by", "bank.tier"]],
+)
+def test_a_question_is_a_cube_or_its_own(arguments: list[str], tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, ["query", *arguments, "--config", str(tmp_path)]).exit_code == 2
