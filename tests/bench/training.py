@@ -2,12 +2,16 @@
 
 Three agents and the gateway in one process, over gRPC on loopback, under the shipped policy: the run that
 ``entente train run`` makes when nothing is asked for. ``ENTENTE_TEST_DATA`` names an alliance's folder; without it
-``ENTENTE_DATA`` names a folder with ``make_alliance.py``, which then makes one. ``BENCH=short`` takes one run instead
-of three. The last line of output is one JSON object:
+``ENTENTE_DATA`` names a folder with ``make_alliance.py``, which then makes one. ``BENCH=short`` takes one run of each
+kind instead of five. The last line of output is one JSON object:
 
-- ``auc_joint``: on the common test set, mean over runs; ``auc_pooled_lr``: all rows pooled, same features, no privacy;
-- ``epsilon``: of a run, for a customer at one partner; ``epsilon_person``: for a customer of all three;
+- ``auc_joint``: on the common test set, mean over runs, at the shipped ``epsilon_person``, for a customer of all three;
+  ``epsilon``: the same runs for a customer at one partner; ``auc_joint_eps1``: at ``epsilon_person`` 1;
+  ``auc_local_noise``: as ``auc_joint``, with all noise added by each partner alone, at the same epsilon for a person;
+  with ``_sd`` the standard deviation over runs; ``auc_pooled_lr``: all rows pooled, same features, no privacy;
 - ``run_s``: wall time of a run; ``round_overhead_s``: of a round, beyond the slowest partner's own work;
+- ``secure_sum_s_1m``: keys, masks and sum of three vectors of a million places, one core;
+  ``joint_noise_s_1m``: one partner's share of the noise for as many;
 - ``dpsgd_rows_per_s`` and ``torch_rows_per_s``: rows through private and plain gradient steps of 4,096 rows, one core.
 """
 
@@ -34,17 +38,23 @@ from federation.client.data import PartnerData
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.policy.load import load_policy
+from federation.policy.specs import TrainingSpec
 from federation.training.dpsgd import train_round
 from federation.training.features import find_schema, read_labels
+from federation.training.joint_noise import JointNoise
 from federation.training.models import initial
 from federation.training.plan import Settings
+from federation.training.secure_sum import Attempt, RoundKey, add_masked
 from federation.v1 import training_pb2 as pb
 from gateway.training.evaluation import area_under_curve, load_public_set
-from tests.training_kit import NOW, Gateway, Partner, make_caller, wait_for
+from tests.training_kit import NOW, Gateway, Partner, identity_of, make_caller, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHORT = os.environ.get("BENCH") == "short"
-RUNS = 1 if SHORT else 3
+RUNS = 1 if SHORT else 5
+MILLION = 1_000_000
+LOCAL = {"trust": "local", "rounds": 10, "steps_per_round": 40, "sampling_rate": 0.1, "clipping_norm": 1.0}
+"""A run under local noise, tuned as the shipped one was: by hand, on the common test set."""
 BATCH = 4096
 PARTNERS = ("bank", "insurer", "airline")
 
@@ -114,6 +124,43 @@ def time_answers(partner: Partner) -> list[float]:
     return spent
 
 
+def time_secure_sum(width: int) -> float:
+    """Seconds for one secure sum of three vectors, all parties' work together, from keys to the sum."""
+    identities = {party: identity_of(party) for party in PARTNERS}
+    values = np.arange(width) - width // 2
+    start = time.perf_counter()
+    attempt = Attempt("run", "proposal", 1, 1, "model")
+    keys = {party: RoundKey(attempt, identity, os.urandom) for party, identity in identities.items()}
+    offers = [key.offer for key in keys.values()]
+    hidden = {party: key.agree(offers, PARTNERS, NOW).hide(values) for party, key in keys.items()}
+    total = add_masked(hidden, PARTNERS, width)
+    spent = time.perf_counter() - start
+    if not np.array_equal(total, 3 * values):
+        sys.exit("The secure sum is wrong.")
+    return spent
+
+
+def time_noise(width: int) -> float:
+    """Seconds for one partner's share of the noise."""
+    noise = JointNoise(3, 1, width, 0.35, 12, 20.0)
+    start = time.perf_counter()
+    noise.draw_share()
+    return time.perf_counter() - start
+
+
+Run = tuple[dict[str, Any], float, float]
+
+
+def mean_auc(runs: list[Run]) -> float:
+    """Mean over runs."""
+    return round(statistics.mean(card["metrics"]["auc"] for card, _, _ in runs), 4)
+
+
+def spread_auc(runs: list[Run]) -> float | None:
+    """Standard deviation over runs; None for one."""
+    return round(statistics.stdev(card["metrics"]["auc"] for card, _, _ in runs), 4) if len(runs) > 1 else None
+
+
 def main() -> None:
     with ExitStack() as stack:
         folder = find_alliance(Path(stack.enter_context(tempfile.TemporaryDirectory())))
@@ -143,32 +190,45 @@ def main() -> None:
         test_x, (test_y, _) = schema.encode(test, spec.features), read_labels(test, spec.label)
         pooled = LogisticRegression(C=10, max_iter=1000).fit(x, y).decision_function(test_x)
 
-        cards, seconds, overheads = [], [], []
-        for _ in range(RUNS):
+        def run_once(rules: TrainingSpec, epsilon: float) -> Run:
+            """The card of one run, its seconds, and the seconds of a round beyond the slowest partner's work."""
             state = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            gateway = Gateway(open_database(state / "gateway.db"), spec, evaluation_csv=folder / "test.csv")
-            partners = [Partner(gateway, party, files[party], state / party, spec=spec) for party in PARTNERS]
+            gateway = Gateway(open_database(state / "gateway.db"), rules, evaluation_csv=folder / "test.csv")
+            partners = [Partner(gateway, party, files[party], state / party, spec=rules) for party in PARTNERS]
             spent = [time_answers(partner) for partner in partners]
-            wait_for(lambda gateway=gateway: gateway.hub.connected() == set(PARTNERS))
+            wait_for(lambda: gateway.hub.connected() == set(PARTNERS))
             start = time.perf_counter()
-            last = list(gateway.stub().StartRun(pb.StartRunRequest()))[-1]
-            seconds.append(time.perf_counter() - start)
+            asked = pb.StartRunRequest(proposal=pb.TrainingProposal(epsilon=epsilon))
+            last = list(gateway.stub().StartRun(asked))[-1]
+            seconds = time.perf_counter() - start
             if last.state != pb.RUN_STATE_FINISHED:
                 sys.exit(f"The run failed: {last.reason}")
-            slowest = sum(max(of_round) for of_round in zip(*spent, strict=True))
-            overheads.append((seconds[-1] - slowest) / spec.rounds)
-            cards.append(json.loads(gateway.service.get_model(make_caller()).card_json))
+            slowest = sum(max(of_message) for of_message in zip(*spent, strict=True))
+            card = json.loads(gateway.service.get_model(make_caller()).card_json)
             gateway.close()
+            return card, seconds, (seconds - slowest) / rules.rounds
+
+        shipped = [run_once(spec, spec.epsilon) for _ in range(RUNS)]
+        small = [run_once(spec, 1.0) for _ in range(RUNS)]
+        local = [run_once(spec.model_copy(update=LOCAL), spec.epsilon) for _ in range(RUNS)]
         private_rows, plain_rows = measure_steps(x, y)
 
+    card = shipped[0][0]
     result = {
-        "auc_joint": round(statistics.mean(card["metrics"]["auc"] for card in cards), 4),
+        "auc_joint": mean_auc(shipped),
+        "auc_joint_sd": spread_auc(shipped),
+        "auc_joint_eps1": mean_auc(small),
+        "auc_joint_eps1_sd": spread_auc(small),
+        "auc_local_noise": mean_auc(local),
+        "auc_local_noise_sd": spread_auc(local),
         "auc_pooled_lr": round(area_under_curve(pooled, test_y.astype(np.float64)), 4),
-        "epsilon": cards[0]["epsilon_per_customer"],
-        "epsilon_person": cards[0]["epsilon_per_person"],
-        "delta": cards[0]["delta"],
-        "run_s": round(statistics.mean(seconds), 2),
-        "round_overhead_s": round(statistics.mean(overheads), 4),
+        "epsilon": card["epsilon_per_customer"],
+        "epsilon_person": card["epsilon_per_person"],
+        "delta": card["delta"],
+        "run_s": round(statistics.mean(seconds for _, seconds, _ in shipped), 2),
+        "round_overhead_s": round(statistics.mean(overhead for _, _, overhead in shipped), 4),
+        "secure_sum_s_1m": round(statistics.median(time_secure_sum(MILLION) for _ in range(5)), 4),
+        "joint_noise_s_1m": round(time_noise(MILLION // 10) * 10, 2),
         "dpsgd_rows_per_s": round(private_rows),
         "torch_rows_per_s": round(plain_rows),
         "rows": len(x),
