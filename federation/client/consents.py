@@ -104,6 +104,8 @@ class ConsentBook:
             base, imported = self._file.get(purpose, {}), self._imported_facts[purpose]
             overlay, now = self._overlay.facts, self._clock.now()
         local = {customer: fact for (customer, about), fact in overlay.items() if about == purpose}
+        if not (imported or local) and self._complete(purpose):
+            return base  # the file alone, as it was read: training and overlap ask it for every customer
         return _Overlaid((base, imported, local), now, lambda fact: self._judge(fact, purpose))
 
     def purposes_of(self, customer_id: CustomerId) -> dict[str, ConsentFact]:
