@@ -196,7 +196,7 @@ class TrainingSpec(Spec):
     max_rounds: int = Field(ge=1, le=1000)
     min_partners: int = Field(default=2, ge=2)
     trust: Literal["secure_sum", "local"] = "secure_sum"
-    """secure_sum: the gateway sees sums only, with one noise in shares. local: each partner adds all its noise alone."""
+    """secure_sum: the gateway sees sums only, one noise in shares. local: each partner adds all its noise alone."""
     collusion: int = Field(default=1, ge=0, le=63)
     """secure_sum: the promise holds without the noise of so many partners."""
     spare_attempts: int = Field(default=2, ge=0, le=100)
