@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import Boolean, Column, Connection, Engine, Integer, MetaData, String, Table, func, select
 
 from federation.client.consent_imports import ImportedConsents, from_row, to_row
-from federation.client.tables import FileStamp, read_table, stamp
+from federation.client.tables import FileStamp, read_rows, stamp
 from federation.consent.statements import FIELDS, FLAGS, STATUSES
 from federation.core.clock import Clock, from_text
 from federation.core.errors import DataError, OfferError, Reason
@@ -178,12 +178,11 @@ class ConsentBook:
         now = stamp(self._path)
         if now == self._stamp:
             return
-        table = read_table(self._path, required=FIELDS, text={"*"})
         facts: dict[str, dict[str, ConsentFact]] = {}
         times: dict[str, datetime | None] = {}
         names: dict[str, frozenset[str]] = {}
         said: dict[tuple[str, ...], ConsentFact] = {}  # many rows say the same: one fact stands for all of them
-        for customer, purpose, *values in zip(*(table[name].tolist() for name in FIELDS), strict=True):
+        for customer, purpose, *values in read_rows(self._path, required=FIELDS):
             fact = said.get(row := tuple(values))
             if fact is None:
                 if len(said) == _MAX_SAID:  # where no two rows say the same, remembering them is of no use

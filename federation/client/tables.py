@@ -5,9 +5,10 @@ that required columns are there. Errors name the file, the row (the header is ro
 column, and never a value.
 """
 
+import collections
 import csv
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -41,16 +42,12 @@ def read_table(path: Path, *, required: Collection[str], text: Collection[str], 
     Raises:
         DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW.
     """
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except OSError as exc:
-        raise _missing(path, exc) from exc
-    except UnicodeDecodeError as exc:
-        raise _broken(path, exc.object.count(b"\n", 0, exc.start) + 1, "not UTF-8") from exc
-    header = _check_shape(path, content)
+    content = _decode(path)
+    rows = _checked(path, io.StringIO(content, newline=""))
+    header = next(rows)
+    collections.deque(rows, maxlen=0)  # looks at every row and keeps none
     for column in required:
-        if column not in header:
-            raise DataError(Reason.MISSING_COLUMN, item=f"{path.name}, column {column}")
+        _place(path, header, column)
     chosen = header if "*" in text else [column for column in header if column in text]
     table = pd.read_csv(
         io.StringIO(content), dtype=dict.fromkeys(chosen, str), keep_default_na=False, na_values=[""], low_memory=False
@@ -63,24 +60,72 @@ def read_table(path: Path, *, required: Collection[str], text: Collection[str], 
     return table
 
 
-def _check_shape(path: Path, content: str) -> list[str]:
-    """The header, after every row was found to have its number of fields."""
-    if "\0" in content:
-        raise _broken(path, content.count("\n", 0, content.index("\0")) + 1, "a zero byte")
+def read_rows(path: Path, *, required: Collection[str]) -> Iterator[list[str]]:
+    """The rows of one CSV file with a header, one at a time, as strictly as ``read_table`` and without its memory.
+
+    What was read before an error is of a file that is not usable.
+
+    Args:
+        path: The file.
+        required: The columns to return, as text, in this order; they must be there.
+
+    Raises:
+        DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = _checked(path, file)
+            header = next(rows)
+            places = [_place(path, header, column) for column in required]
+            for row in rows:
+                yield [row[place] for place in places]
+    except OSError as exc:
+        raise _missing(path, exc) from exc
+    except UnicodeDecodeError:
+        _decode(path)  # which says where
+        raise
+
+
+def _place(path: Path, header: list[str], column: str) -> int:
+    if column not in header:
+        raise DataError(Reason.MISSING_COLUMN, item=f"{path.name}, column {column}")
+    return header.index(column)
+
+
+def _decode(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as exc:
+        raise _missing(path, exc) from exc
+    except UnicodeDecodeError as exc:
+        raise _broken(path, exc.object.count(b"\n", 0, exc.start) + 1, "not UTF-8") from exc
+
+
+def _checked(path: Path, lines: Iterable[str]) -> Iterator[list[str]]:
+    """The header, then every row, each with its number of fields."""
     number = 0  # the last row that could be read
     try:
-        rows = csv.reader(io.StringIO(content, newline=""), strict=True)
+        rows = csv.reader(_without_zeros(path, lines), strict=True)
         header = next(rows, [])
         number = 1
         if not header or len(set(header)) != len(header) or "" in header:
             raise _broken(path, 1, "the header is empty or names a column twice")
+        yield header
+        width = len(header)
         for row in rows:
             number += 1
-            if len(row) != len(header):
-                raise _broken(path, number, f"{len(row)} fields, expected {len(header)}")
+            if len(row) != width:
+                raise _broken(path, number, f"{len(row)} fields, expected {width}")
+            yield row
     except csv.Error as exc:
         raise _broken(path, number + 1, str(exc)) from exc
-    return header
+
+
+def _without_zeros(path: Path, lines: Iterable[str]) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise _broken(path, number, "a zero byte")
+        yield line
 
 
 def _check_key(path: Path, keys: "pd.Series[str]") -> None:

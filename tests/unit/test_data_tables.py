@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from federation.client.data import PartnerData
+from federation.client.tables import read_rows, read_table
 from federation.core.clock import FixedClock
 from federation.core.errors import DataError, Reason
 from tests.conftest import NOW
@@ -105,3 +106,33 @@ def test_eligible_asks_the_own_policy_about_each_row(partner: Partner) -> None:
     found = partner.data.eligible("offer_sharing", "offer_proposal", "insurer")
     assert found.ids == ["C1", "C5"]
     assert found.refused == {"consent_withdrawn": 1, "consent_expired": 1, "consent_missing": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "item"),
+    [
+        (b"a,b\n1,2\n3\n", "row 3: 1 fields, expected 2"),
+        (b'a,b\n1,"2\n', "row 2: unexpected end of data"),
+        (b"a,b\n1,\xff\n", "row 2: not UTF-8"),
+        (b"a,b\n1,2\n\0,4\n", "row 3: a zero byte"),
+        (b"a,a\n1,2\n", "row 1: the header is empty or names a column twice"),
+        (b"", "row 1: the header is empty or names a column twice"),
+    ],
+)
+def test_rows_read_one_at_a_time_are_refused_as_a_table_is(tmp_path: Path, content: bytes, item: str) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_bytes(content)
+    for read in (lambda: list(read_rows(file, required=())), lambda: read_table(file, required=(), text={"*"})):
+        with pytest.raises(DataError) as caught:
+            read()
+        assert caught.value.reason is Reason.BROKEN_ROW
+        assert caught.value.item == f"rows.csv, {item}"
+
+
+def test_rows_come_with_the_columns_asked_for_in_their_order(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text('\ufeffa,b,c\n1,"x\ny",\n,NA,3\n')
+    assert list(read_rows(file, required=("c", "b"))) == [["", "x\ny"], ["3", "NA"]]
+    with pytest.raises(DataError) as caught:
+        list(read_rows(file, required=("d",)))
+    assert caught.value.reason is Reason.MISSING_COLUMN
