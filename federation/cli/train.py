@@ -18,7 +18,9 @@ app = typer.Typer(no_args_is_help=True, help="Joint models under differential pr
 def run(
     config: ConfigOption,
     rounds: Annotated[int, typer.Option(min=0, help="0: as the policy says.")] = 0,
-    epsilon: Annotated[float, typer.Option(min=0, help="For one person, over all partners; 0: as the policy says.")] = 0,
+    epsilon: Annotated[
+        float, typer.Option(min=0, help="For one person, over all partners; 0: as the policy says.")
+    ] = 0,
     key: Annotated[str, typer.Option(help="Idempotency key: the same key follows the same run.")] = "",
     as_json: JsonOption = False,
 ) -> None:
