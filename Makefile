@@ -50,8 +50,11 @@ test-fast: $(VENV)/.dev
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
-bench-overlap bench-policy bench-training: bench-%: $(VENV)/.dev
-	@BENCH=$(BENCH) $(BIN)/python tests/bench/$*.py
+bench-overlap: BENCHES := overlap questions
+bench-policy: BENCHES := policy consent
+bench-training: BENCHES := training
+bench-overlap bench-policy bench-training: $(VENV)/.dev
+	@BENCH=$(BENCH) $(BIN)/python tests/bench/run.py $(BENCHES)
 
 clean:
 	rm -rf $(VENV) demo-alliance bench-out
