@@ -2,7 +2,7 @@
 
 Three agents and the gateway in one process, over gRPC on loopback, under the shipped policy: the run that
 ``entente train run`` makes when nothing is asked for. ``ENTENTE_TEST_DATA`` names an alliance's folder; without it
-``ENTENTE_DATA`` names a folder with ``make_alliance.py``, which then makes one. ``BENCH=short`` takes one run of each
+``ENTENTE_DATA`` names a folder with ``make_alliance.py``, which then makes one; else it is synthetic. ``BENCH=short`` takes one run of each
 kind instead of five. The last line of output is one JSON object:
 
 - ``auc_joint``: on the common test set, mean over runs, at the shipped ``epsilon_person``, for a customer of all three;
@@ -46,6 +46,7 @@ from federation.training.models import initial
 from federation.training.plan import Settings
 from federation.training.secure_sum import Attempt, RoundKey, add_masked
 from federation.v1 import training_pb2 as pb
+from gateway.demo.synthetic import make_alliance
 from gateway.training.evaluation import area_under_curve, load_public_set
 from tests.training_kit import NOW, Gateway, Partner, identity_of, make_caller, wait_for
 
@@ -63,11 +64,12 @@ def find_alliance(scratch: Path) -> Path:
     """The alliance's folder, made if need be."""
     if folder := os.environ.get("ENTENTE_TEST_DATA"):
         return Path(folder)
-    raw = os.environ.get("ENTENTE_DATA")
-    if not raw:
-        sys.exit("Set ENTENTE_TEST_DATA to an alliance's folder, or ENTENTE_DATA to one with make_alliance.py.")
-    subprocess.run([sys.executable, Path(raw) / "make_alliance.py", "--out", scratch], check=True)
-    return scratch
+    if raw := os.environ.get("ENTENTE_DATA"):
+        subprocess.run([sys.executable, Path(raw) / "make_alliance.py", "--out", scratch], check=True)
+        return scratch
+    print("Neither ENTENTE_TEST_DATA nor ENTENTE_DATA is set: the alliance is synthetic.")
+    make_alliance(scratch / "synthetic", today=NOW)
+    return scratch / "synthetic"
 
 
 def rows_per_second(step: Any, steps: int) -> float:
