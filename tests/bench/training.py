@@ -2,8 +2,8 @@
 
 Three agents and the gateway in one process, over gRPC on loopback, under the shipped policy: the run that
 ``entente train run`` makes when nothing is asked for. ``ENTENTE_TEST_DATA`` names an alliance's folder; without it
-``ENTENTE_DATA`` names a folder with ``make_alliance.py``, which then makes one; else it is synthetic. ``BENCH=short`` takes one run of each
-kind instead of five. The last line of output is one JSON object:
+``ENTENTE_DATA`` names a folder with ``make_alliance.py``, which then makes one; else it is synthetic. ``BENCH=short``
+takes one run of each kind instead of five. The last line of output is one JSON object:
 
 - ``auc_joint``: on the common test set, mean over runs, at the shipped ``epsilon_person``, for a customer of all three;
   ``epsilon``: the same runs for a customer at one partner; ``auc_joint_eps1``: at ``epsilon_person`` 1;
