@@ -13,6 +13,8 @@ from typing import Final
 MAX_SCAN_CHARS: Final = 4_096
 PSEUDONYM: Final = re.compile(r"[0-9a-f]{48}")
 """What the mask of that name makes: no identifier, whatever its digits look like."""
+_BAND: Final = re.compile(r"([1-9][0-9]{0,5}00)-([1-9][0-9]{0,5}99)")
+"""A band of large amounts such as 5000-19999, which has as many digits as a telephone number."""
 _EMAIL: Final = re.compile(r"[^\s@<>(),;:\"]{1,64}@[^\s@<>(),;:\"]{1,190}")
 _PLAIN_DATE: Final = re.compile(r"(?<![0-9])[12][0-9]{3}[-/.][01]?[0-9][-/.][0-3]?[0-9](?![0-9])")
 _RUN: Final = re.compile(r"\+?[0-9(](?:[ ().\-/]{0,2}[0-9]){6,40}")
@@ -32,7 +34,7 @@ def identifiers(text: str) -> tuple[str, ...]:
     """
     if len(text) > MAX_SCAN_CHARS:
         return ("text that is too long to be searched",)
-    if PSEUDONYM.fullmatch(text):
+    if PSEUDONYM.fullmatch(text) or _is_band(text):
         return ()
     plain = _as_read(text)
     if "@" not in plain and not _digits(plain)[6:]:
@@ -49,9 +51,16 @@ def identifiers(text: str) -> tuple[str, ...]:
     runs = [match[0] for match in _RUN.finditer(_PLAIN_DATE.sub(" ", plain)) if not _GROUPED.fullmatch(match[0])]
     if any(_holds_card(_digits(run)) for run in runs):
         found.append("card number")
-    if any(9 <= len(_digits(run)) <= 15 or (run.startswith("+") and len(_digits(run)) >= 7) for run in runs):
+    # No upper limit: two numbers side by side read as one long one.
+    if any(len(_digits(run)) >= (7 if run.startswith("+") else 9) for run in runs):
         found.append("telephone number")
     return tuple(found)
+
+
+def _is_band(text: str) -> bool:
+    """The whole text is a rising range between round numbers: what the mask of that name makes of an amount."""
+    match = _BAND.fullmatch(text)
+    return match is not None and int(match[1]) < int(match[2])
 
 
 def _as_read(text: str) -> str:

@@ -88,3 +88,10 @@ def test_a_field_that_passes_as_it_is_is_searched():
         apply_obligations({"note": "ask anna@example.org"}, duties)
     assert caught.value.reason == Reason.OBLIGATION_FAILED
     assert caught.value.item == "field note, which holds: e-mail address"
+
+
+def test_a_band_of_amounts_is_no_telephone_number_but_what_only_looks_like_one_is() -> None:
+    assert identifiers("5000-19999") == ()
+    assert identifiers("100000-249999") == ()
+    for text in ("5551-23456", "19900-5099", "0500-19999", "5000-19999 5000-19999", "call 5000-19999", "5000-199990"):
+        assert identifiers(text) == ("telephone number",), text
