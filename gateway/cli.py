@@ -122,7 +122,7 @@ def approve(
     signer, clock, done = Authority.load(authority), SystemClock(), []
     with connect(config) as connection:
         waiting = connection.enrolment.ListCertificateRequests(enrolment_pb2.ListCertificateRequestsRequest()).requests
-        read = {request_id_of(*read_csr(r.csr_pem)): read_csr(r.csr_pem) for r in waiting}
+        read = {request_id_of(*asked): asked for asked in (read_csr(request.csr_pem) for request in waiting)}
         for wanted in read if every else requests or []:
             if wanted not in read:
                 raise IdentityError(Reason.UNKNOWN_REQUEST, item=wanted, fix="See: entente operator pending.")

@@ -143,32 +143,22 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
         return sorted(set(overlap.connected()) & {PartyId(party) for party in hub.connected()})
 
     door = EnrolmentServicer(registry, alliance, connected)
-    enrolment = Service(
-        "EnrolmentService", lambda s: enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(door, s)
-    )
+    enrolment = Service("EnrolmentService", enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server, door)
     services = (
         enrolment,
-        Service("OverlapService", lambda s: overlap_pb2_grpc.add_OverlapServiceServicer_to_server(overlap, s)),
+        Service("OverlapService", overlap_pb2_grpc.add_OverlapServiceServicer_to_server, overlap),
         Service(
-            "TrainingService",
-            lambda s: training_pb2_grpc.add_TrainingServiceServicer_to_server(TrainingServicer(training, hub), s),
+            "TrainingService", training_pb2_grpc.add_TrainingServiceServicer_to_server, TrainingServicer(training, hub)
         ),
         Service(
-            "ConsentService",
-            lambda s: consent_pb2_grpc.add_ConsentServiceServicer_to_server(ConsentServicer(consents, clock), s),
+            "ConsentService", consent_pb2_grpc.add_ConsentServiceServicer_to_server, ConsentServicer(consents, clock)
         ),
         Service(
-            "PolicyService",
-            lambda s: policy_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(policy, proposals), s),
+            "PolicyService", policy_pb2_grpc.add_PolicyServiceServicer_to_server, PolicyServicer(policy, proposals)
         ),
-        Service(
-            "BudgetService",
-            lambda s: budget_pb2_grpc.add_BudgetServiceServicer_to_server(BudgetServicer(ledger, prices), s),
-        ),
-        Service(
-            "OfferService", lambda s: offers_pb2_grpc.add_OfferServiceServicer_to_server(OfferServicer(desk, audit), s)
-        ),
-        Service("AuditService", lambda s: audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(audit), s)),
+        Service("BudgetService", budget_pb2_grpc.add_BudgetServiceServicer_to_server, BudgetServicer(ledger, prices)),
+        Service("OfferService", offers_pb2_grpc.add_OfferServiceServicer_to_server, OfferServicer(desk, audit)),
+        Service("AuditService", audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(audit)),
     )
     return Parts(registry, policy, desk, training, enrolment, services)
 

@@ -31,7 +31,7 @@ def enrol(stage: Stage) -> tuple[Story, str]:
         scratch.rename(stage.data)
     if not (stage.alliance / "ca").exists():
         shutil.rmtree(stage.alliance, ignore_errors=True)
-        create_alliance(stage.alliance, stage.clock, port=_free_ports())
+        create_alliance(stage.alliance, stage.clock, port=free_ports())
     _judge_models_on(stage.alliance / "gateway" / "gateway.yaml", stage.data / "test.csv")
     stage.show("starting the gateway", 1, 5)
     stage.ensure_gateway()
@@ -93,7 +93,7 @@ def _rows(stage: Stage, party: str) -> int:
         return sum(1 for _ in file) - 1
 
 
-def _free_ports() -> int:
+def free_ports() -> int:
     """A port such that it and the next one are free now."""
     while True:
         with socket.socket() as first, socket.socket() as second:

@@ -6,6 +6,7 @@ carry in all is each servicer's to bound.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -32,10 +33,11 @@ OPTIONS = [
 
 @dataclass(frozen=True)
 class Service:
-    """A service of ``federation.v1`` and the function that registers its servicer."""
+    """A service of ``federation.v1``: its name, the generated function that adds it to a server, its servicer."""
 
     name: str
-    register: Callable[[grpc.aio.Server], None]
+    add: Callable[[Any, grpc.aio.Server], None]
+    servicer: Any
 
 
 async def open_port(
@@ -62,7 +64,7 @@ async def open_port(
     health = health_aio.HealthServicer()
     names = [f"federation.v1.{service.name}" for service in services]
     for name, service in zip(names, services, strict=True):
-        service.register(server)
+        service.add(service.servicer, server)
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
     await health.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

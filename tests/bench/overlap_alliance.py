@@ -23,7 +23,7 @@ from federation.core.clock import SystemClock, to_text
 from federation.v1 import enrolment_pb2
 from federation.v1 import overlap_pb2 as pb
 from gateway.alliance import create_alliance
-from gateway.demo.enrolling import _free_ports as free_ports
+from gateway.demo.enrolling import free_ports
 from gateway.demo.processes import ENTENTE, Processes, run_command
 from tests.bench.overlap_people import email_of, people_of
 

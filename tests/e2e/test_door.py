@@ -68,14 +68,8 @@ def door() -> Iterator[Door]:
     pem = authority.issue(key.public_key(), subject, clock.now(), ("localhost", "127.0.0.1"))
     identity = Identity(subject, key, pem, authority.certificate)
     servicer = EnrolmentServicer(registry, "skyline", list)
-    enrolment = Service(
-        "EnrolmentService",
-        lambda server: enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(servicer, server),
-    )
-    audit = Service(
-        "AuditService",
-        lambda server: audit_pb2_grpc.add_AuditServiceServicer_to_server(Probe(), server),
-    )
+    enrolment = Service("EnrolmentService", enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server, servicer)
+    audit = Service("AuditService", audit_pb2_grpc.add_AuditServiceServicer_to_server, Probe())
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
