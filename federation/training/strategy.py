@@ -25,7 +25,24 @@ from federation.training.models import Weights, check_weights, norm
 from federation.training.plan import Plan
 
 
-class AllOrNothing(Strategy):
+class TrainOnly(Strategy):
+    """What every strategy of ours has in common: partners are never asked to evaluate."""
+
+    def summary(self) -> None:
+        """Nothing to tell; the gateway's own log has the run."""
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """None: what a partner's own rows say about the model stays there."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """None, see ``configure_evaluate``."""
+        return None
+
+
+class AllOrNothing(TrainOnly):
     """Averages the updates of a round.
 
     Args:
@@ -36,9 +53,6 @@ class AllOrNothing(Strategy):
     def __init__(self, plan: Plan, partners: Mapping[int, str]) -> None:
         self._plan, self._partners = plan, dict(partners)
         self._weights: Weights = {}
-
-    def summary(self) -> None:
-        """Nothing to tell; the gateway's own log has the run."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -79,16 +93,6 @@ class AllOrNothing(Strategy):
         mean = {name: np.mean([update[name] for update in updates.values()], axis=0) for name in self._weights}
         moved = {name: (array + mean[name]).astype(np.float32) for name, array in self._weights.items()}
         return to_record(moved), None
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """None: what a partner's own rows say about the model stays there."""
-        return []
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """None, see ``configure_evaluate``."""
-        return None
 
     def _read(self, party: str, reply: Message) -> Weights:
         """One partner's update, checked. Raises TrainingError (BAD_UPDATE)."""

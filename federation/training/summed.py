@@ -23,7 +23,6 @@ from federation.training.flower import (
     Message,
     MetricRecord,
     RecordDict,
-    Strategy,
     from_record,
     to_record,
 )
@@ -32,6 +31,7 @@ from federation.training.joint_noise import TAIL
 from federation.training.models import Weights, check_weights, save_weights, weights_digest
 from federation.training.plan import Plan
 from federation.training.secure_sum import MAX_KEY_BYTES, Integers, add_masked
+from federation.training.strategy import TrainOnly
 from federation.training.summed_app import KEYS
 
 KEY_TRIES = 3
@@ -40,7 +40,7 @@ MIN_COUNT_SIGMAS = 3.0
 """A noisy count must be this many of its standard deviations above zero to be divided by."""
 
 
-class SummedGradient(Strategy):
+class SummedGradient(TrainOnly):
     """One gradient step of all partners' rows a round.
 
     Args:
@@ -65,9 +65,6 @@ class SummedGradient(Strategy):
         """How often partners were asked for a vector; what has to be paid."""
         self._counts: list[float] = []
         self._velocity = np.zeros(plan.width + 1)
-
-    def summary(self) -> None:
-        """Nothing to tell; the gateway's own log has the run."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -100,16 +97,6 @@ class SummedGradient(Strategy):
             vectors = self._read(grid.send_and_receive(messages, timeout=self._timeout_s))
         total = add_masked(vectors, self._plan.partners, self._noise.width)
         return to_record(self._step(total)), None
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """None: what a partner's own rows say about the model stays there."""
-        return []
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """None, see ``configure_evaluate``."""
-        return None
 
     def _ask(self, server_round: int, grid: Grid) -> list[Message]:
         """Phase of keys; returns the messages of the next phase. Raises TrainingError (RUN_FAILED)."""
