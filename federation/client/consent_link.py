@@ -147,7 +147,7 @@ class ConsentLink:
 
         at = self._book.withdraw(customer_id, purpose, enqueue)
         try:
-            removed = self._send(entries[0], customer_id, purpose)
+            removed = self._send(entries[0], customer_id, purpose, to_text(at))
         except grpc.RpcError as exc:
             _log.warning("withdrawal_waits", status=_status(exc))
             return Withdrawal(at, acknowledged=False, offers_removed=0)
@@ -163,7 +163,7 @@ class ConsentLink:
         with self._engine.begin() as connection:
             waiting = connection.execute(select(outbox).where(outbox.c.sent_at.is_(None)).order_by("entry")).all()
         for row in waiting:
-            self._send(row.entry, CustomerId(row.customer_id), row.purpose)
+            self._send(row.entry, CustomerId(row.customer_id), row.purpose, row.withdrawn_at)
         return len(waiting)
 
     def serve(self, stop: threading.Event) -> None:
@@ -173,11 +173,11 @@ class ConsentLink:
             self.upload_imported()
             stop.wait(FLUSH_EVERY_S)
 
-    def _send(self, entry: int, customer_id: CustomerId, purpose: str) -> int:
+    def _send(self, entry: int, customer_id: CustomerId, purpose: str, withdrawn_at: str) -> int:
         """Tells the gateway of one withdrawal and marks it as sent; returns how many offers it removed."""
         handle, removed = self._handles.existing(customer_id), 0
         if handle is not None:
-            request = pb.WithdrawConsentRequest(handle=handle, purpose=purpose)
+            request = pb.WithdrawConsentRequest(handle=handle, purpose=purpose, withdrawn_at=withdrawn_at)
             removed = self._stub.WithdrawConsent(request, timeout=CALL_TIMEOUT_S).offers_removed
         # Without a handle the gateway never heard of the person. A handle made later comes with an upload, which reads
         # the book and so says "withdrawn".

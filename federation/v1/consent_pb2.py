@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65\x64\x65ration/v1/consent.proto\x12\rfederation.v1\"\xd7\x01\n\x0c\x43onsentState\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x12\n\nrecipients\x18\x04 \x03(\t\x12\x10\n\x08given_at\x18\x05 \x01(\t\x12\x12\n\nexpires_at\x18\x06 \x01(\t\x12\x18\n\x10separate_consent\x18\x07 \x01(\x08\x12\x1c\n\x14\x63ross_border_consent\x18\x08 \x01(\x08\x12\x14\n\x0cjurisdiction\x18\t \x01(\t\x12\x0e\n\x06region\x18\n \x01(\t\"D\n\x15RecordConsentsRequest\x12+\n\x06states\x18\x01 \x03(\x0b\x32\x1b.federation.v1.ConsentState\"*\n\x16RecordConsentsResponse\x12\x10\n\x08recorded\x18\x01 \x01(\r\"9\n\x16WithdrawConsentRequest\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\x12\x0f\n\x07purpose\x18\x02 \x01(\t\"G\n\x17WithdrawConsentResponse\x12\x16\n\x0eoffers_removed\x18\x01 \x01(\r\x12\x14\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x02 \x01(\t\"$\n\x12GetConsentsRequest\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\"B\n\x13GetConsentsResponse\x12+\n\x06states\x18\x01 \x03(\x0b\x32\x1b.federation.v1.ConsentState2\xa7\x02\n\x0e\x43onsentService\x12]\n\x0eRecordConsents\x12$.federation.v1.RecordConsentsRequest\x1a%.federation.v1.RecordConsentsResponse\x12`\n\x0fWithdrawConsent\x12%.federation.v1.WithdrawConsentRequest\x1a&.federation.v1.WithdrawConsentResponse\x12T\n\x0bGetConsents\x12!.federation.v1.GetConsentsRequest\x1a\".federation.v1.GetConsentsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66\x65\x64\x65ration/v1/consent.proto\x12\rfederation.v1\"\xd7\x01\n\x0c\x43onsentState\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x12\n\nrecipients\x18\x04 \x03(\t\x12\x10\n\x08given_at\x18\x05 \x01(\t\x12\x12\n\nexpires_at\x18\x06 \x01(\t\x12\x18\n\x10separate_consent\x18\x07 \x01(\x08\x12\x1c\n\x14\x63ross_border_consent\x18\x08 \x01(\x08\x12\x14\n\x0cjurisdiction\x18\t \x01(\t\x12\x0e\n\x06region\x18\n \x01(\t\"D\n\x15RecordConsentsRequest\x12+\n\x06states\x18\x01 \x03(\x0b\x32\x1b.federation.v1.ConsentState\"*\n\x16RecordConsentsResponse\x12\x10\n\x08recorded\x18\x01 \x01(\r\"O\n\x16WithdrawConsentRequest\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x14\n\x0cwithdrawn_at\x18\x03 \x01(\t\"G\n\x17WithdrawConsentResponse\x12\x16\n\x0eoffers_removed\x18\x01 \x01(\r\x12\x14\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x02 \x01(\t\"$\n\x12GetConsentsRequest\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\"B\n\x13GetConsentsResponse\x12+\n\x06states\x18\x01 \x03(\x0b\x32\x1b.federation.v1.ConsentState2\xa7\x02\n\x0e\x43onsentService\x12]\n\x0eRecordConsents\x12$.federation.v1.RecordConsentsRequest\x1a%.federation.v1.RecordConsentsResponse\x12`\n\x0fWithdrawConsent\x12%.federation.v1.WithdrawConsentRequest\x1a&.federation.v1.WithdrawConsentResponse\x12T\n\x0bGetConsents\x12!.federation.v1.GetConsentsRequest\x1a\".federation.v1.GetConsentsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,13 +38,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDCONSENTSRESPONSE']._serialized_start=334
   _globals['_RECORDCONSENTSRESPONSE']._serialized_end=376
   _globals['_WITHDRAWCONSENTREQUEST']._serialized_start=378
-  _globals['_WITHDRAWCONSENTREQUEST']._serialized_end=435
-  _globals['_WITHDRAWCONSENTRESPONSE']._serialized_start=437
-  _globals['_WITHDRAWCONSENTRESPONSE']._serialized_end=508
-  _globals['_GETCONSENTSREQUEST']._serialized_start=510
-  _globals['_GETCONSENTSREQUEST']._serialized_end=546
-  _globals['_GETCONSENTSRESPONSE']._serialized_start=548
-  _globals['_GETCONSENTSRESPONSE']._serialized_end=614
-  _globals['_CONSENTSERVICE']._serialized_start=617
-  _globals['_CONSENTSERVICE']._serialized_end=912
+  _globals['_WITHDRAWCONSENTREQUEST']._serialized_end=457
+  _globals['_WITHDRAWCONSENTRESPONSE']._serialized_start=459
+  _globals['_WITHDRAWCONSENTRESPONSE']._serialized_end=530
+  _globals['_GETCONSENTSREQUEST']._serialized_start=532
+  _globals['_GETCONSENTSREQUEST']._serialized_end=568
+  _globals['_GETCONSENTSRESPONSE']._serialized_start=570
+  _globals['_GETCONSENTSRESPONSE']._serialized_end=636
+  _globals['_CONSENTSERVICE']._serialized_start=639
+  _globals['_CONSENTSERVICE']._serialized_end=934
 # @@protoc_insertion_point(module_scope)

@@ -120,17 +120,23 @@ class WithdrawConsentRequest(_message.Message):
 
     HANDLE_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_AT_FIELD_NUMBER: _builtins.int
     handle: _builtins.bytes
     purpose: _builtins.str
+    withdrawn_at: _builtins.str
+    """When the person said so, RFC 3339, UTC: a message that arrives late does not undo what the person agreed to since.
+    Empty, or later than now: now.
+    """
     def __init__(
         self,
         *,
         handle: _builtins.bytes = ...,
         purpose: _builtins.str = ...,
+        withdrawn_at: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "purpose", b"purpose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "purpose", b"purpose", "withdrawn_at", b"withdrawn_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

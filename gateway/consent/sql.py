@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Boolean, Column, Connection, Engine, LargeBinary, MetaData, String, Table, select, tuple_
@@ -66,13 +67,17 @@ class SqlConsentStore:
             self._write(connection, party, stands)
         return len(stands)
 
-    def withdraw(self, party: PartyId, handle: Handle, purpose: str) -> Ended:
+    def withdraw(self, party: PartyId, handle: Handle, purpose: str, said_at: datetime | None = None) -> Ended:
         """See ConsentStore."""
         now = self._clock.now()
+        said_at = min(said_at or now, now)
         with self._engine.begin() as connection:
             before = self._known(connection, party, [(handle, purpose)]).get((handle, purpose))
-            # Later than anything known, so that nothing known can undo it.
-            at = max(now, before.stated_at) if before else now
+            if before is not None and said_at < before.stated_at <= now:
+                # The person agreed again since. What was queued goes all the same: nobody can say which was first.
+                return Ended(said_at, self._on_end(connection, party, handle, purpose))
+            # Not before what it ends, so that nothing known can undo it.
+            at = max(said_at, before.stated_at) if before else said_at
             fact = replace(before.fact if before else ConsentFact(), status="withdrawn")
             record = ConsentRecord(handle, purpose, fact, before.region if before else None, at)
             self._write(connection, party, [record])

@@ -43,8 +43,15 @@ class ConsentStore(Protocol):
         """Takes in statements, all or none; returns how many now stand (older ones than known do not)."""
         ...
 
-    def withdraw(self, party: PartyId, handle: Handle, purpose: str) -> Ended:
-        """Ends a consent now, known before or not, and removes the queued offers that needed it."""
+    def withdraw(self, party: PartyId, handle: Handle, purpose: str, said_at: datetime | None = None) -> Ended:
+        """Ends a consent, known before or not, and removes the queued offers that needed it.
+
+        Args:
+            party: Who says so.
+            handle: Its name of the person.
+            purpose: Of the consent.
+            said_at: When the person said so; what the person stated after it, and not after now, stands. None: now.
+        """
         ...
 
     def get(self, party: PartyId, handle: Handle, purpose: str) -> ConsentRecord | None:

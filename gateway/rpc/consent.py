@@ -45,7 +45,8 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
         """In force, and queued offers gone, before the answer."""
         party = current_caller().party
         handle, purpose = read_handle(request.handle, "handle"), _read(_PURPOSE, request.purpose, "purpose")
-        ended = await asyncio.to_thread(self._store.withdraw, party, handle, purpose)
+        said_at = from_text(request.withdrawn_at, item="withdrawn_at") if request.withdrawn_at else None
+        ended = await asyncio.to_thread(self._store.withdraw, party, handle, purpose, said_at)
         return pb.WithdrawConsentResponse(offers_removed=ended.offers_removed, effective_at=to_text(ended.at))
 
     async def GetConsents(self, request: pb.GetConsentsRequest, _context: Context) -> pb.GetConsentsResponse:

@@ -107,6 +107,23 @@ def test_a_withdrawal_ends_even_what_is_dated_in_the_future(opened: Opened) -> N
     assert status(opened) == "withdrawn"
 
 
+def test_a_late_withdrawal_ends_the_queue_and_not_what_was_agreed_since(opened: Opened) -> None:
+    said = NOW - timedelta(hours=2)
+    opened.store.record(BANK, [stated("given", NOW - timedelta(hours=1))])
+    assert opened.store.withdraw(BANK, handle(BANK, 1), PURPOSE, said).offers_removed == 3
+    assert status(opened) == "given"
+    assert opened.store.withdraw(BANK, handle(BANK, 1), PURPOSE, NOW + timedelta(days=1)).at == NOW
+    assert status(opened) == "withdrawn"
+
+
+def test_a_late_withdrawal_ends_what_came_before_it(opened: Opened) -> None:
+    said = NOW - timedelta(hours=2)
+    opened.store.record(BANK, [stated("given", NOW - timedelta(hours=3))])
+    assert opened.store.withdraw(BANK, handle(BANK, 1), PURPOSE, said).at == said
+    assert status(opened) == "withdrawn"
+    assert opened.store.record(BANK, [stated("given", NOW - timedelta(hours=1))]) == 1
+
+
 def test_all_or_none(opened: Opened) -> None:
     opened.fail = True
     with pytest.raises(BrokenError):

@@ -116,6 +116,18 @@ def test_agreeing_again_reaches_the_gateway(side: Side) -> None:
     assert not side.link.record(customer(1), PURPOSE, given())
 
 
+def test_a_withdrawal_that_waited_does_not_undo_a_later_agreement(side: Side) -> None:
+    side.link.upload([customer(1)])
+    side.stub.down = True
+    assert not side.link.withdraw(customer(1), PURPOSE).acknowledged
+    side.world.clock.at = NOW + timedelta(minutes=1)
+    assert not side.link.record(customer(1), PURPOSE, given())
+    side.stub.down = False
+    side.world.clock.at = NOW + timedelta(minutes=2)
+    side.link.upload([customer(1)])
+    assert (side.link.flush(), side.at_gateway(1)) == (1, "given")
+
+
 def test_an_import_goes_up_for_those_who_have_a_handle(side: Side) -> None:
     side.link.upload([customer(1), customer(2)])
     assert side.link.upload_imported() == 0
