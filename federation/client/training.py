@@ -19,7 +19,7 @@ import torch
 from sqlalchemy import Engine
 
 from federation.client.config import PartnerConfig
-from federation.client.workbench import CATEGORY, RECIPIENT, SIZE, TrainingData, Workbench
+from federation.client.workbench import CATEGORY, RECIPIENT, SIZE, KeyKeeper, TrainingData, Workbench
 from federation.core.clock import Clock
 from federation.core.errors import EntenteError, PolicyError, Reason, TrainingError
 from federation.core.identity import Identity
@@ -63,6 +63,7 @@ class TrainingAgent:
         engine: From ``open_database``; holds the accountant, which must never be lost.
         random_bytes: A cryptographic source.
         on_progress: Called with the run's id, rounds done and rounds in all.
+        keys: Where the key of a round waits for its second phase; None: in memory.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class TrainingAgent:
         engine: Engine,
         random_bytes: RandomBytes = os.urandom,
         on_progress: Callable[[str, int, int], None] | None = None,
+        keys: KeyKeeper | None = None,
     ) -> None:
         self._stub, self._data, self._config, self._policy = stub, data, config, policy
         self._identity, self._clock = identity, clock
@@ -84,6 +86,7 @@ class TrainingAgent:
         self.accountant = CustomerAccountant(engine, config.limits, clock)
         self._memory = RunMemory(engine)
         self._bench: Workbench | None = None
+        self._keys = keys
         torch.set_num_threads(1)  # small matrices: more threads only fight with the neighbours
 
     def serve(self, stop: threading.Event) -> None:
@@ -168,6 +171,7 @@ class TrainingAgent:
             identity=self._identity,
             clock=self._clock,
             random_bytes=self._random_bytes,
+            keys=self._keys,
         )
 
     def _ask_policy(self, plan: Plan) -> None:

@@ -39,6 +39,42 @@ class TrainingData(Protocol):
         ...
 
 
+class KeyKeeper(Protocol):
+    """Keeps the key of the attempt under way between the two phases of a round; one key at a time."""
+
+    def put(self, message_id: str, key: RoundKey) -> None:
+        """Keeps a key with the id of the message that it answers. Any earlier key is dropped."""
+        ...
+
+    def find(self, message_id: str) -> RoundKey | None:
+        """The key that answered a message, if it is the one that is kept."""
+        ...
+
+    def take(self) -> RoundKey | None:
+        """The key, which is kept no longer."""
+        ...
+
+
+class KeyInMemory:
+    """Gone with the process: what a partner's agent uses."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[str, RoundKey] | None = None
+
+    def put(self, message_id: str, key: RoundKey) -> None:
+        """See KeyKeeper."""
+        self._kept = (message_id, key)
+
+    def find(self, message_id: str) -> RoundKey | None:
+        """See KeyKeeper."""
+        return self._kept[1] if self._kept is not None and self._kept[0] == message_id else None
+
+    def take(self) -> RoundKey | None:
+        """See KeyKeeper."""
+        kept, self._kept = self._kept, None
+        return None if kept is None else kept[1]
+
+
 class Workbench:
     """One approved run at this partner; what the Flower apps work on.
 
@@ -50,6 +86,7 @@ class Workbench:
         identity: Signs keys.
         clock: Says when certificates must be valid.
         random_bytes: A cryptographic source.
+        keys: Where the key of a round waits for its second phase; None: in memory.
     """
 
     def __init__(
@@ -62,11 +99,12 @@ class Workbench:
         identity: Identity,
         clock: Clock,
         random_bytes: RandomBytes,
+        keys: KeyKeeper | None = None,
     ) -> None:
         self._plan, self._data, self._accountant, self._memory = plan, data, accountant, memory
         self._identity, self._clock, self._random_bytes = identity, clock, random_bytes
         self._encoded: tuple[pd.DataFrame, Floats, Floats, Any] | None = None
-        self._key: tuple[str, RoundKey] | None = None  # in memory only, with the id of the message it answers
+        self._keys: KeyKeeper = keys or KeyInMemory()
 
     @property
     def plan(self) -> Plan:
@@ -79,16 +117,18 @@ class Workbench:
 
     def offer_key(self, message_id: str, attempt: Attempt) -> bytes:
         """A fresh signed key for an attempt; the same again for the same message. Any earlier key is dropped."""
-        if self._key is None or self._key[0] != message_id or self._key[1].attempt != attempt:
-            self._key = (message_id, RoundKey(attempt, self._identity, self._random_bytes))
-        return self._key[1].offer
+        key = self._keys.find(message_id)
+        if key is None or key.attempt != attempt:
+            key = RoundKey(attempt, self._identity, self._random_bytes)
+            self._keys.put(message_id, key)
+        return key.offer
 
     def take_key(self, attempt: Attempt) -> RoundKey:
         """The key that was offered for an attempt, once. Raises TrainingError (ATTEMPT_LOST)."""
-        key, self._key = self._key, None
-        if key is None or key[1].attempt != attempt:
+        key = self._keys.take()
+        if key is None or key.attempt != attempt:
             raise TrainingError(Reason.ATTEMPT_LOST, item="no key for this attempt and model")
-        return key[1]
+        return key
 
     def pay(self, message_id: str) -> None:
         """Charges an attempt. Raises BudgetError, or TrainingError (PROPOSAL_REFUSED) for more than approved."""

@@ -86,6 +86,12 @@ class RoundKey:
         self.offer = identity.sign(KEY, payload).SerializeToString()
         """The signed public key, for the other parties (federation.v1.Signed)."""
 
+    def private_bytes(self) -> bytes:
+        """The private key, for a keeper that must outlive this process. Raises TrainingError (ATTEMPT_LOST)."""
+        if self._private is None:
+            raise TrainingError(Reason.ATTEMPT_LOST, item="the key was used before")
+        return self._private.private_bytes_raw()
+
     def agree(self, offers: Sequence[bytes], parties: Sequence[str], at: datetime) -> "Masks":
         """Agrees with every other party on a mask. The key is gone afterwards, also if this raises.
 

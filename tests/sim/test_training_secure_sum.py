@@ -12,7 +12,7 @@ from federation.client.workbench import Workbench
 from federation.core.errors import Reason, TrainingError
 from federation.privacy.composition import epsilon_of
 from federation.training.flower import unpack
-from federation.training.gradient import sum_gradients
+from federation.training.learner import Rows
 from federation.training.models import initial
 from federation.training.plan import read_plan
 from federation.training.secure_sum import RoundKey
@@ -60,7 +60,7 @@ def test_gateway_learns_the_sum_and_parts_look_uniform(tmp_path: Path, taken: li
         plan = read_plan(gateway.runs.all()[0].proposal)
         assert plan.noise is not None
         exact = [
-            plan.noise.encode(sum_gradients(plan.kind, initial(plan.kind, plan.width), rows, 0.35))
+            plan.noise.encode(plan.learner().sums(1, initial(plan.kind, plan.width), Rows(*rows)))
             for rows in (_rows(partner, plan) for partner in partners.values())
         ]
     kinds = [list(message.content) for _, message in taken]
@@ -95,7 +95,7 @@ def test_lost_attempt_is_tried_again_with_new_keys_and_noise_and_paid(
 
     def forgetful(self: Workbench, attempt: Any) -> RoundKey:
         if next(calls) == 4:  # one partner, in the second round: it was restarted between key and vector
-            self._key = None
+            self._keys.take()
         return take(self, attempt)
 
     monkeypatch.setattr(Workbench, "take_key", forgetful)
@@ -173,7 +173,7 @@ def test_partner_that_crashes_in_mid_run_comes_back(monkeypatch: pytest.MonkeyPa
 def test_key_that_the_gateway_made_itself_ends_the_run_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     from federation.training import summed
 
-    read = summed.SummedGradient._offers
+    read = summed.SummedTraining._offers
 
     def meddle(self: Any, replies: Any) -> dict[str, bytes]:
         offers = read(self, replies)
@@ -182,7 +182,7 @@ def test_key_that_the_gateway_made_itself_ends_the_run_by_name(monkeypatch: pyte
         signed.payload = signed.payload.replace(said["key"].encode(), b"ab" * 32)
         return {**offers, "airline": signed.SerializeToString()}
 
-    monkeypatch.setattr(summed.SummedGradient, "_offers", meddle)
+    monkeypatch.setattr(summed.SummedTraining, "_offers", meddle)
     with alliance(SUMMED) as (gateway, partners):
         last = follow(gateway)[-1]
         assert last.state == pb.RUN_STATE_FAILED
@@ -194,15 +194,15 @@ def test_key_that_the_gateway_made_itself_ends_the_run_by_name(monkeypatch: pyte
 def test_gateway_that_shows_partners_different_models_gets_no_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     from federation.training import summed
 
-    ask = summed.SummedGradient._message
+    ask = summed.SummedTraining._message
 
     def meddle(self: Any, node: int, content: Any, kind: str, number: int) -> Any:
         if kind == "train" and node == 3:
-            other = {name: array + 1 for name, array in self._weights.items()}
+            other = {name: array + 1 for name, array in self._told.items()}
             content = {**content, "arrays": summed.to_record(other)}
         return ask(self, node, content, kind, number)
 
-    monkeypatch.setattr(summed.SummedGradient, "_message", meddle)
+    monkeypatch.setattr(summed.SummedTraining, "_message", meddle)
     with alliance(SUMMED) as (gateway, partners):
         assert "no reply of bank" in follow(gateway)[-1].reason
         assert partners["bank"].agent.accountant.spent() == 0
