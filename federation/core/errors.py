@@ -62,6 +62,11 @@ class Reason(StrEnum):
     PROPOSAL_REFUSED = "PROPOSAL_REFUSED"
     RUN_FAILED = "RUN_FAILED"
     RUN_BUSY = "RUN_BUSY"
+    RUN_PAUSED = "RUN_PAUSED"
+    RUN_STOPPED = "RUN_STOPPED"
+    NOT_APPROVED = "NOT_APPROVED"
+    NOT_YOURS = "NOT_YOURS"
+    TOO_MANY_PROPOSALS = "TOO_MANY_PROPOSALS"
     UNKNOWN_RUN = "UNKNOWN_RUN"
     BAD_UPDATE = "BAD_UPDATE"
     BAD_KEY = "BAD_KEY"
@@ -129,6 +134,11 @@ CATALOG: dict[Reason, Entry] = {
     Reason.PROPOSAL_REFUSED: Entry("PERMISSION_DENIED", "A partner's own limits refuse this."),
     Reason.RUN_FAILED: Entry("ABORTED", "The training run ended without a model."),
     Reason.RUN_BUSY: Entry("FAILED_PRECONDITION", "Another training run is under way.", True),
+    Reason.RUN_PAUSED: Entry("ABORTED", "The training run is paused.", True),
+    Reason.RUN_STOPPED: Entry("ABORTED", "The training run was stopped."),
+    Reason.NOT_APPROVED: Entry("FAILED_PRECONDITION", "A partner has not approved the training run."),
+    Reason.NOT_YOURS: Entry("PERMISSION_DENIED", "Only who started the training run, or an operator, may do this."),
+    Reason.TOO_MANY_PROPOSALS: Entry("RESOURCE_EXHAUSTED", "Too many training runs wait for approval."),
     Reason.UNKNOWN_RUN: Entry("NOT_FOUND", "There is no such training run."),
     Reason.BAD_UPDATE: Entry("INVALID_ARGUMENT", "A model update has a wrong shape or a value that is not finite."),
     Reason.BAD_KEY: Entry("PERMISSION_DENIED", "A key of the secure sum is missing, repeated or not its partner's."),

@@ -53,6 +53,14 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     RUN_STATE_FINISHED: _RunState.ValueType  # 2
     RUN_STATE_FAILED: _RunState.ValueType  # 3
     """Ended without a model; the budget stays spent."""
+    RUN_STATE_PROPOSED: _RunState.ValueType  # 4
+    """Waits for partners' approvals."""
+    RUN_STATE_APPROVED: _RunState.ValueType  # 5
+    """Every partner has approved; not started yet."""
+    RUN_STATE_PAUSED: _RunState.ValueType  # 6
+    """Waits after a complete round, for those named in holds."""
+    RUN_STATE_STOPPED: _RunState.ValueType  # 7
+    """Ended by a person, without a model; the budget stays spent."""
 
 class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper): ...
 
@@ -61,6 +69,14 @@ RUN_STATE_RUNNING: RunState.ValueType  # 1
 RUN_STATE_FINISHED: RunState.ValueType  # 2
 RUN_STATE_FAILED: RunState.ValueType  # 3
 """Ended without a model; the budget stays spent."""
+RUN_STATE_PROPOSED: RunState.ValueType  # 4
+"""Waits for partners' approvals."""
+RUN_STATE_APPROVED: RunState.ValueType  # 5
+"""Every partner has approved; not started yet."""
+RUN_STATE_PAUSED: RunState.ValueType  # 6
+"""Waits after a complete round, for those named in holds."""
+RUN_STATE_STOPPED: RunState.ValueType  # 7
+"""Ended by a person, without a model; the budget stays spent."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
 
 @_typing.final
@@ -205,6 +221,8 @@ class ExchangeMessagesRequest(_message.Message):
     READY_FIELD_NUMBER: _builtins.int
     REPLY_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ready(self) -> Global___TrainerReady: ...
     @_builtins.property
@@ -213,22 +231,85 @@ class ExchangeMessagesRequest(_message.Message):
     def refusal(self) -> Global___TrainerRefusal:
         """The agent will not take part; the run ends."""
 
+    @_builtins.property
+    def decision(self) -> Global___TrainerDecision:
+        """What the partner's standing rule, or a person there, says of a proposal."""
+
+    @_builtins.property
+    def paused(self) -> Global___TrainerPaused:
+        """The partner has paused itself: the run waits."""
+
     def __init__(
         self,
         *,
         ready: Global___TrainerReady | None = ...,
         reply: Global___FlowerMessage | None = ...,
         refusal: Global___TrainerRefusal | None = ...,
+        decision: Global___TrainerDecision | None = ...,
+        paused: Global___TrainerPaused | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["part", b"part", "ready", b"ready", "refusal", b"refusal", "reply", b"reply"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "part", b"part", "paused", b"paused", "ready", b"ready", "refusal", b"refusal", "reply", b"reply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["part", b"part", "ready", b"ready", "refusal", b"refusal", "reply", b"reply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "part", b"part", "paused", b"paused", "ready", b"ready", "refusal", b"refusal", "reply", b"reply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["ready", "reply", "refusal"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["ready", "reply", "refusal", "decision", "paused"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
 Global___ExchangeMessagesRequest: _TypeAlias = ExchangeMessagesRequest  # noqa: Y015
+
+@_typing.final
+class TrainerDecision(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    PROPOSAL_SHA256_FIELD_NUMBER: _builtins.int
+    APPROVED_FIELD_NUMBER: _builtins.int
+    BY_RULE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    proposal_sha256: _builtins.str
+    """SHA-256 of the proposal (deterministic serialization), hexadecimal: what was approved, byte for byte."""
+    approved: _builtins.bool
+    by_rule: _builtins.bool
+    """Whether a standing rule decided; else a person did."""
+    reason: _builtins.str
+    """Why not."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        proposal_sha256: _builtins.str = ...,
+        approved: _builtins.bool = ...,
+        by_rule: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "by_rule", b"by_rule", "proposal_sha256", b"proposal_sha256", "reason", b"reason", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainerDecision: _TypeAlias = TrainerDecision  # noqa: Y015
+
+@_typing.final
+class TrainerPaused(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainerPaused: _TypeAlias = TrainerPaused  # noqa: Y015
 
 @_typing.final
 class TrainerRefusal(_message.Message):
@@ -262,6 +343,7 @@ class ExchangeMessagesResponse(_message.Message):
     PROPOSAL_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    PROPOSED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def proposal(self) -> Global___TrainingProposal:
         """Sent before the first message of a run."""
@@ -270,7 +352,11 @@ class ExchangeMessagesResponse(_message.Message):
     def message(self) -> Global___FlowerMessage: ...
     @_builtins.property
     def ended(self) -> Global___RunEnded:
-        """The run is over; its state can be dropped (the accountant's cannot)."""
+        """The run, or its proposal, is over; its state can be dropped (the accountant's cannot)."""
+
+    @_builtins.property
+    def proposed(self) -> Global___ProposedRun:
+        """A run that waits for this partner's decision."""
 
     def __init__(
         self,
@@ -278,16 +364,44 @@ class ExchangeMessagesResponse(_message.Message):
         proposal: Global___TrainingProposal | None = ...,
         message: Global___FlowerMessage | None = ...,
         ended: Global___RunEnded | None = ...,
+        proposed: Global___ProposedRun | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "message", b"message", "part", b"part", "proposal", b"proposal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "message", b"message", "part", b"part", "proposal", b"proposal", "proposed", b"proposed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "message", b"message", "part", b"part", "proposal", b"proposal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "message", b"message", "part", b"part", "proposal", b"proposal", "proposed", b"proposed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["proposal", "message", "ended"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["proposal", "message", "ended", "proposed"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
 Global___ExchangeMessagesResponse: _TypeAlias = ExchangeMessagesResponse  # noqa: Y015
+
+@_typing.final
+class ProposedRun(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROPOSAL_FIELD_NUMBER: _builtins.int
+    PROPOSED_BY_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    proposed_by: _builtins.str
+    expires_at: _builtins.str
+    """After that the proposal is void; RFC 3339."""
+    @_builtins.property
+    def proposal(self) -> Global___TrainingProposal: ...
+    def __init__(
+        self,
+        *,
+        proposal: Global___TrainingProposal | None = ...,
+        proposed_by: _builtins.str = ...,
+        expires_at: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["proposal", b"proposal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "proposal", b"proposal", "proposed_by", b"proposed_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProposedRun: _TypeAlias = ProposedRun  # noqa: Y015
 
 @_typing.final
 class RunEnded(_message.Message):
@@ -314,8 +428,11 @@ class StartRunRequest(_message.Message):
 
     PROPOSAL_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
     """Repeating the call with the same key follows the same run."""
+    run_id: _builtins.str
+    """Instead of a proposal: the id of one that was made before."""
     @_builtins.property
     def proposal(self) -> Global___TrainingProposal:
         """run_id empty: a new one. Zero in a numeric field: the policy's default."""
@@ -325,10 +442,11 @@ class StartRunRequest(_message.Message):
         *,
         proposal: Global___TrainingProposal | None = ...,
         idempotency_key: _builtins.str = ...,
+        run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["proposal", b"proposal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "proposal", b"proposal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "proposal", b"proposal", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -342,10 +460,13 @@ class StartRunResponse(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    SECONDS_LEFT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     state: Global___RunState.ValueType
     reason: _builtins.str
-    """Set with RUN_STATE_FAILED."""
+    """Set with RUN_STATE_FAILED and RUN_STATE_STOPPED."""
+    seconds_left: _builtins.float
+    """Until the last round, at the pace so far; 0: not known."""
     @_builtins.property
     def progress(self) -> _common_pb2.Progress: ...
     def __init__(
@@ -355,14 +476,295 @@ class StartRunResponse(_message.Message):
         progress: _common_pb2.Progress | None = ...,
         state: Global___RunState.ValueType = ...,
         reason: _builtins.str = ...,
+        seconds_left: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "reason", b"reason", "run_id", b"run_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "reason", b"reason", "run_id", b"run_id", "seconds_left", b"seconds_left", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartRunResponse: _TypeAlias = StartRunResponse  # noqa: Y015
+
+@_typing.final
+class ProposeRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROPOSAL_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    START_WHEN_APPROVED_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """Repeating the call with the same key finds the same proposal."""
+    start_when_approved: _builtins.bool
+    """Start as soon as every partner has approved."""
+    @_builtins.property
+    def proposal(self) -> Global___TrainingProposal: ...
+    def __init__(
+        self,
+        *,
+        proposal: Global___TrainingProposal | None = ...,
+        idempotency_key: _builtins.str = ...,
+        start_when_approved: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["proposal", b"proposal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "proposal", b"proposal", "start_when_approved", b"start_when_approved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProposeRunRequest: _TypeAlias = ProposeRunRequest  # noqa: Y015
+
+@_typing.final
+class ProposeRunResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___RunInfo: ...
+    def __init__(
+        self,
+        *,
+        run: Global___RunInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProposeRunResponse: _TypeAlias = ProposeRunResponse  # noqa: Y015
+
+@_typing.final
+class DecideRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    PROPOSAL_SHA256_FIELD_NUMBER: _builtins.int
+    APPROVED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    proposal_sha256: _builtins.str
+    """As in TrainerDecision."""
+    approved: _builtins.bool
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        proposal_sha256: _builtins.str = ...,
+        approved: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "proposal_sha256", b"proposal_sha256", "reason", b"reason", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecideRunRequest: _TypeAlias = DecideRunRequest  # noqa: Y015
+
+@_typing.final
+class DecideRunResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___RunInfo: ...
+    def __init__(
+        self,
+        *,
+        run: Global___RunInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecideRunResponse: _TypeAlias = DecideRunResponse  # noqa: Y015
+
+@_typing.final
+class PauseRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRunRequest: _TypeAlias = PauseRunRequest  # noqa: Y015
+
+@_typing.final
+class PauseRunResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___RunInfo: ...
+    def __init__(
+        self,
+        *,
+        run: Global___RunInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRunResponse: _TypeAlias = PauseRunResponse  # noqa: Y015
+
+@_typing.final
+class ResumeRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRunRequest: _TypeAlias = ResumeRunRequest  # noqa: Y015
+
+@_typing.final
+class ResumeRunResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___RunInfo: ...
+    def __init__(
+        self,
+        *,
+        run: Global___RunInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRunResponse: _TypeAlias = ResumeRunResponse  # noqa: Y015
+
+@_typing.final
+class StopRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopRunRequest: _TypeAlias = StopRunRequest  # noqa: Y015
+
+@_typing.final
+class StopRunResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___RunInfo: ...
+    def __init__(
+        self,
+        *,
+        run: Global___RunInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopRunResponse: _TypeAlias = StopRunResponse  # noqa: Y015
+
+@_typing.final
+class RunDecision(_message.Message):
+    """A partner's word on a proposal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTY_FIELD_NUMBER: _builtins.int
+    APPROVED_FIELD_NUMBER: _builtins.int
+    BY_RULE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    party: _builtins.str
+    approved: _builtins.bool
+    by_rule: _builtins.bool
+    reason: _builtins.str
+    at: _builtins.str
+    def __init__(
+        self,
+        *,
+        party: _builtins.str = ...,
+        approved: _builtins.bool = ...,
+        by_rule: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        at: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "at", b"at", "by_rule", b"by_rule", "party", b"party", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunDecision: _TypeAlias = RunDecision  # noqa: Y015
+
+@_typing.final
+class RunHold(_message.Message):
+    """Somebody's pause of a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    party: _builtins.str
+    reason: _builtins.str
+    since: _builtins.str
+    def __init__(
+        self,
+        *,
+        party: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        since: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["party", b"party", "reason", b"reason", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunHold: _TypeAlias = RunHold  # noqa: Y015
 
 @_typing.final
 class ListRunsRequest(_message.Message):
@@ -390,14 +792,27 @@ class RunInfo(_message.Message):
     ROUNDS_DONE_FIELD_NUMBER: _builtins.int
     PROPOSAL_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    PROPOSED_BY_FIELD_NUMBER: _builtins.int
+    PROPOSED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     state: Global___RunState.ValueType
     started_at: _builtins.str
     ended_at: _builtins.str
     rounds_done: _builtins.int
     reason: _builtins.str
+    proposed_by: _builtins.str
+    proposed_at: _builtins.str
+    expires_at: _builtins.str
+    """Of the proposal, while it waits."""
     @_builtins.property
     def proposal(self) -> Global___TrainingProposal: ...
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunDecision]: ...
+    @_builtins.property
+    def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunHold]: ...
     def __init__(
         self,
         *,
@@ -408,10 +823,15 @@ class RunInfo(_message.Message):
         rounds_done: _builtins.int = ...,
         proposal: Global___TrainingProposal | None = ...,
         reason: _builtins.str = ...,
+        proposed_by: _builtins.str = ...,
+        proposed_at: _builtins.str = ...,
+        expires_at: _builtins.str = ...,
+        decisions: _abc.Iterable[Global___RunDecision] | None = ...,
+        holds: _abc.Iterable[Global___RunHold] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["proposal", b"proposal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "proposal", b"proposal", "reason", b"reason", "rounds_done", b"rounds_done", "run_id", b"run_id", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "ended_at", b"ended_at", "expires_at", b"expires_at", "holds", b"holds", "proposal", b"proposal", "proposed_at", b"proposed_at", "proposed_by", b"proposed_by", "reason", b"reason", "rounds_done", b"rounds_done", "run_id", b"run_id", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,6 +45,31 @@ class TrainingServiceStub:
                 request_serializer=federation_dot_v1_dot_training__pb2.StartRunRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_training__pb2.StartRunResponse.FromString,
                 _registered_method=True)
+        self.ProposeRun = channel.unary_unary(
+                '/federation.v1.TrainingService/ProposeRun',
+                request_serializer=federation_dot_v1_dot_training__pb2.ProposeRunRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_training__pb2.ProposeRunResponse.FromString,
+                _registered_method=True)
+        self.DecideRun = channel.unary_unary(
+                '/federation.v1.TrainingService/DecideRun',
+                request_serializer=federation_dot_v1_dot_training__pb2.DecideRunRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_training__pb2.DecideRunResponse.FromString,
+                _registered_method=True)
+        self.PauseRun = channel.unary_unary(
+                '/federation.v1.TrainingService/PauseRun',
+                request_serializer=federation_dot_v1_dot_training__pb2.PauseRunRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_training__pb2.PauseRunResponse.FromString,
+                _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/federation.v1.TrainingService/ResumeRun',
+                request_serializer=federation_dot_v1_dot_training__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_training__pb2.ResumeRunResponse.FromString,
+                _registered_method=True)
+        self.StopRun = channel.unary_unary(
+                '/federation.v1.TrainingService/StopRun',
+                request_serializer=federation_dot_v1_dot_training__pb2.StopRunRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_training__pb2.StopRunResponse.FromString,
+                _registered_method=True)
         self.ListRuns = channel.unary_unary(
                 '/federation.v1.TrainingService/ListRuns',
                 request_serializer=federation_dot_v1_dot_training__pb2.ListRunsRequest.SerializeToString,
@@ -69,7 +94,43 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartRun(self, request, context):
-        """Operator or marketing: start a run and follow it. The last message carries the run's id and state.
+        """Operator or marketing: propose a run (or name one that was proposed), start it when every partner has approved, and
+        follow it. The last message carries the run's id and state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProposeRun(self, request, context):
+        """Operator or marketing: propose a run. It waits for every partner's approval, on disk, for a limited time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecideRun(self, request, context):
+        """Partner: approve or refuse a proposal. What its agent's standing rule says comes over ExchangeMessages instead.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseRun(self, request, context):
+        """Whoever started the run, an operator, or a partner for itself: the run waits after its round, for a limited time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRun(self, request, context):
+        """Ends the caller's own pause; an operator also ends that of whoever started the run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopRun(self, request, context):
+        """Whoever started the run, or an operator: ends it without a model. The budget stays spent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,6 +161,31 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.StartRun,
                     request_deserializer=federation_dot_v1_dot_training__pb2.StartRunRequest.FromString,
                     response_serializer=federation_dot_v1_dot_training__pb2.StartRunResponse.SerializeToString,
+            ),
+            'ProposeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProposeRun,
+                    request_deserializer=federation_dot_v1_dot_training__pb2.ProposeRunRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_training__pb2.ProposeRunResponse.SerializeToString,
+            ),
+            'DecideRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecideRun,
+                    request_deserializer=federation_dot_v1_dot_training__pb2.DecideRunRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_training__pb2.DecideRunResponse.SerializeToString,
+            ),
+            'PauseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRun,
+                    request_deserializer=federation_dot_v1_dot_training__pb2.PauseRunRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_training__pb2.PauseRunResponse.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=federation_dot_v1_dot_training__pb2.ResumeRunRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_training__pb2.ResumeRunResponse.SerializeToString,
+            ),
+            'StopRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopRun,
+                    request_deserializer=federation_dot_v1_dot_training__pb2.StopRunRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_training__pb2.StopRunResponse.SerializeToString,
             ),
             'ListRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRuns,
@@ -167,6 +253,141 @@ class TrainingService:
             '/federation.v1.TrainingService/StartRun',
             federation_dot_v1_dot_training__pb2.StartRunRequest.SerializeToString,
             federation_dot_v1_dot_training__pb2.StartRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProposeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.TrainingService/ProposeRun',
+            federation_dot_v1_dot_training__pb2.ProposeRunRequest.SerializeToString,
+            federation_dot_v1_dot_training__pb2.ProposeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecideRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.TrainingService/DecideRun',
+            federation_dot_v1_dot_training__pb2.DecideRunRequest.SerializeToString,
+            federation_dot_v1_dot_training__pb2.DecideRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.TrainingService/PauseRun',
+            federation_dot_v1_dot_training__pb2.PauseRunRequest.SerializeToString,
+            federation_dot_v1_dot_training__pb2.PauseRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.TrainingService/ResumeRun',
+            federation_dot_v1_dot_training__pb2.ResumeRunRequest.SerializeToString,
+            federation_dot_v1_dot_training__pb2.ResumeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.TrainingService/StopRun',
+            federation_dot_v1_dot_training__pb2.StopRunRequest.SerializeToString,
+            federation_dot_v1_dot_training__pb2.StopRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

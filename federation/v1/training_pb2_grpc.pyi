@@ -36,7 +36,19 @@ class TrainingServiceStub:
     ExchangeMessages: _grpc.StreamStreamMultiCallable[_training_pb2.ExchangeMessagesRequest, _training_pb2.ExchangeMessagesResponse]
     """Partner agent: takes part in runs. The stream stays open between runs."""
     StartRun: _grpc.UnaryStreamMultiCallable[_training_pb2.StartRunRequest, _training_pb2.StartRunResponse]
-    """Operator or marketing: start a run and follow it. The last message carries the run's id and state."""
+    """Operator or marketing: propose a run (or name one that was proposed), start it when every partner has approved, and
+    follow it. The last message carries the run's id and state.
+    """
+    ProposeRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.ProposeRunRequest, _training_pb2.ProposeRunResponse]
+    """Operator or marketing: propose a run. It waits for every partner's approval, on disk, for a limited time."""
+    DecideRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.DecideRunRequest, _training_pb2.DecideRunResponse]
+    """Partner: approve or refuse a proposal. What its agent's standing rule says comes over ExchangeMessages instead."""
+    PauseRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.PauseRunRequest, _training_pb2.PauseRunResponse]
+    """Whoever started the run, an operator, or a partner for itself: the run waits after its round, for a limited time."""
+    ResumeRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.ResumeRunResponse]
+    """Ends the caller's own pause; an operator also ends that of whoever started the run."""
+    StopRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.StopRunRequest, _training_pb2.StopRunResponse]
+    """Whoever started the run, or an operator: ends it without a model. The budget stays spent."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]
     GetModel: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetModelRequest, _training_pb2.GetModelResponse]
     """A finished model with its card."""
@@ -49,7 +61,19 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     ExchangeMessages: _aio.StreamStreamMultiCallable[_training_pb2.ExchangeMessagesRequest, _training_pb2.ExchangeMessagesResponse]  # type: ignore[assignment]
     """Partner agent: takes part in runs. The stream stays open between runs."""
     StartRun: _aio.UnaryStreamMultiCallable[_training_pb2.StartRunRequest, _training_pb2.StartRunResponse]  # type: ignore[assignment]
-    """Operator or marketing: start a run and follow it. The last message carries the run's id and state."""
+    """Operator or marketing: propose a run (or name one that was proposed), start it when every partner has approved, and
+    follow it. The last message carries the run's id and state.
+    """
+    ProposeRun: _aio.UnaryUnaryMultiCallable[_training_pb2.ProposeRunRequest, _training_pb2.ProposeRunResponse]  # type: ignore[assignment]
+    """Operator or marketing: propose a run. It waits for every partner's approval, on disk, for a limited time."""
+    DecideRun: _aio.UnaryUnaryMultiCallable[_training_pb2.DecideRunRequest, _training_pb2.DecideRunResponse]  # type: ignore[assignment]
+    """Partner: approve or refuse a proposal. What its agent's standing rule says comes over ExchangeMessages instead."""
+    PauseRun: _aio.UnaryUnaryMultiCallable[_training_pb2.PauseRunRequest, _training_pb2.PauseRunResponse]  # type: ignore[assignment]
+    """Whoever started the run, an operator, or a partner for itself: the run waits after its round, for a limited time."""
+    ResumeRun: _aio.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.ResumeRunResponse]  # type: ignore[assignment]
+    """Ends the caller's own pause; an operator also ends that of whoever started the run."""
+    StopRun: _aio.UnaryUnaryMultiCallable[_training_pb2.StopRunRequest, _training_pb2.StopRunResponse]  # type: ignore[assignment]
+    """Whoever started the run, or an operator: ends it without a model. The budget stays spent."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]  # type: ignore[assignment]
     GetModel: _aio.UnaryUnaryMultiCallable[_training_pb2.GetModelRequest, _training_pb2.GetModelResponse]  # type: ignore[assignment]
     """A finished model with its card."""
@@ -71,7 +95,49 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.StartRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_training_pb2.StartRunResponse], _abc.AsyncIterator[_training_pb2.StartRunResponse]]:
-        """Operator or marketing: start a run and follow it. The last message carries the run's id and state."""
+        """Operator or marketing: propose a run (or name one that was proposed), start it when every partner has approved, and
+        follow it. The last message carries the run's id and state.
+        """
+
+    @_abc_1.abstractmethod
+    def ProposeRun(
+        self,
+        request: _training_pb2.ProposeRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.ProposeRunResponse, _abc.Awaitable[_training_pb2.ProposeRunResponse]]:
+        """Operator or marketing: propose a run. It waits for every partner's approval, on disk, for a limited time."""
+
+    @_abc_1.abstractmethod
+    def DecideRun(
+        self,
+        request: _training_pb2.DecideRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.DecideRunResponse, _abc.Awaitable[_training_pb2.DecideRunResponse]]:
+        """Partner: approve or refuse a proposal. What its agent's standing rule says comes over ExchangeMessages instead."""
+
+    @_abc_1.abstractmethod
+    def PauseRun(
+        self,
+        request: _training_pb2.PauseRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.PauseRunResponse, _abc.Awaitable[_training_pb2.PauseRunResponse]]:
+        """Whoever started the run, an operator, or a partner for itself: the run waits after its round, for a limited time."""
+
+    @_abc_1.abstractmethod
+    def ResumeRun(
+        self,
+        request: _training_pb2.ResumeRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.ResumeRunResponse, _abc.Awaitable[_training_pb2.ResumeRunResponse]]:
+        """Ends the caller's own pause; an operator also ends that of whoever started the run."""
+
+    @_abc_1.abstractmethod
+    def StopRun(
+        self,
+        request: _training_pb2.StopRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.StopRunResponse, _abc.Awaitable[_training_pb2.StopRunResponse]]:
+        """Whoever started the run, or an operator: ends it without a model. The budget stays spent."""
 
     @_abc_1.abstractmethod
     def ListRuns(
