@@ -83,7 +83,9 @@ class Data:
     def identifier(self, kind: str) -> "pd.Series[str]":
         return self.table[kind]
 
-    def eligible(self, purpose: str, data_category: str, recipient: str) -> Eligible:
+    def eligible(
+        self, purpose: str, data_category: str, recipient: str, *, fields: frozenset[str] = frozenset()
+    ) -> Eligible:
         assert (data_category, recipient) == ("blinded_identifier", "gateway")
         ids = [CustomerId(name) for name in self.consented[purpose]]
         return Eligible(ids, {"consent_missing": len(self.table) - len(ids)})

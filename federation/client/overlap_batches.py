@@ -57,8 +57,10 @@ class Data(Tables, Protocol):
         """One identifier column; raises DataError where it is missing or mostly empty."""
         ...
 
-    def eligible(self, purpose: str, data_category: str, recipient: str) -> Eligible:
-        """Asks the partner's own policy about every customer."""
+    def eligible(
+        self, purpose: str, data_category: str, recipient: str, *, fields: frozenset[str] = frozenset()
+    ) -> Eligible:
+        """Asks the partner's own policy about every customer; ``fields`` are the columns that would label them."""
         ...
 
 
@@ -162,7 +164,9 @@ class BatchBuilder:
     def _usable(self, index: int) -> tuple[list[CustomerId], list[Person]]:
         """Customers that may be in an index and have a usable identifier, with the normal form of each key type."""
         share = self._shares[index]
-        eligible = self._data.eligible(PURPOSES[index], DATA_CATEGORY, RECIPIENT)
+        # A label says something about the person, so the rules must allow its column as they do any other field.
+        columns = frozenset(self._party.columns) if index == STATISTICS else frozenset()
+        eligible = self._data.eligible(PURPOSES[index], DATA_CATEGORY, RECIPIENT, fields=columns)
         share.customers, share.refused = len(self._data.customers()), dict(eligible.refused)
         ids, people = [], []
         raw = [column.reindex(eligible.ids).tolist() for column in self._raw]

@@ -12,7 +12,7 @@ from federation.core.clock import FixedClock
 from federation.core.errors import EntenteError, Reason
 from federation.overlap.plan import label_of, labels_of, parse_label
 from federation.policy.specs import BandSpec, PartySpec
-from tests.overlap_world import Data, World, make_policy, people
+from tests.overlap_world import Data, Eligible, World, make_policy, people
 
 BANDS = BandSpec(edges=(1, 200, 500), cap=2000)
 
@@ -82,6 +82,29 @@ def test_every_subset_of_columns_can_be_asked(tmp_path: Path, clock: FixedClock)
             cell = (members, tuple((c, dict(labels)[c]) for c in by if c.partition(".")[0] in members))
             marginal[cell] = marginal.get(cell, 0) + count
         assert index.exact(epoch, both, by) == marginal
+
+
+def test_the_partners_own_rules_are_asked_about_every_column_that_labels_a_person(
+    tmp_path: Path, clock: FixedClock
+) -> None:
+    asked: dict[str, frozenset[str]] = {}
+
+    class Asking(WithHoldings):
+        def eligible(
+            self, purpose: str, data_category: str, recipient: str, *, fields: frozenset[str] = frozenset()
+        ) -> Eligible:
+            asked[purpose] = fields
+            refused = {"field_not_allowed": len(self.table)} if fields else {}
+            return Eligible([] if fields else list(self.consented[purpose]), refused)
+
+    data = airline(HELD)
+    world = world_of(tmp_path, clock, Asking(data.table, data.consented, data.held))
+    epoch = world.build()
+    assert asked == {
+        "overlap_statistics": frozenset({"activity", "holds_miles_card", "yearly_value"}),
+        "offer_sharing": frozenset(),
+    }
+    assert world.coordinator.index.exact(epoch, ("airline", "bank"), ()) == {(("bank",), ()): 4}
 
 
 @pytest.mark.parametrize("amount", ["many", -1.0, float("inf"), float("nan")])

@@ -23,7 +23,7 @@ def test_the_shipped_set_is_clean():
 def test_an_error_has_its_place(tmp_path):
     (found,) = findings(tmp_path, agreement=("country: PT", "country: Portugal"))
     assert found.severity == "error"
-    assert found.where == "agreement.yaml:13:14 parties.0.country"
+    assert found.where == "agreement.yaml:15:14 parties.0.country"
 
 
 @pytest.mark.parametrize("change", [("effect: permit", "effect: allow"), ("min_k: 20", "min_k: 0")])

@@ -23,7 +23,7 @@ def test_the_shipped_set_is_what_the_demo_alliance_agreed():
     assert policy.partners == ("bank", "insurer", "airline")
     assert {p.role for p in policy.parties.values()} == {"partner", "marketing", "compliance", "operator", "auditor"}
     assert policy.countries["gateway"] == policy.countries["operator"] == "DE"
-    assert set(policy.cubes) == {"venn", "tier_by_activity"}
+    assert set(policy.cubes) == {"venn", "tier_by_activity", "holdings"}
     assert sum(cube.epsilon for cube in policy.cubes.values()) <= policy.budget.purposes["overlap_statistics"]
     assert policy.training.epsilon <= policy.training.max_epsilon <= policy.budget.purposes["model_training"]
 
@@ -67,8 +67,8 @@ def test_norway_is_a_country():
 @pytest.mark.parametrize(
     ("change", "item"),
     [
-        ({"agreement": ("country: PT", "country: Portugal")}, "agreement.yaml:13:14 parties.0.country: "),
-        ({"agreement": ("country: PT", "contry: PT")}, "agreement.yaml:10:"),
+        ({"agreement": ("country: PT", "country: Portugal")}, "agreement.yaml:15:14 parties.0.country: "),
+        ({"agreement": ("country: PT", "contry: PT")}, "agreement.yaml:12:"),
         (
             {"agreement": ("id: operator\n    role: operator", "id: ops\n    role: partner")},
             "there must be one operator",
