@@ -3,14 +3,13 @@
 Unit: a person across the alliance, added or removed with everything that all partners hold. What is released in an
 attempt is one vector of integers: the sum over partners p of S_p, plus the partners' shares of noise.
 
-**Sensitivity.** A row is a gradient of norm at most ``clipping_norm`` (C) and one more number, ``COUNT_SHARE`` times
-C, that counts it; so its norm is at most D = C sqrt(1 + COUNT_SHARE^2). On the fine grid (units of 2^-FINE_BITS) rows
-are rounded towards zero, which never lengthens them, and added as integers, exactly. The sum is brought to the grid
-of the wire (units of 2^-scale_bits) by rounding down: two sums that differ by u units in a place differ by less than
-|u| + 1 there afterwards, so over all places by at most ``scale D + sqrt(width)`` units in L2. Limiting each place to
-+-``box`` moves no two sums further apart. A person has at most one row at a partner, but may be a customer of each of
-the n partners: ``n (scale D + sqrt(width))`` is the sensitivity for a person, a n-th of it for a customer of one
-partner alone.
+**Sensitivity.** What a row adds is up to the learner, which sees to it that its L2 norm is at most 1
+(``federation.training.learner``). On the fine grid (units of 2^-FINE_BITS) rows are integers, added exactly. The sum is
+brought to the grid of the wire (units of 2^-scale_bits) by rounding down: two sums that differ by u units in a place
+differ by less than |u| + 1 there afterwards, so over all places by at most ``2^scale_bits + sqrt(width)`` units in L2.
+Limiting each place to +-``box`` moves no two sums further apart. A person has at most one row at a partner, but may be
+a customer of each of the n partners: ``n (2^scale_bits + sqrt(width))`` is the sensitivity for a person, a n-th of it
+for a customer of one partner alone.
 
 **Mechanism.** Each partner adds an independent discrete Gaussian of parameter ``share_sigma`` in every place, drawn
 exactly by OpenDP from the operating system's generator. The promise counts only n - ``collusion`` shares, with the
@@ -35,18 +34,18 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from dp_accounting import DpEvent, GaussianDpEvent, SelfComposedDpEvent
 from opendp.domains import atom_domain, vector_domain
 from opendp.measurements import make_gaussian
 from opendp.metrics import l2_distance
 from opendp.mod import enable_features
 
+from federation.core.errors import Reason, TrainingError
 from federation.training.secure_sum import Integers
 
-COUNT_SHARE = 0.1
-"""Length of a row's count beside its clipping norm: half a hundredth of the sensitivity, and no size is told apart."""
 FINE_BITS = 30
-"""Rows are added in units of 2^-30; 2^23 rows of norm 1,000 stay below 2^63."""
+"""Rows are added in units of 2^-30; 2^32 rows of norm 1 stay below 2^63."""
 MAX_SCALE_BITS = 20
 TAIL = 12.0
 MIN_SHARE_SIGMA = 16.0
@@ -79,21 +78,15 @@ class JointNoise:
     collusion: int
     """How many partners the promise does without."""
     width: int
-    """Places of the released vector, the count included."""
-    clipping_norm: float
+    """Places of the released vector."""
     scale_bits: int
     noise_multiplier: float
     """Of the noise that is promised, over what a person can change."""
 
     @property
-    def row_norm(self) -> float:
-        """Largest L2 norm of what one customer adds at one partner, before the grid."""
-        return self.clipping_norm * math.sqrt(1 + COUNT_SHARE**2)
-
-    @property
     def customer_sensitivity(self) -> float:
         """L2, in units of the wire's grid, for everything one partner holds about a person."""
-        return 2.0**self.scale_bits * self.row_norm + math.sqrt(self.width)
+        return 2.0**self.scale_bits + math.sqrt(self.width)
 
     @property
     def person_sensitivity(self) -> float:
@@ -111,10 +104,9 @@ class JointNoise:
         return (2**31 - 1) // self.parties - math.ceil(TAIL * self.share_sigma)
 
     @property
-    def count_sigma(self) -> float:
-        """Standard deviation, in rows, of the noisy count in one sum, if every partner adds its share."""
-        shares = math.sqrt(self.parties) * self.share_sigma
-        return shares / (2.0**self.scale_bits * COUNT_SHARE * self.clipping_norm)
+    def sum_sigma(self) -> float:
+        """Standard deviation of the noise in a place of a sum, in rows of norm 1, if every partner adds its share."""
+        return math.sqrt(self.parties) * self.share_sigma / 2.0**self.scale_bits
 
     def person_event(self, attempts: int) -> DpEvent:
         """What attempts cost a person who is a customer of every partner."""
@@ -138,19 +130,27 @@ class JointNoise:
         coarse = fine >> np.int64(FINE_BITS - self.scale_bits)
         return np.asarray(np.clip(coarse, -self.box, self.box), dtype=np.int64)
 
+    def read(self, total: Integers) -> npt.NDArray[np.float64]:
+        """A released sum in units of a row's largest norm: float64 (width,).
+
+        Raises:
+            TrainingError: BAD_UPDATE for what partners within their limits cannot have sent.
+        """
+        if np.abs(total).max() > self.parties * (self.box + TAIL * self.share_sigma):
+            raise TrainingError(Reason.BAD_UPDATE, item="all partners: a sum beyond what their limits allow")
+        return total.astype(np.float64) / 2.0**self.scale_bits
+
     def _event(self, sensitivity: float, attempts: int) -> DpEvent:
         honest = self.parties - self.collusion
         multiplier = sum_multiplier(self.share_sigma, honest, sensitivity, self.width)
         return SelfComposedDpEvent(GaussianDpEvent(multiplier), attempts)
 
 
-def best_scale_bits(parties: int, clipping_norm: float, max_rows: int) -> int:
+def best_scale_bits(parties: int, max_rows: int) -> int:
     """The finest grid on which so many rows at each partner surely stay within the box; half the range is for noise.
 
     Args:
         parties: Of the run.
-        clipping_norm: Of one row.
         max_rows: At one partner.
     """
-    reach = 2.0**30 / (parties * max_rows * max(clipping_norm, 1e-9))
-    return max(0, min(MAX_SCALE_BITS, math.floor(math.log2(max(reach, 1.0)))))
+    return max(0, min(MAX_SCALE_BITS, math.floor(math.log2(max(2.0**30 / (parties * max_rows), 1.0)))))

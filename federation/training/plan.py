@@ -1,15 +1,16 @@
 """What a run may do, read from a proposal of the contract and checked; the same for the gateway and every partner."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dp_accounting import DpEvent
 
 from federation.core.errors import DataError, Reason, TrainingError
 from federation.training.accounting import Steps, person_event, run_events
 from federation.training.features import FeatureSchema, find_schema
-from federation.training.gradient import gradient_width
 from federation.training.joint_noise import MAX_SCALE_BITS, MIN_SHARE_SIGMA, JointNoise
+from federation.training.learner import Learner
+from federation.training.learners import build_learner
 from federation.training.models import shapes
 from federation.training.secure_sum import MIN_PARTIES
 from federation.v1 import training_pb2 as pb
@@ -51,7 +52,7 @@ class Plan:
     digest: str
     """SHA-256 of the proposal, hexadecimal."""
     noise: JointNoise | None = None
-    """Of the sums; None where each partner adds all of its noise alone."""
+    """Of the first round's sum, see ``noise_of``; None where each partner adds all of its noise alone."""
     spare_attempts: int = 0
     momentum: float = 0.0
 
@@ -59,6 +60,16 @@ class Plan:
     def max_attempts(self) -> int:
         """How often a partner may train in the run."""
         return self.rounds + self.spare_attempts
+
+    def learner(self) -> Learner:
+        """What learns from the sums, at its beginning. Raises DataError (BAD_FIELD), see ``build_learner``."""
+        return _learner(self.kind, self.width, self.rounds, self.settings, self.momentum)
+
+    def noise_of(self, number: int) -> JointNoise:
+        """The noise of a round's sum. Raises TrainingError (PROPOSAL_REFUSED) where there are no sums."""
+        if self.noise is None:
+            raise TrainingError(Reason.PROPOSAL_REFUSED, item="the approved proposal has no secure sum")
+        return replace(self.noise, width=self.learner().width(number))
 
     def round_event(self) -> DpEvent:
         """What one attempt of a round costs a customer of one partner."""
@@ -132,7 +143,6 @@ def read_plan(proposal: pb.TrainingProposal) -> Plan:
     wrong = [name for name, fine in in_range.items() if not fine]
     if wrong:
         raise DataError(Reason.BAD_FIELD, item=f"proposal: {', '.join(wrong)}")
-    noise = _read_noise(proposal, schema.width(features)) if proposal.trust == pb.TRUST_SECURE_SUM else None
     settings = Settings(
         steps=proposal.steps_per_round,
         sampling_rate=proposal.sampling_rate,
@@ -140,6 +150,11 @@ def read_plan(proposal: pb.TrainingProposal) -> Plan:
         noise_multiplier=proposal.noise_multiplier,
         learning_rate=proposal.learning_rate,
     )
+    noise = None
+    if proposal.trust == pb.TRUST_SECURE_SUM:
+        columns = schema.width(features)
+        learner = _learner(proposal.model, columns, proposal.rounds, settings, proposal.momentum)
+        noise = _read_noise(proposal, learner)
     return Plan(
         run_id=proposal.run_id,
         kind=proposal.model,
@@ -158,22 +173,37 @@ def read_plan(proposal: pb.TrainingProposal) -> Plan:
     )
 
 
-def _read_noise(proposal: pb.TrainingProposal, columns: int) -> JointNoise:
-    """The noise of a secure sum. Raises DataError (BAD_FIELD), TrainingError (TOO_FEW_PARTNERS)."""
+def _learner(kind: str, columns: int, rounds: int, settings: Settings, momentum: float) -> Learner:
+    return build_learner(
+        kind,
+        columns,
+        rounds=rounds,
+        clipping_norm=settings.clipping_norm,
+        learning_rate=settings.learning_rate,
+        momentum=momentum,
+    )
+
+
+def _read_noise(proposal: pb.TrainingProposal, learner: Learner) -> JointNoise:
+    """The noise of the first sum, if that of all is fine. Raises DataError (BAD_FIELD), TrainingError."""
     if len(proposal.partners) < MIN_PARTIES:
         raise TrainingError(Reason.TOO_FEW_PARTNERS, item=f"a secure sum needs {MIN_PARTIES}")
     if proposal.collusion >= len(proposal.partners) or proposal.scale_bits > MAX_SCALE_BITS:
         raise DataError(Reason.BAD_FIELD, item="proposal: collusion or scale_bits")
     if proposal.steps_per_round != 1 or proposal.sampling_rate != 1:
         raise DataError(Reason.BAD_FIELD, item="proposal: a secure sum takes one step of all rows a round")
+    if learner.rounds != proposal.rounds:
+        raise DataError(Reason.BAD_FIELD, item=f"proposal: rounds, this model needs {learner.rounds}")
+    widths = [learner.width(number) for number in range(1, proposal.rounds + 1)]
     noise = JointNoise(
         parties=len(proposal.partners),
         collusion=proposal.collusion,
-        width=gradient_width(columns),
-        clipping_norm=proposal.clipping_norm,
+        width=widths[0],
         scale_bits=proposal.scale_bits,
         noise_multiplier=proposal.noise_multiplier,
     )
-    if noise.share_sigma < MIN_SHARE_SIGMA or noise.box < 1:
+    # Wider sums have more noise: the narrowest has the least, the widest the smallest box.
+    narrow, wide = replace(noise, width=min(widths)), replace(noise, width=max(widths))
+    if narrow.share_sigma < MIN_SHARE_SIGMA or wide.box < 1:
         raise DataError(Reason.BAD_FIELD, item="proposal: noise does not fit the grid")
     return noise

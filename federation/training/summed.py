@@ -5,8 +5,7 @@ all keys, and answers with a masked vector. The strategy sees their sum alone. I
 lost: the round is tried again with new keys and new noise, after ``before_retry`` has paid for it, as often as the plan
 allows. A phase of keys that fails costs nothing, since no partner has touched a row.
 
-The step is gradient descent with momentum on the noisy mean: the noisy sum over the mean of all noisy counts so far.
-All of it is post-processing of the sums.
+What is summed and what a sum teaches is the learner's business, see ``federation.training.learner``.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,22 +25,18 @@ from federation.training.flower import (
     from_record,
     to_record,
 )
-from federation.training.gradient import BIAS_SCALE, read_sum
-from federation.training.joint_noise import TAIL
-from federation.training.models import Weights, check_weights, save_weights, weights_digest
+from federation.training.models import Weights, save_weights, weights_digest
 from federation.training.plan import Plan
-from federation.training.secure_sum import MAX_KEY_BYTES, Integers, add_masked
+from federation.training.secure_sum import MAX_KEY_BYTES, add_masked
 from federation.training.strategy import TrainOnly
 from federation.training.summed_app import KEYS
 
 KEY_TRIES = 3
 """How often a phase of keys is repeated for a partner that answers late."""
-MIN_COUNT_SIGMAS = 3.0
-"""A noisy count must be this many of its standard deviations above zero to be divided by."""
 
 
-class SummedGradient(TrainOnly):
-    """One gradient step of all partners' rows a round.
+class SummedTraining(TrainOnly):
+    """One noisy sum over all partners' rows a round, for the learner of the plan.
 
     Args:
         plan: Of the run, with a secure sum.
@@ -54,31 +49,30 @@ class SummedGradient(TrainOnly):
     def __init__(
         self, plan: Plan, partners: Mapping[int, str], timeout_s: float, before_retry: Callable[[int], None]
     ) -> None:
-        if plan.noise is None:
-            raise TrainingError(Reason.PROPOSAL_REFUSED, item="the proposal has no secure sum")
-        self._plan, self._noise, self._partners = plan, plan.noise, dict(partners)
+        self._plan, self._partners = plan, dict(partners)
         self._timeout_s, self._before_retry = timeout_s, before_retry
-        self._weights: Weights = {}
+        self.learner = plan.learner()
+        """Has the model, and the state to go on from."""
+        self._told: Weights = {}
         self._grid: Grid | None = None
         self._number = 0  # of the last attempt, keys phases included; names it in the keys
         self.attempts = 0
         """How often partners were asked for a vector; what has to be paid."""
-        self._counts: list[float] = []
-        self._velocity = np.zeros(plan.width + 1)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Collects the keys of a round and returns the messages that ask for vectors. Raises TrainingError."""
-        plan = self._plan
-        self._weights = check_weights(from_record(arrays, item="gateway"), plan.kind, plan.width, item="gateway")
-        self._grid = grid
+        """Collects the keys of a round and returns the messages that ask for vectors. Raises TrainingError.
+
+        The arrays are the model as it is shown; what partners are told is the learner's.
+        """
+        self._told, self._grid = self.learner.told(server_round), grid
         return self._ask(server_round, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The model after one step.
+        """The model after one more sum.
 
         Raises:
             TrainingError: RUN_FAILED naming who was missing in the last attempt, BAD_UPDATE naming who sent what is no
@@ -95,8 +89,10 @@ class SummedGradient(TrainOnly):
             self._before_retry(self.attempts)
             messages = self._ask(server_round, grid)
             vectors = self._read(grid.send_and_receive(messages, timeout=self._timeout_s))
-        total = add_masked(vectors, self._plan.partners, self._noise.width)
-        return to_record(self._step(total)), None
+        noise = self._plan.noise_of(server_round)
+        total = noise.read(add_masked(vectors, self._plan.partners, noise.width))
+        self.learner.step(server_round, total, noise.sum_sigma)
+        return to_record(self.learner.model()), None
 
     def _ask(self, server_round: int, grid: Grid) -> list[Message]:
         """Phase of keys; returns the messages of the next phase. Raises TrainingError (RUN_FAILED)."""
@@ -104,7 +100,7 @@ class SummedGradient(TrainOnly):
         for _ in range(KEY_TRIES):
             self._number += 1
             about = {"round": server_round, "attempt": self._number}
-            model = weights_digest(save_weights(self._weights))
+            model = weights_digest(save_weights(self._told))
             content = {"config": ConfigRecord({**about, "model": model})}
             asked = [self._message(node, content, KEYS, server_round) for node in self._partners]
             offers = self._offers(grid.send_and_receive(asked, timeout=self._timeout_s))
@@ -112,7 +108,7 @@ class SummedGradient(TrainOnly):
             if not missing:
                 self.attempts += 1
                 config = ConfigRecord({**about, "offers": [offers[party] for party in self._plan.partners]})
-                send = {"arrays": to_record(self._weights), "config": config}
+                send = {"arrays": to_record(self._told), "config": config}
                 return [self._message(node, send, "train", server_round) for node in self._partners]
         raise TrainingError(Reason.RUN_FAILED, item=f"round {server_round}: no key of {', '.join(missing)}")
 
@@ -150,21 +146,3 @@ class SummedGradient(TrainOnly):
             if not reply.has_error():
                 answers[party] = reply
         return list(answers.items())
-
-    def _step(self, total: Integers) -> Weights:
-        """The model after a step along a noisy sum. Raises TrainingError (BAD_UPDATE, RUN_FAILED)."""
-        plan, noise = self._plan, self._noise
-        if np.abs(total).max() > noise.parties * (noise.box + TAIL * noise.share_sigma):
-            raise TrainingError(Reason.BAD_UPDATE, item="all partners: a sum beyond what their limits allow")
-        gradient, count = read_sum(total, noise.scale_bits, plan.settings.clipping_norm)
-        self._counts.append(count)
-        size = float(np.mean(self._counts))
-        if size < MIN_COUNT_SIGMAS * noise.count_sigma / np.sqrt(len(self._counts)):
-            raise TrainingError(Reason.RUN_FAILED, item="too few customers for this noise")
-        gradient /= size
-        self._velocity = plan.momentum * self._velocity + gradient
-        step = plan.settings.learning_rate * (gradient + plan.momentum * self._velocity)
-        return {
-            "weight": (self._weights["weight"] - step[None, :-1]).astype(np.float32),
-            "bias": (self._weights["bias"] - BIAS_SCALE * step[-1:]).astype(np.float32),
-        }

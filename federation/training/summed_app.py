@@ -1,9 +1,9 @@
 """The Flower app of a partner in a secure sum: offers a key for a round, then answers with one masked vector.
 
 It knows nothing of the transport, and does what the approved plan says: from messages it takes the model, the number of
-round and attempt, and the other partners' signed keys. The vector is the clipped gradients of all rows and their count,
-added as integers, plus this partner's share of the noise; nothing else is in the answer. Everything that can be refused
-is refused before the attempt is paid, and it is paid before a row is touched.
+round and attempt, and the other partners' signed keys. The vector is what the plan's learner sums over all rows, plus
+this partner's share of the noise; nothing else is in the answer. Everything that can be refused is refused before the
+attempt is paid, and it is paid before a row is touched.
 """
 
 from datetime import datetime
@@ -23,8 +23,8 @@ from federation.training.flower import (
     RecordDict,
     from_record,
 )
-from federation.training.gradient import sum_gradients
-from federation.training.models import check_weights, save_weights, weights_digest
+from federation.training.learner import Rows
+from federation.training.models import save_weights, weights_digest
 from federation.training.plan import Plan
 from federation.training.secure_sum import Attempt, RoundKey
 
@@ -74,18 +74,18 @@ def build_summed_app(bench: SummedBench) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         plan, config = bench.plan, _config(message)
-        if plan.noise is None:
-            raise TrainingError(Reason.PROPOSAL_REFUSED, item="the approved proposal has no secure sum")
         record = message.content.get("arrays")
         if not isinstance(record, ArrayRecord):
             raise TrainingError(Reason.BAD_UPDATE, item="gateway: no model in the message")
-        weights = check_weights(from_record(record, item="gateway"), plan.kind, plan.width, item="gateway")
+        learner, number = plan.learner(), _round(plan, config)
+        noise = plan.noise_of(number)
+        told = learner.check_told(number, from_record(record, item="gateway"), item="gateway")
         # The digest is computed here: a gateway that shows another model than the keys were made for finds no key.
-        attempt = _attempt(plan, config, weights_digest(save_weights(weights)))
+        attempt = _attempt(plan, config, weights_digest(save_weights(told)))
         masks = bench.take_key(attempt).agree(_offers(config), plan.partners, bench.now())
         bench.pay(message.metadata.message_id)  # before a row is touched
-        exact = sum_gradients(plan.kind, weights, bench.rows(), plan.settings.clipping_norm)
-        hidden = masks.hide(plan.noise.encode(exact) + plan.noise.draw_share())
+        exact = learner.sums(number, told, Rows(*bench.rows()))
+        hidden = masks.hide(noise.encode(exact) + noise.draw_share())
         return Message(
             RecordDict({"masked": ArrayRecord({"sum": Array(np.ascontiguousarray(hidden))})}), reply_to=message
         )
@@ -101,14 +101,22 @@ def _config(message: Message) -> ConfigRecord:
     return config
 
 
-def _attempt(plan: Plan, config: ConfigRecord, model: str) -> Attempt:
-    """Which attempt a message is about. Raises TrainingError (BAD_UPDATE, PROPOSAL_REFUSED)."""
-    number, attempt = config.get("round"), config.get("attempt")
-    if type(number) is not int or type(attempt) is not int or not 0 < attempt < 2**31:
-        raise TrainingError(Reason.BAD_UPDATE, item="gateway: round or attempt")
+def _round(plan: Plan, config: ConfigRecord) -> int:
+    """Which round a message is about. Raises TrainingError (BAD_UPDATE, PROPOSAL_REFUSED)."""
+    number = config.get("round")
+    if type(number) is not int:
+        raise TrainingError(Reason.BAD_UPDATE, item="gateway: round")
     if not 0 < number <= plan.rounds:
         raise TrainingError(Reason.PROPOSAL_REFUSED, item="more rounds than approved")
-    return Attempt(plan.run_id, plan.digest, number, attempt, model)
+    return number
+
+
+def _attempt(plan: Plan, config: ConfigRecord, model: str) -> Attempt:
+    """Which attempt a message is about. Raises TrainingError (BAD_UPDATE, PROPOSAL_REFUSED)."""
+    attempt = config.get("attempt")
+    if type(attempt) is not int or not 0 < attempt < 2**31:
+        raise TrainingError(Reason.BAD_UPDATE, item="gateway: attempt")
+    return Attempt(plan.run_id, plan.digest, _round(plan, config), attempt, model)
 
 
 def _text(config: ConfigRecord, name: str) -> str:

@@ -80,7 +80,7 @@ def complete(asked: pb.TrainingProposal, rules: TrainingRules, connected: frozen
         # Spare attempts are paid for in advance: trying a round again never passes the epsilon that was agreed.
         attempts = filled.rounds + filled.spare_attempts
         filled.noise_multiplier = calibrate_sums(filled.epsilon, filled.delta, attempts)
-        filled.scale_bits = best_scale_bits(len(filled.partners), filled.clipping_norm, spec.max_rows_per_partner)
+        filled.scale_bits = best_scale_bits(len(filled.partners), spec.max_rows_per_partner)
     else:
         steps, rate = filled.rounds * filled.steps_per_round, filled.sampling_rate
         filled.noise_multiplier = calibrate_steps(filled.epsilon, filled.delta, rate, steps, len(filled.partners))

@@ -5,8 +5,8 @@ who may be a customer of every partner) is in the ledger before any partner draw
 log. A round of a secure sum that is tried again is one more thing that leaves, decided, paid and logged before it is.
 Handing out a finished model costs nothing more, and is decided and logged again.
 
-What is released is the mean of the models after the later half of the rounds: averaging is post-processing, costs no
-privacy, and takes out much of the last steps' noise.
+What is released of sums is what the plan's learner makes of them; under local noise, the mean of the models after the
+later half of the rounds: averaging is post-processing, costs no privacy, and takes out much of the last steps' noise.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from federation.training.flower import ArrayRecord, ConfigRecord, MetricRecord, 
 from federation.training.models import Weights, check_weights, initial, save_weights, weights_digest
 from federation.training.plan import PURPOSE, Plan, read_plan
 from federation.training.strategy import AllOrNothing
-from federation.training.summed import SummedGradient
+from federation.training.summed import SummedTraining
 from federation.v1 import training_pb2 as pb
 from gateway.identity.caller import Caller
 from gateway.release import Cost, Exit, Released, ReleasePath
@@ -254,7 +254,7 @@ class TrainingService:
             grid = HubGrid(self._hub, _number(plan.run_id), plan.partners, self._round_timeout_s)
             summed = None
             if plan.noise is not None:
-                summed = SummedGradient(plan, grid.nodes, self._round_timeout_s, before_retry)
+                summed = SummedTraining(plan, grid.nodes, self._round_timeout_s, before_retry)
             (summed or AllOrNothing(plan, grid.nodes)).start(
                 grid=grid,
                 initial_arrays=to_record(initial(plan.kind, plan.width)),
@@ -265,11 +265,13 @@ class TrainingService:
             )
         finally:
             self._hub.close()
+        if summed is not None:
+            return summed.learner.model(), summed.attempts
         mean = {
             name: np.asarray(np.mean([weights[name] for weights in later], axis=0, dtype=np.float64), dtype=np.float32)
             for name in later[0]
         }
-        return mean, plan.rounds if summed is None else summed.attempts
+        return mean, plan.rounds
 
 
 def _digest(model: Model) -> dict[str, str]:

@@ -6,12 +6,12 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from federation.training.gradient import sum_gradients
+from federation.training.gradient import GradientLearner
 from federation.training.joint_noise import FINE_BITS, JointNoise
+from federation.training.learner import Rows
 from federation.training.secure_sum import Attempt, RoundKey, add_masked
 from tests.training_kit import NOW, identity_of
 
-KIND = "logistic_regression"
 VALUES = st.integers(-(2**31), 2**31 - 1)
 
 
@@ -44,17 +44,16 @@ def test_one_row_changes_a_sum_by_no_more_than_its_norm(
     x = rng.normal(size=(rows, 6)).astype(np.float32) * np.float32(rng.choice([0.01, 1, 100]))
     y = rng.integers(0, 2, rows).astype(np.float32)
     weights = {"weight": (rng.normal(size=(1, 6)) * spread).astype(np.float32), "bias": np.ones(1, np.float32)}
-    noise = JointNoise(3, 1, 8, clip, scale_bits, noise_multiplier=5.0)
+    noise = JointNoise(3, 1, 8, scale_bits, noise_multiplier=5.0)
     assume(noise.box >= 1)  # other plans are refused
     gone = int(rng.integers(rows))
     rest = np.arange(rows) != gone
-    whole, without = (
-        sum_gradients(KIND, weights, (x[kept], y[kept]), clip) for kept in (np.ones(rows, dtype=bool), rest)
-    )
+    learner = GradientLearner(6, rounds=1, clipping_norm=clip, learning_rate=1.0, momentum=0.0)
+    whole, without = (learner.sums(1, weights, Rows(x[kept], y[kept])) for kept in (np.ones(rows, dtype=bool), rest))
     # a row's integers depend on the row alone, so the difference is the row's own contribution, exactly
-    alone = sum_gradients(KIND, weights, (x[[gone]], y[[gone]]), clip)
+    alone = learner.sums(1, weights, Rows(x[[gone]], y[[gone]]))
     assert np.array_equal(whole - without, alone)
-    assert sum(int(value) ** 2 for value in alone) <= (noise.row_norm * 2**FINE_BITS) ** 2
+    assert sum(int(value) ** 2 for value in alone) <= (2**FINE_BITS) ** 2
     coarse = noise.encode(whole) - noise.encode(without)
     assert np.linalg.norm(coarse.astype(float)) <= noise.customer_sensitivity
     assert np.abs(noise.encode(whole)).max() <= noise.box

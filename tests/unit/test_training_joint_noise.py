@@ -12,20 +12,21 @@ from scipy import stats
 from federation.core.errors import BudgetError, DataError, Reason, TrainingError
 from federation.privacy.composition import epsilon_of
 from federation.training.accounting import calibrate_sums
-from federation.training.gradient import BIAS_SCALE, read_sum, sum_gradients
+from federation.training.gradient import BIAS_SCALE, GradientLearner
 from federation.training.joint_noise import FINE_BITS, TAIL, JointNoise, best_scale_bits, sum_multiplier
+from federation.training.learner import Rows
 from federation.training.models import initial
 from federation.training.plan import read_plan
 from federation.v1 import training_pb2 as pb
 from tests.training_kit import PARTNERS
 
 DELTA = 1e-6
-NOISE = JointNoise(parties=3, collusion=1, width=88, clipping_norm=0.35, scale_bits=11, noise_multiplier=21.0)
+NOISE = JointNoise(parties=3, collusion=1, width=88, scale_bits=10, noise_multiplier=21.0)
 
 
 @pytest.mark.parametrize(("multiplier", "attempts"), [(42.0, 80), (21.0, 80), (8.0, 10), (4.5, 1)])
 def test_epsilon_agrees_with_dp_accounting(multiplier: float, attempts: int) -> None:
-    noise = JointNoise(3, 1, 88, 0.35, 11, multiplier)
+    noise = JointNoise(3, 1, 88, 10, multiplier)
     ours = epsilon_of([noise.person_event(attempts)], DELTA)
     event = SelfComposedDpEvent(GaussianDpEvent(multiplier), attempts)
     assert ours == pytest.approx(RdpAccountant().compose(event).get_epsilon(DELTA), rel=0.02)
@@ -35,7 +36,7 @@ def test_epsilon_agrees_with_dp_accounting(multiplier: float, attempts: int) -> 
 
 @pytest.mark.parametrize("collusion", [0, 1, 2])
 def test_promise_needs_only_the_shares_of_the_honest(collusion: int) -> None:
-    noise = JointNoise(3, collusion, 88, 0.35, 11, 21.0)
+    noise = JointNoise(3, collusion, 88, 10, 21.0)
     honest = 3 - collusion
     left = math.sqrt(honest) * noise.share_sigma / noise.person_sensitivity
     assert left == pytest.approx(21.0)
@@ -47,7 +48,7 @@ def test_person_pays_for_all_partners_and_much_less_than_their_sum() -> None:
     assert customer < person < 3.5 * customer
     assert NOISE.person_sensitivity == pytest.approx(3 * NOISE.customer_sensitivity)
     # the grid adds under two hundredths to what clipping alone allows
-    assert NOISE.customer_sensitivity / 2**11 < 1.02 * NOISE.row_norm
+    assert NOISE.customer_sensitivity / 2**10 < 1.01
 
 
 def test_small_shares_pay_for_not_being_gaussian() -> None:
@@ -59,8 +60,8 @@ def test_small_shares_pay_for_not_being_gaussian() -> None:
 @pytest.mark.parametrize("epsilon", [0.5, 1.0, 2.0])
 def test_calibrated_noise_keeps_the_promise_and_is_not_wasteful(epsilon: float) -> None:
     multiplier = calibrate_sums(epsilon, DELTA, 82)
-    assert epsilon_of([JointNoise(3, 1, 88, 0.35, 11, multiplier).person_event(82)], DELTA) <= epsilon * (1 + 1e-9)
-    assert epsilon_of([JointNoise(3, 1, 88, 0.35, 11, multiplier * 0.99).person_event(82)], DELTA) > epsilon
+    assert epsilon_of([JointNoise(3, 1, 88, 10, multiplier).person_event(82)], DELTA) <= epsilon * (1 + 1e-9)
+    assert epsilon_of([JointNoise(3, 1, 88, 10, multiplier * 0.99).person_event(82)], DELTA) > epsilon
 
 
 def test_epsilon_that_no_noise_can_give_is_refused() -> None:
@@ -70,7 +71,7 @@ def test_epsilon_that_no_noise_can_give_is_refused() -> None:
 
 
 def test_share_is_the_discrete_gaussian_that_was_stated() -> None:
-    noise = JointNoise(3, 1, 20_000, 0.35, 4, 2.0)
+    noise = JointNoise(3, 1, 20_000, 3, 2.0)
     share = noise.draw_share()
     assert share.dtype == np.int64
     assert (
@@ -82,7 +83,7 @@ def test_share_is_the_discrete_gaussian_that_was_stated() -> None:
 
 @pytest.mark.parametrize("parties", [3, 7, 64])
 def test_sum_of_whatever_partners_hold_does_not_wrap(parties: int) -> None:
-    noise = JointNoise(parties, 1, 4, 1.0, best_scale_bits(parties, 1.0, 250_000), 10.0)
+    noise = JointNoise(parties, 1, 4, best_scale_bits(parties, 250_000), 10.0)
     huge = np.array([2**62, -(2**62), 2**62, 0])
     worst = parties * (np.abs(noise.encode(huge)).max() + math.floor(TAIL * noise.share_sigma))
     assert worst < 2**31
@@ -98,13 +99,14 @@ def test_summed_gradient_is_the_gradient_and_the_count() -> None:
     y = (rng.random(500) < 0.3).astype(np.float32)
     weights = initial("logistic_regression", 5)
     weights["weight"] += 0.3
-    total = sum_gradients("logistic_regression", weights, (x, y), 10.0) >> (FINE_BITS - 20)
-    gradient, count = read_sum(total, 20, 10.0)
+    learner = GradientLearner(5, rounds=1, clipping_norm=10.0, learning_rate=1.0, momentum=0.0)
+    gradient, count = learner.read(learner.sums(1, weights, Rows(x, y)) / 2.0**FINE_BITS)
     errors = 1 / (1 + np.exp(-0.3 * np.ones(500))) - y
-    assert np.allclose(gradient[:-1], x.T @ errors, atol=1e-3)
-    assert gradient[-1] == pytest.approx(BIAS_SCALE * errors.sum(), abs=1e-3)
-    assert count == pytest.approx(500, abs=1e-3)
-    clipped, _ = read_sum(sum_gradients("logistic_regression", weights, (x, y), 0.01) >> (FINE_BITS - 20), 20, 0.01)
+    assert np.allclose(gradient[:-1], x.T @ errors, atol=1e-4)
+    assert gradient[-1] == pytest.approx(BIAS_SCALE * errors.sum(), abs=1e-4)
+    assert count == pytest.approx(500, abs=1e-4)
+    learner = GradientLearner(5, rounds=1, clipping_norm=0.01, learning_rate=1.0, momentum=0.0)
+    clipped, _ = learner.read(learner.sums(1, weights, Rows(x, y)) / 2.0**FINE_BITS)
     assert np.linalg.norm(clipped) <= 500 * 0.01
 
 
@@ -141,7 +143,7 @@ def proposal(**changes: object) -> pb.TrainingProposal:
         ({"trust": pb.TRUST_UNSPECIFIED}, Reason.BAD_FIELD),
         ({"collusion": 3}, Reason.BAD_FIELD),
         ({"scale_bits": 21}, Reason.BAD_FIELD),
-        ({"scale_bits": 0, "clipping_norm": 1e-3, "noise_multiplier": 0.1}, Reason.BAD_FIELD),  # coarser than its noise
+        ({"scale_bits": 0, "noise_multiplier": 0.1}, Reason.BAD_FIELD),  # coarser than its noise
         ({"noise_multiplier": 1e4, "scale_bits": 20}, Reason.BAD_FIELD),  # the noise alone would wrap
         ({"steps_per_round": 2}, Reason.BAD_FIELD),
         ({"sampling_rate": 0.5}, Reason.BAD_FIELD),
