@@ -54,6 +54,9 @@ class Reason(StrEnum):
     UNKNOWN_BATCH = "UNKNOWN_BATCH"
     UNKNOWN_EPOCH = "UNKNOWN_EPOCH"
     EPOCH_INCOMPLETE = "EPOCH_INCOMPLETE"
+    EPOCH_REPLACED = "EPOCH_REPLACED"
+    OUT_OF_SEQUENCE = "OUT_OF_SEQUENCE"
+    WITHDRAWALS_UNCONFIRMED = "WITHDRAWALS_UNCONFIRMED"
     UNKNOWN_CUBE = "UNKNOWN_CUBE"
     PARTNER_UNAVAILABLE = "PARTNER_UNAVAILABLE"
     BUILD_FAILED = "BUILD_FAILED"
@@ -127,6 +130,13 @@ CATALOG: dict[Reason, Entry] = {
     Reason.UNKNOWN_BATCH: Entry("NOT_FOUND", "There is no such batch for the caller."),
     Reason.UNKNOWN_EPOCH: Entry("NOT_FOUND", "There is no such epoch."),
     Reason.EPOCH_INCOMPLETE: Entry("FAILED_PRECONDITION", "The epoch's index is not complete yet."),
+    Reason.EPOCH_REPLACED: Entry(
+        "FAILED_PRECONDITION", "A later epoch replaced this one: only answers that are stored can be given."
+    ),
+    Reason.OUT_OF_SEQUENCE: Entry("FAILED_PRECONDITION", "A delta is not the next one of its partner.", True),
+    Reason.WITHDRAWALS_UNCONFIRMED: Entry(
+        "UNAVAILABLE", "A partner has not confirmed that every withdrawal is in the index; stored answers stand.", True
+    ),
     Reason.UNKNOWN_CUBE: Entry("NOT_FOUND", "The policy declares no such cube."),
     Reason.PARTNER_UNAVAILABLE: Entry("UNAVAILABLE", "A partner's agent is not connected.", True),
     Reason.BUILD_FAILED: Entry("ABORTED", "A partner could not do its part of the build.", True),

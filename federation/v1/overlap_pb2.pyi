@@ -42,6 +42,36 @@ INDEX_SWITCHBOARD: Index.ValueType  # 2
 """People with live offer_sharing consent. Row order is kept, because the gateway holds the origin's handle of each row."""
 Global___Index: _TypeAlias = Index  # noqa: Y015
 
+class _Operation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OperationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OPERATION_UNSPECIFIED: _Operation.ValueType  # 0
+    OPERATION_BASE: _Operation.ValueType  # 1
+    """The partner's people when the epoch is built; sequence 0."""
+    OPERATION_ADD: _Operation.ValueType  # 2
+    """In a delta: people who come, or come again with another label."""
+    OPERATION_REMOVE: _Operation.ValueType  # 3
+    """In a delta: people who go. In the statistics index by their points, in the switchboard by their handles (there the
+    points are random). The label is empty.
+    """
+
+class Operation(_Operation, metaclass=_OperationEnumTypeWrapper):
+    """What the rows of a batch are for."""
+
+OPERATION_UNSPECIFIED: Operation.ValueType  # 0
+OPERATION_BASE: Operation.ValueType  # 1
+"""The partner's people when the epoch is built; sequence 0."""
+OPERATION_ADD: Operation.ValueType  # 2
+"""In a delta: people who come, or come again with another label."""
+OPERATION_REMOVE: Operation.ValueType  # 3
+"""In a delta: people who go. In the statistics index by their points, in the switchboard by their handles (there the
+points are random). The label is empty.
+"""
+Global___Operation: _TypeAlias = Operation  # noqa: Y015
+
 @_typing.final
 class EpochPlan(_message.Message):
     """The work order of one epoch, the same for all partners."""
@@ -95,6 +125,8 @@ class Manifest(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     BATCHES_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     index: Global___Index.ValueType
     origin: _builtins.str
     label: _builtins.str
@@ -104,7 +136,10 @@ class Manifest(_message.Message):
     digest: _builtins.bytes
     """SHA-256 over the points, 32 bytes each, row by row in the order sent."""
     batches: _builtins.int
-    """How many batches this origin sends in this epoch, all indexes and labels together."""
+    """How many batches this origin sends under this sequence number, all indexes, labels and operations together."""
+    operation: Global___Operation.ValueType
+    sequence: _builtins.int
+    """0 for the base, then the deltas of this origin in this epoch, counted from 1 without a gap."""
     @_builtins.property
     def plan(self) -> Global___EpochPlan: ...
     @_builtins.property
@@ -122,10 +157,12 @@ class Manifest(_message.Message):
         count: _builtins.int = ...,
         digest: _builtins.bytes = ...,
         batches: _builtins.int = ...,
+        operation: Global___Operation.ValueType = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "count", b"count", "digest", b"digest", "hops", b"hops", "index", b"index", "label", b"label", "origin", b"origin", "plan", b"plan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "count", b"count", "digest", b"digest", "hops", b"hops", "index", b"index", "label", b"label", "operation", b"operation", "origin", b"origin", "plan", b"plan", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -215,6 +252,54 @@ class BuildIndexResponse(_message.Message):
 Global___BuildIndexResponse: _TypeAlias = BuildIndexResponse  # noqa: Y015
 
 @_typing.final
+class UpdateIndexRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateIndexRequest: _TypeAlias = UpdateIndexRequest  # noqa: Y015
+
+@_typing.final
+class UpdateIndexResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.str
+    complete: _builtins.bool
+    """Set in the last message: every partner's changes are in the index."""
+    @_builtins.property
+    def progress(self) -> _common_pb2.Progress: ...
+    @_builtins.property
+    def changed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Partners that had something to change; in the last message."""
+
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.str = ...,
+        progress: _common_pb2.Progress | None = ...,
+        complete: _builtins.bool = ...,
+        changed: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "complete", b"complete", "epoch", b"epoch", "progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateIndexResponse: _TypeAlias = UpdateIndexResponse  # noqa: Y015
+
+@_typing.final
 class WatchOverlapTasksRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -273,29 +358,85 @@ class BlindTask(_message.Message):
 Global___BlindTask: _TypeAlias = BlindTask  # noqa: Y015
 
 @_typing.final
+class DeltaTask(_message.Message):
+    """What changed since the last batches is wanted: as many deltas as it takes, none if nothing changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    WITHDRAWALS_ONLY_FIELD_NUMBER: _builtins.int
+    withdrawals_only: _builtins.bool
+    """Only people who may not be in an index any more; nobody new, and no new label."""
+    @_builtins.property
+    def plan(self) -> Global___EpochPlan: ...
+    def __init__(
+        self,
+        *,
+        plan: Global___EpochPlan | None = ...,
+        withdrawals_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "withdrawals_only", b"withdrawals_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeltaTask: _TypeAlias = DeltaTask  # noqa: Y015
+
+@_typing.final
+class CompleteTask(_message.Message):
+    """The epoch is complete. The keys of earlier ones are not needed any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plan(self) -> Global___EpochPlan: ...
+    def __init__(
+        self,
+        *,
+        plan: Global___EpochPlan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteTask: _TypeAlias = CompleteTask  # noqa: Y015
+
+@_typing.final
 class WatchOverlapTasksResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     SUBMIT_FIELD_NUMBER: _builtins.int
     BLIND_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     @_builtins.property
     def submit(self) -> Global___SubmitTask: ...
     @_builtins.property
     def blind(self) -> Global___BlindTask: ...
+    @_builtins.property
+    def delta(self) -> Global___DeltaTask: ...
+    @_builtins.property
+    def complete(self) -> Global___CompleteTask: ...
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         submit: Global___SubmitTask | None = ...,
         blind: Global___BlindTask | None = ...,
+        delta: Global___DeltaTask | None = ...,
+        complete: Global___CompleteTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "submit", b"submit", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "complete", b"complete", "delta", b"delta", "submit", b"submit", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "submit", b"submit", "task", b"task", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blind", b"blind", "complete", b"complete", "delta", b"delta", "submit", b"submit", "task", b"task", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["submit", "blind"]  # noqa: Y015
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["submit", "blind", "delta", "complete"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_task) -> _WhichOneofReturnType_task | None: ...
 
@@ -476,20 +617,26 @@ class ReportOverlapTaskRequest(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     reason: _builtins.str
     """Empty when it went well, else a Reason of the error catalog."""
     text: _builtins.str
+    sequence: _builtins.int
+    """After a DeltaTask: the sequence number of the partner's last delta of that epoch, 0 where it sent none. Everything
+    that the task asked for is in the deltas up to it.
+    """
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         reason: _builtins.str = ...,
         text: _builtins.str = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "task_id", b"task_id", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "sequence", b"sequence", "task_id", b"task_id", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

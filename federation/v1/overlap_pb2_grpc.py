@@ -40,6 +40,11 @@ class OverlapServiceStub:
                 request_serializer=federation_dot_v1_dot_overlap__pb2.BuildIndexRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_overlap__pb2.BuildIndexResponse.FromString,
                 _registered_method=True)
+        self.UpdateIndex = channel.unary_stream(
+                '/federation.v1.OverlapService/UpdateIndex',
+                request_serializer=federation_dot_v1_dot_overlap__pb2.UpdateIndexRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_overlap__pb2.UpdateIndexResponse.FromString,
+                _registered_method=True)
         self.WatchOverlapTasks = channel.unary_stream(
                 '/federation.v1.OverlapService/WatchOverlapTasks',
                 request_serializer=federation_dot_v1_dot_overlap__pb2.WatchOverlapTasksRequest.SerializeToString,
@@ -94,6 +99,14 @@ class OverlapServiceServicer:
     def BuildIndex(self, request, context):
         """Operator: blind every partner's identifiers through every other partner and build the index of a new epoch. Calling
         again for an epoch that is under way continues it; for one that is complete it reports that.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateIndex(self, request, context):
+        """Operator: let every partner of the newest complete epoch send what changed at it since its last batches. Calling again
+        continues what is under way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,6 +185,11 @@ def add_OverlapServiceServicer_to_server(servicer, server):
                     request_deserializer=federation_dot_v1_dot_overlap__pb2.BuildIndexRequest.FromString,
                     response_serializer=federation_dot_v1_dot_overlap__pb2.BuildIndexResponse.SerializeToString,
             ),
+            'UpdateIndex': grpc.unary_stream_rpc_method_handler(
+                    servicer.UpdateIndex,
+                    request_deserializer=federation_dot_v1_dot_overlap__pb2.UpdateIndexRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_overlap__pb2.UpdateIndexResponse.SerializeToString,
+            ),
             'WatchOverlapTasks': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchOverlapTasks,
                     request_deserializer=federation_dot_v1_dot_overlap__pb2.WatchOverlapTasksRequest.FromString,
@@ -246,6 +264,33 @@ class OverlapService:
             '/federation.v1.OverlapService/BuildIndex',
             federation_dot_v1_dot_overlap__pb2.BuildIndexRequest.SerializeToString,
             federation_dot_v1_dot_overlap__pb2.BuildIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/federation.v1.OverlapService/UpdateIndex',
+            federation_dot_v1_dot_overlap__pb2.UpdateIndexRequest.SerializeToString,
+            federation_dot_v1_dot_overlap__pb2.UpdateIndexResponse.FromString,
             options,
             channel_credentials,
             insecure,

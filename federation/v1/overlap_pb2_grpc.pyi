@@ -37,6 +37,10 @@ class OverlapServiceStub:
     """Operator: blind every partner's identifiers through every other partner and build the index of a new epoch. Calling
     again for an epoch that is under way continues it; for one that is complete it reports that.
     """
+    UpdateIndex: _grpc.UnaryStreamMultiCallable[_overlap_pb2.UpdateIndexRequest, _overlap_pb2.UpdateIndexResponse]
+    """Operator: let every partner of the newest complete epoch send what changed at it since its last batches. Calling again
+    continues what is under way.
+    """
     WatchOverlapTasks: _grpc.UnaryStreamMultiCallable[_overlap_pb2.WatchOverlapTasksRequest, _overlap_pb2.WatchOverlapTasksResponse]
     """Partner agent: the work that waits for it. The stream stays open; work is sent again until it is reported done."""
     GetBatch: _grpc.UnaryStreamMultiCallable[_overlap_pb2.GetBatchRequest, _overlap_pb2.GetBatchResponse]
@@ -67,6 +71,10 @@ class OverlapServiceAsyncStub(OverlapServiceStub):
     BuildIndex: _aio.UnaryStreamMultiCallable[_overlap_pb2.BuildIndexRequest, _overlap_pb2.BuildIndexResponse]  # type: ignore[assignment]
     """Operator: blind every partner's identifiers through every other partner and build the index of a new epoch. Calling
     again for an epoch that is under way continues it; for one that is complete it reports that.
+    """
+    UpdateIndex: _aio.UnaryStreamMultiCallable[_overlap_pb2.UpdateIndexRequest, _overlap_pb2.UpdateIndexResponse]  # type: ignore[assignment]
+    """Operator: let every partner of the newest complete epoch send what changed at it since its last batches. Calling again
+    continues what is under way.
     """
     WatchOverlapTasks: _aio.UnaryStreamMultiCallable[_overlap_pb2.WatchOverlapTasksRequest, _overlap_pb2.WatchOverlapTasksResponse]  # type: ignore[assignment]
     """Partner agent: the work that waits for it. The stream stays open; work is sent again until it is reported done."""
@@ -101,6 +109,16 @@ class OverlapServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_overlap_pb2.BuildIndexResponse], _abc.AsyncIterator[_overlap_pb2.BuildIndexResponse]]:
         """Operator: blind every partner's identifiers through every other partner and build the index of a new epoch. Calling
         again for an epoch that is under way continues it; for one that is complete it reports that.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateIndex(
+        self,
+        request: _overlap_pb2.UpdateIndexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_overlap_pb2.UpdateIndexResponse], _abc.AsyncIterator[_overlap_pb2.UpdateIndexResponse]]:
+        """Operator: let every partner of the newest complete epoch send what changed at it since its last batches. Calling again
+        continues what is under way.
         """
 
     @_abc_1.abstractmethod

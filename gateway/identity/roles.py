@@ -13,6 +13,7 @@ ROLES: dict[str, frozenset[Role]] = {
     "EnrolmentService/RevokeCertificate": frozenset({_O}),
     "EnrolmentService/WhoAmI": _ALL,
     "OverlapService/BuildIndex": frozenset({_O}),
+    "OverlapService/UpdateIndex": frozenset({_O}),
     "OverlapService/WatchOverlapTasks": frozenset({_P}),
     "OverlapService/GetBatch": frozenset({_P}),
     "OverlapService/PutBatch": frozenset({_P}),
