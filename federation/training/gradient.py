@@ -81,7 +81,7 @@ class GradientLearner:
 
     def sums(self, number: int, told: Weights, rows: Rows) -> Integers:
         """Gradients of the log loss of each row, clipped, with a count behind them, added up; see Learner."""
-        x, y = rows
+        x, y = rows.x, rows.y
         if len(x) >= MAX_ROWS:
             raise DataError(Reason.TOO_LARGE, item="customers")
         unit = 2.0**FINE_BITS * _SHRINK / ROW_NORM

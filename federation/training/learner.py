@@ -32,6 +32,8 @@ class Rows(NamedTuple):
     """Encoded: float32 (n, d), each row of norm 1."""
     y: Floats
     """Labels: float32 (n,), 0 or 1."""
+    groups: npt.NDArray[np.int64] | None = None
+    """The group of each row in every grouping of the plan's judging: int64 (n, groupings); None where it has none."""
 
 
 class Learner(Protocol):
