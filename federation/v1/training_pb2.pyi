@@ -105,6 +105,7 @@ class TrainingProposal(_message.Message):
     SCALE_BITS_FIELD_NUMBER: _builtins.int
     SPARE_ATTEMPTS_FIELD_NUMBER: _builtins.int
     MOMENTUM_FIELD_NUMBER: _builtins.int
+    JUDGING_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     purpose: _builtins.str
     """Purpose, "model_training"."""
@@ -136,6 +137,10 @@ class TrainingProposal(_message.Message):
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def partners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def judging(self) -> Global___Judging:
+        """What the last rounds measure instead of learning; not set: nothing."""
+
     def __init__(
         self,
         *,
@@ -159,14 +164,80 @@ class TrainingProposal(_message.Message):
         scale_bits: _builtins.int = ...,
         spare_attempts: _builtins.int = ...,
         momentum: _builtins.float = ...,
+        judging: Global___Judging | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["judging", b"judging"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clipping_norm", b"clipping_norm", "collusion", b"collusion", "delta", b"delta", "epsilon", b"epsilon", "feature_schema", b"feature_schema", "features", b"features", "label", b"label", "learning_rate", b"learning_rate", "model", b"model", "momentum", b"momentum", "noise_multiplier", b"noise_multiplier", "partners", b"partners", "purpose", b"purpose", "rounds", b"rounds", "run_id", b"run_id", "sampling_rate", b"sampling_rate", "scale_bits", b"scale_bits", "spare_attempts", b"spare_attempts", "steps_per_round", b"steps_per_round", "trust", b"trust"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clipping_norm", b"clipping_norm", "collusion", b"collusion", "delta", b"delta", "epsilon", b"epsilon", "feature_schema", b"feature_schema", "features", b"features", "judging", b"judging", "label", b"label", "learning_rate", b"learning_rate", "model", b"model", "momentum", b"momentum", "noise_multiplier", b"noise_multiplier", "partners", b"partners", "purpose", b"purpose", "rounds", b"rounds", "run_id", b"run_id", "sampling_rate", b"sampling_rate", "scale_bits", b"scale_bits", "spare_attempts", b"spare_attempts", "steps_per_round", b"steps_per_round", "trust", b"trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrainingProposal: _TypeAlias = TrainingProposal  # noqa: Y015
+
+@_typing.final
+class Judging(_message.Message):
+    """The finished model on the partners' own rows: noisy histograms of score and label, by group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    BINS_FIELD_NUMBER: _builtins.int
+    GROUPINGS_FIELD_NUMBER: _builtins.int
+    rounds: _builtins.int
+    """The last so many rounds of the run."""
+    bins: _builtins.int
+    """Of scores."""
+    @_builtins.property
+    def groupings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Grouping]:
+        """A customer is in one group of each."""
+
+    def __init__(
+        self,
+        *,
+        rounds: _builtins.int = ...,
+        bins: _builtins.int = ...,
+        groupings: _abc.Iterable[Global___Grouping] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bins", b"bins", "groupings", b"groupings", "rounds", b"rounds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Judging: _TypeAlias = Judging  # noqa: Y015
+
+@_typing.final
+class Grouping(_message.Message):
+    """A public partition of customers by one column; who fits nowhere is "unknown"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    EDGES_FIELD_NUMBER: _builtins.int
+    column: _builtins.str
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the groups; not for bands."""
+
+    @_builtins.property
+    def edges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Of bands of a number."""
+
+    def __init__(
+        self,
+        *,
+        column: _builtins.str = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
+        edges: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "edges", b"edges", "groups", b"groups"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Grouping: _TypeAlias = Grouping  # noqa: Y015
 
 @_typing.final
 class TrainerReady(_message.Message):
@@ -862,16 +933,23 @@ class GetModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    IN_USE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    """Empty: the newest finished run."""
+    """One of the three, or none for the newest model."""
+    version: _builtins.int
+    in_use: _builtins.bool
+    """The version that is in use."""
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        in_use: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_use", b"in_use", "run_id", b"run_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -884,21 +962,30 @@ class GetModelResponse(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
     CARD_JSON_FIELD_NUMBER: _builtins.int
+    SIGNED_CARD_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     weights: _builtins.bytes
     """safetensors."""
     card_json: _builtins.str
     """The model card, canonical JSON."""
+    version: _builtins.int
+    @_builtins.property
+    def signed_card(self) -> _common_pb2.Signed:
+        """The same bytes, signed by the gateway."""
+
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         weights: _builtins.bytes = ...,
         card_json: _builtins.str = ...,
+        signed_card: _common_pb2.Signed | None = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["signed_card", b"signed_card"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_json", b"card_json", "run_id", b"run_id", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_json", b"card_json", "run_id", b"run_id", "signed_card", b"signed_card", "version", b"version", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
