@@ -5,6 +5,9 @@ receipt, that it is next in the ring, that the label is one the agreement lists,
 signed, and that it stays within its own limits (``overlap_state.EpochState.reserve``). Anything else is refused with a
 reason, and the agent goes on with the next task.
 
+After the base of an epoch it sends deltas (``overlap_delta``): when the operator asks for what changed, when the
+gateway asks whether a withdrawal is outstanding, and by itself after a withdrawal (``overlap_withdrawals``).
+
 Trusts its own policy, its own data and the alliance CA; not the gateway.
 """
 
@@ -13,7 +16,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import structlog
@@ -23,7 +27,9 @@ from federation.client.config import PartnerConfig
 from federation.client.connection import translated
 from federation.client.overlap_batches import BatchBuilder, Data, Handles
 from federation.client.overlap_carry import Progress, fetch, rows_in, send
+from federation.client.overlap_delta import DeltaBuilder
 from federation.client.overlap_files import create_private, read_chunks, shuffled, write_rows
+from federation.client.overlap_memory import KEY_BYTES, Digests, Memory, Pool, Recorder
 from federation.client.overlap_state import EpochState, StoredBatch
 from federation.core.clock import Clock
 from federation.core.errors import EntenteError, OverlapError, Reason, TransportError
@@ -31,7 +37,16 @@ from federation.core.identity import Identity, write_secret
 from federation.core.ids import HANDLE_BYTES, CustomerId, Handle
 from federation.overlap.batch import Chain, Random, sign_receipt, verify_chain
 from federation.overlap.blind import blind
-from federation.overlap.plan import STATISTICS, SWITCHBOARD, Agreement, check_plan, row_bytes
+from federation.overlap.plan import (
+    MAX_DELTAS,
+    REMOVE,
+    STATISTICS,
+    SWITCHBOARD,
+    Agreement,
+    check_plan,
+    labels_of,
+    row_bytes,
+)
 from federation.v1 import overlap_pb2 as pb
 from federation.v1.overlap_pb2_grpc import OverlapServiceStub
 
@@ -85,6 +100,7 @@ class OverlapAgent:
         self._before_switchboard, self._random = before_switchboard, random
         self._progress = progress or LoggedProgress()
         self._state = EpochState(config.state, random)
+        self._changing = threading.Lock()  # one delta at a time
 
     def serve(self, stop: threading.Event) -> None:
         """Works on tasks until the stream ends or ``stop`` is set. A task that ends in an error does not end it.
@@ -96,30 +112,38 @@ class OverlapAgent:
         for task in self._stub.WatchOverlapTasks(pb.WatchOverlapTasksRequest()):
             if stop.is_set():
                 return
-            reason, item = self._work(task)
+            report = self.work(task)
             with translated():
-                report = pb.ReportOverlapTaskRequest(task_id=task.task_id, reason=reason, text=item)
                 self._stub.ReportOverlapTask(report)
 
-    def _work(self, task: pb.WatchOverlapTasksResponse) -> tuple[str, str]:
-        """Does one task; returns the reason and item of its failure, empty when it went well."""
+    def work(self, task: pb.WatchOverlapTasksResponse) -> pb.ReportOverlapTaskRequest:
+        """Does one task; returns what to report: the reason and item of its failure, empty when it went well.
+
+        Raises:
+            TransportError: the gateway went away.
+        """
+        report = pb.ReportOverlapTaskRequest(task_id=task.task_id)
         try:
             with translated():
                 if task.WhichOneof("task") == "submit":
                     self.submit(task.submit.plan)
                 elif task.WhichOneof("task") == "blind":
                     self.blind(task.blind.batch_id)
+                elif task.WhichOneof("task") == "delta":
+                    report.sequence = self.update(task.delta.plan, withdrawals_only=task.delta.withdrawals_only)
+                elif task.WhichOneof("task") == "complete":
+                    self.complete(task.complete.plan)
                 else:
                     raise OverlapError(Reason.BAD_FIELD, item="field task")
         except TransportError:
             raise
         except EntenteError as exc:
             _log.warning("overlap_task_refused", reason=str(exc.reason), item=exc.item, detail=exc.detail)
-            return str(exc.reason), exc.item
+            report.reason, report.text = str(exc.reason), exc.item
         except Exception:
             _log.exception("overlap_task_failed")
-            return str(Reason.INTERNAL), ""
-        return "", ""
+            report.reason = str(Reason.INTERNAL)
+        return report
 
     def submit(self, plan: pb.EpochPlan) -> None:
         """Builds the partner's own batches of an epoch, once, and sends them.
@@ -128,17 +152,38 @@ class OverlapAgent:
             OverlapError: the plan is not the agreement's.
             DataError: the partner's files are not usable; nothing was sent.
         """
-        check_plan(plan, self._identity.subject.alliance, self._policy)
-        if self._identity.subject.party not in plan.partners:
-            raise OverlapError(Reason.BAD_MANIFEST, item="plan field partners")
-        self._state.pin_plan(plan)
+        self._pin(plan)
         self._state.retire_others(plan.epoch)
         if not self._state.has_own(plan.epoch):
             self._build(plan)
-        for batch in self._state.own(plan.epoch):
-            if batch.handles is not None and self._before_switchboard is not None:
-                self._before_switchboard(self._customers(batch.handles))
-            self._send(batch, row_bytes(plan))
+        self._send_own(self._state.own(plan.epoch), plan)
+
+    def complete(self, plan: pb.EpochPlan) -> None:
+        """Takes note that an epoch is complete, and so that earlier ones need no key any more."""
+        self._pin(plan)
+        self._state.complete(plan.epoch)
+
+    def update(self, plan: pb.EpochPlan, *, withdrawals_only: bool) -> int:
+        """Sends what changed since the last batches of an epoch; returns the number of the last delta, 0 for none.
+
+        Raises:
+            OverlapError: the plan is not the agreement's; UNKNOWN_EPOCH for one that this partner is not in; BAD_FIELD
+                for a label that the epoch does not have; TOO_LARGE after ``MAX_DELTAS``.
+            DataError: the partner's files are not usable; nothing was sent.
+        """
+        with self._changing:
+            self.complete(plan)
+            if not self._state.has_own(plan.epoch):
+                raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"no batches of this partner in {plan.epoch}")
+            self._send_delta(plan)
+            self._write_delta(plan, withdrawals_only)
+            self._send_delta(plan)
+            return self._state.last_delta(plan.epoch)
+
+    def withdraw(self) -> int | None:
+        """Sends what was withdrawn from the newest complete epoch; as ``update``, None before there is an epoch."""
+        plan = self._state.current()
+        return None if plan is None else self.update(plan, withdrawals_only=True)
 
     def blind(self, batch_id: str) -> None:
         """Fetches another partner's batch, checks it, blinds it and sends it back.
@@ -185,8 +230,69 @@ class OverlapAgent:
         out.save()
         return out
 
+    def _pin(self, plan: pb.EpochPlan) -> None:
+        check_plan(plan, self._identity.subject.alliance, self._policy)
+        if self._identity.subject.party not in plan.partners:
+            raise OverlapError(Reason.BAD_MANIFEST, item="plan field partners")
+        self._state.pin_plan(plan)
+
+    def _send_own(self, batches: Iterable[StoredBatch], plan: pb.EpochPlan) -> None:
+        for batch in batches:
+            gone = pb.Manifest.FromString(batch.header.manifest.payload).operation == REMOVE
+            if batch.handles is not None and self._before_switchboard is not None and not gone:
+                self._before_switchboard(self._customers(batch.handles))
+            self._send(batch, row_bytes(plan))
+
+    def _send_delta(self, plan: pb.EpochPlan) -> None:
+        """Sends the last delta where the gateway may not have it."""
+        sequence, batches = self._state.unsent(plan.epoch)
+        if batches:
+            self._send_own(batches, plan)
+            self._state.sent(plan.epoch, sequence)
+
+    def _write_delta(self, plan: pb.EpochPlan, withdrawals_only: bool) -> None:
+        memory = Memory.load(self._state.memory(plan.epoch))
+        digests = Digests(self._state.secret(plan.epoch, KEY_BYTES))
+        with closing(Pool(self._state.folder(plan.epoch), row_bytes(plan), memory.rows)) as pool:
+            delta = DeltaBuilder(
+                self._builder(plan, Recorder(memory.labels, digests, pool)),
+                data=self._data,
+                handles=self._handles,
+                party=self._policy.parties[self._identity.subject.party],
+                digests=digests,
+                pool=pool,
+                memory=memory,
+            )
+            changes = delta.withdrawn() if withdrawals_only else delta.current()
+            if changes.empty:
+                return
+            sequence = self._state.last_delta(plan.epoch) + 1
+            if sequence > MAX_DELTAS:
+                raise OverlapError(Reason.TOO_LARGE, item=f"delta {sequence}", fix="Build a new epoch.")
+            keys = self._keys(plan)
+            self._state.save_delta(plan.epoch, sequence, lambda folder: delta.write(changes, sequence, keys, folder))
+        _log.info("overlap_delta", epoch=plan.epoch, sequence=sequence, **changes.counts())
+
+    def _keys(self, plan: pb.EpochPlan) -> dict[int, X25519PrivateKey]:
+        return {index: self._state.key(plan.epoch, index) for index in (STATISTICS, SWITCHBOARD)}
+
     def _build(self, plan: pb.EpochPlan) -> None:
-        builder = BatchBuilder(
+        digests = Digests(self._state.secret(plan.epoch, KEY_BYTES))
+        labels = labels_of(self._policy.parties[self._identity.subject.party])
+        with closing(Pool(self._state.folder(plan.epoch), row_bytes(plan), 0)) as pool:
+            recorder = Recorder(labels, digests, pool)
+            builder = self._builder(plan, recorder)
+
+            def build(folder: Path) -> None:
+                builder.build(self._keys(plan), folder)
+                recorder.memory().save(folder)
+
+            self._state.save_own(plan.epoch, build)
+        report = json.dumps(builder.report(), indent=1, sort_keys=True).encode()
+        write_secret(self._config.state / "reports" / f"overlap-{plan.epoch}.json", report)
+
+    def _builder(self, plan: pb.EpochPlan, recorder: Recorder) -> BatchBuilder:
+        return BatchBuilder(
             plan,
             identity=self._identity,
             data=self._data,
@@ -195,13 +301,8 @@ class OverlapAgent:
             agreement=self._policy,
             random=self._random,
             progress=self._progress,
+            memory=recorder,
         )
-        keys: dict[int, X25519PrivateKey] = {
-            index: self._state.key(plan.epoch, index) for index in (STATISTICS, SWITCHBOARD)
-        }
-        self._state.save_own(plan.epoch, lambda folder: builder.build(keys, folder))
-        report = json.dumps(builder.report(), indent=1, sort_keys=True).encode()
-        write_secret(self._config.state / "reports" / f"overlap-{plan.epoch}.json", report)
 
     def _customers(self, handles: Path) -> list[CustomerId]:
         """Whose handles these are; padding is nobody's."""

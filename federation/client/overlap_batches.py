@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from federation.client.config import DataConfig
 from federation.client.overlap_files import create_private, shuffled, write_rows
 from federation.client.overlap_labels import Tables, customer_labels
+from federation.client.overlap_memory import Person, Recorder
 from federation.client.overlap_state import StoredBatch
 from federation.core.errors import DataError, OverlapError, Reason
 from federation.core.identity import Identity
@@ -25,15 +26,22 @@ from federation.overlap.batch import Random, padding_rows, sign_manifest
 from federation.overlap.blind import CHUNK_ROWS, blind
 from federation.overlap.hash_to_curve import domain, hash_to_curve
 from federation.overlap.normalise import normalise
-from federation.overlap.plan import INDEX_NAMES, STATISTICS, SWITCHBOARD, Agreement, batch_keys, key_types_of, labels_of
+from federation.overlap.plan import (
+    BASE,
+    INDEX_NAMES,
+    STATISTICS,
+    SWITCHBOARD,
+    Agreement,
+    batch_keys,
+    key_types_of,
+    labels_of,
+)
 from federation.policy.specs import PartySpec
 from federation.v1 import overlap_pb2 as pb
 
 PURPOSES: Mapping[int, str] = {STATISTICS: "overlap_statistics", SWITCHBOARD: "offer_sharing"}
 DATA_CATEGORY, RECIPIENT = "blinded_identifier", "gateway"
 IdentifierKind = Literal["email", "phone", "national_id"]
-Person = tuple[str | None, ...]
-"""The normal form of one customer's identifier of each key type of the plan."""
 
 
 class Eligible(Protocol):
@@ -76,6 +84,30 @@ class Handles(Protocol):
         ...
 
 
+def allowed(data: Data, party: PartySpec, index: int) -> Eligible:
+    """Who may be in an index now, by the partner's own policy and consents.
+
+    A label says something about the person, so the rules must allow its column as they do any other field.
+    """
+    columns = frozenset(party.columns) if index == STATISTICS else frozenset()
+    return data.eligible(PURPOSES[index], DATA_CATEGORY, RECIPIENT, fields=columns)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A batch that is about to be written: rows of blinded points, those of padding last."""
+
+    index: int
+    label: str
+    rows: Iterator[bytes]
+    count: int  # rows, padding included
+    padding: int
+    batches: int
+    handles: Sequence[Handle] = ()  # of the rows before the padding; switchboard only
+    operation: int = BASE
+    sequence: int = 0
+
+
 @dataclass
 class Share:
     """What became of a partner's rows in one index."""
@@ -101,6 +133,7 @@ class BatchBuilder:
         agreement: Its own policy: labels and padding.
         random: For order, padding and nothing else.
         progress: Called with "build", rows done and rows in all.
+        memory: Told who is in the batches.
     """
 
     def __init__(
@@ -114,12 +147,14 @@ class BatchBuilder:
         agreement: Agreement,
         random: Random,
         progress: Callable[[str, int, int], None],
+        memory: Recorder,
     ) -> None:
+        self._memory = memory
         self._plan, self._identity, self._data, self._handles = plan, identity, data, handles
         self._config, self._random = config, random
         self._party: PartySpec = agreement.parties[identity.subject.party]
         self._kinds = cast(tuple[IdentifierKind, ...], key_types_of(plan.key_type))
-        self._raw = self._identifiers()
+        self._raw: list[pd.Series[str]] | None = None  # read when they are needed: whoever goes needs none
         self._normal: dict[str, Person] = {}
         self._progress, self._done, self._total = progress, 0, 0
         self._shares: dict[int, Share] = {STATISTICS: Share(), SWITCHBOARD: Share()}
@@ -132,14 +167,19 @@ class BatchBuilder:
         """
         groups = self._groups()
         self._total = sum(map(len, groups.values()))
-        for number, (index, label) in enumerate(batch_keys(self._party)):
-            target = folder / f"{number:03d}.points"
-            if index == STATISTICS:
-                self._batch(index, label, groups[label], [], keys[index], target)
-            else:
-                ids, people = self._usable(index)
+        batches = batch_keys(self._party)
+        for number, (index, label) in enumerate(batches):
+            people, handles = groups.get(label, []), list[Handle]()
+            if index == SWITCHBOARD:
+                ids, people = self.usable(index)
                 self._total += len(ids)
-                self._batch(index, label, people, self._handles.handles_for(ids), keys[index], target)
+                handles = self._handles.handles_for(ids)
+                self._memory.switchboard(ids, people, handles)
+            padding = padding_rows(len(people), self._party.pad_to)
+            self._shares[index].padding += padding
+            rows = self.points(index, label, people, padding, keys[index])
+            draft = Draft(index, label, rows, len(people) + padding, padding, len(batches), handles)
+            self.write(draft, folder / f"{number:03d}.points")
 
     def report(self) -> dict[str, Any]:
         """Counts for the partner itself, after ``build``; never sent."""
@@ -161,14 +201,14 @@ class BatchBuilder:
             raise missing
         return columns
 
-    def _usable(self, index: int) -> tuple[list[CustomerId], list[Person]]:
+    def usable(self, index: int) -> tuple[list[CustomerId], list[Person]]:
         """Customers that may be in an index and have a usable identifier, with the normal form of each key type."""
         share = self._shares[index]
-        # A label says something about the person, so the rules must allow its column as they do any other field.
-        columns = frozenset(self._party.columns) if index == STATISTICS else frozenset()
-        eligible = self._data.eligible(PURPOSES[index], DATA_CATEGORY, RECIPIENT, fields=columns)
+        eligible = allowed(self._data, self._party, index)
         share.customers, share.refused = len(self._data.customers()), dict(eligible.refused)
         ids, people = [], []
+        if self._raw is None:
+            self._raw = self._identifiers()
         raw = [column.reindex(eligible.ids).tolist() for column in self._raw]
         for customer, *values in zip(eligible.ids, *raw, strict=True):
             given = [value if isinstance(value, str) and value.strip() else "" for value in values]
@@ -193,8 +233,9 @@ class BatchBuilder:
     def _groups(self) -> dict[str, list[Person]]:
         """People by label, each once: of rows with equal identifiers the first in the file counts."""
         groups: dict[str, list[Person]] = {label: [] for label in labels_of(self._party)}
-        ids, people = self._usable(STATISTICS)
-        labels = customer_labels(self._party, self._data, self._config.columns, ids)
+        ids, people = self.usable(STATISTICS)
+        labels = self.labels(ids)
+        self._memory.statistics(ids, people, labels)
         first = dict(zip(reversed(people), reversed(labels), strict=True))
         for person, label in first.items():
             groups[label].append(person)
@@ -203,24 +244,19 @@ class BatchBuilder:
         share.used = len(first)
         return groups
 
-    def _batch(  # noqa: PLR0917 - the parts of one batch, each of its own type
-        self,
-        index: int,
-        label: str,
-        people: list[Person],
-        handles: list[Handle],
-        key: X25519PrivateKey,
-        target: Path,
-    ) -> None:
-        padding = padding_rows(len(people), self._party.pad_to)
-        self._shares[index].padding += padding
-        rows, width = len(people) + padding, POINT_BYTES * len(self._kinds)
+    def labels(self, ids: Sequence[CustomerId]) -> list[str]:
+        """The label of each of some customers."""
+        return customer_labels(self._party, self._data, self._config.columns, ids)
+
+    def write(self, draft: Draft, target: Path) -> None:
+        """Shuffles, writes and signs one batch."""
+        rows, width = draft.count, POINT_BYTES * len(self._kinds)
         scratch = target.with_suffix(".bucket")
-        if index == SWITCHBOARD:
+        if draft.index == SWITCHBOARD:
             # A handle that nobody has, so that a padding row of the switchboard looks like any other.
-            given = b"".join(handles) + self._random(HANDLE_BYTES * padding)
+            given = b"".join(draft.handles) + self._random(HANDLE_BYTES * draft.padding)
             both = shuffled(
-                self._with_handles(self._points(index, label, people, padding, key), given, width),
+                self._with_handles(draft.rows, given, width),
                 scratch,
                 rows=rows,
                 width=width + HANDLE_BYTES,
@@ -231,24 +267,31 @@ class BatchBuilder:
                 file.flush()
                 os.fsync(file.fileno())
         else:
-            points = self._points(index, label, people, padding, key)
-            mixed = shuffled(points, scratch, rows=rows, width=width, random=self._random)
+            mixed = shuffled(draft.rows, scratch, rows=rows, width=width, random=self._random)
             content = write_rows(target, mixed, width)
-        batches = len(batch_keys(self._party))
-        header = sign_manifest(self._identity, self._plan, index=index, label=label, content=content, batches=batches)
-        header.padding = padding
+        header = sign_manifest(
+            self._identity,
+            self._plan,
+            index=draft.index,
+            label=draft.label,
+            content=content,
+            batches=draft.batches,
+            operation=draft.operation,
+            sequence=draft.sequence,
+        )
+        header.padding = draft.padding
         StoredBatch(header, target, None).save()
 
-    def _points(
-        self, index: int, label: str, people: list[Person], padding: int, key: X25519PrivateKey
+    def points(
+        self, index: int, label: str, people: Sequence[Person], padding: int, key: X25519PrivateKey
     ) -> Iterator[bytes]:
-        """Blinded rows. Where somebody has no identifier of a key type, and in padding, stands a random point."""
+        """Blinded rows, padding last. Where somebody has no identifier of a key type, and in padding: random points."""
         domains = [domain(self._for_one(kind), index) for kind in self._kinds]
         nobody: Person = (None,) * len(self._kinds)
         rows = len(people) + padding
         for start in range(0, rows, CHUNK_ROWS):
-            chunk = people[start : start + CHUNK_ROWS]
-            chunk += [nobody] * (min(CHUNK_ROWS, rows - start) - len(chunk))
+            real = list(people[start : start + CHUNK_ROWS])
+            chunk = real + [nobody] * (min(CHUNK_ROWS, rows - start) - len(real))
             table = np.empty((len(chunk), len(self._kinds)), dtype=f"V{POINT_BYTES}")
             for slot, dst in enumerate(domains):
                 messages = [self._random(32) if (text := one[slot]) is None else text.encode() for one in chunk]
@@ -258,6 +301,8 @@ class BatchBuilder:
                 table[:, slot] = np.frombuffer(blinded.points, dtype=f"V{POINT_BYTES}")
             self._done += len(chunk)
             self._progress("build", self._done, max(self._total, self._done))
+            if index == STATISTICS:
+                self._memory.points(real, table[: len(real)].tobytes())
             yield table.tobytes()
 
     def _for_one(self, kind: str) -> pb.EpochPlan:

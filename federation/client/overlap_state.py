@@ -1,7 +1,9 @@
 """What a partner must remember of the epochs it takes part in: its keys, its own batches, and what it blinded for whom.
 
 Everything is durable before it has an effect outside. A process that is killed and started again sends the very batches
-it sent before (hops refuse a second batch for the same label) and blinds the same batch again but never another one.
+it sent before (hops refuse a second batch for the same label) and blinds the same batch again but never another one. A
+delta gets its number when all of its batches and the memory after it are on disk, in one rename: no number ever stands
+for two deltas. There is one that is not sent at most, because the next is built only after it is.
 """
 
 import hashlib
@@ -13,16 +15,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from sqlalchemy import Column, Integer, LargeBinary, MetaData, String, Table, func, insert, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+)
 
+from federation.client.overlap_files import sync_folder
 from federation.core.database import open_database
 from federation.core.errors import OverlapError, Reason
-from federation.core.identity import write_secret
+from federation.core.identity import keep_secret, write_secret
 from federation.overlap.batch import Chain
 from federation.overlap.plan import INDEX_NAMES, check_epoch_name
 from federation.v1 import overlap_pb2 as pb
 
 KEY_BYTES = 32
+OWN = "own"
 _META = MetaData()
 _PLANS = Table(
     "overlap_plan",
@@ -31,12 +49,15 @@ _PLANS = Table(
     Column("plan", LargeBinary, nullable=False),
 )
 _BLINDED = Table(
-    "overlap_blinded",
+    "overlap_blinded_batch",
     _META,
     Column("epoch", String(64), primary_key=True),
     Column("origin", String(32), primary_key=True),
     Column("index", Integer, primary_key=True),
     Column("label", String(1024), primary_key=True),
+    Column("operation", Integer, primary_key=True),
+    Column("sequence", Integer, primary_key=True),
+    Column("batches", Integer, nullable=False),
     Column("manifest_digest", LargeBinary, nullable=False),
     Column("digest_in", LargeBinary, nullable=False),
     Column("rows", Integer, nullable=False),
@@ -44,6 +65,8 @@ _BLINDED = Table(
 
 
 _RETIRED = Table("overlap_retired", _META, Column("epoch", String(64), primary_key=True))
+_COMPLETE = Table("overlap_complete", _META, Column("epoch", String(64), primary_key=True))
+_PINNED = text("overlap_plan.rowid")  # the order in which plans were pinned
 
 
 @dataclass(frozen=True)
@@ -109,28 +132,33 @@ class EpochState:
         """Records that a batch will be blinded, before it is.
 
         A batch that was recorded may be blinded again, if it is the same to the last byte: then nothing new is learnt
-        from it. Another batch for the same epoch, origin, index and label is refused, as are more batches or rows than
-        declared.
+        from it. Another batch for the same epoch, origin, index, label, sequence and operation is refused, as are more
+        batches or rows than declared, and a delta before all of the one before it.
 
         Args:
             chain: The verified header.
             max_rows: The partner's own limit over all batches of an epoch.
 
         Raises:
-            OverlapError: QUOTA_EXCEEDED.
+            OverlapError: QUOTA_EXCEEDED, OUT_OF_SEQUENCE.
         """
         manifest = chain.manifest
         epoch, origin, where = manifest.plan.epoch, manifest.origin, _BLINDED.c
         mine = (where.epoch == epoch) & (where.origin == origin)
-        same = mine & (where.index == int(manifest.index)) & (where.label == manifest.label)
+        now = mine & (where.sequence == manifest.sequence)
+        same = now & (where.index == int(manifest.index)) & (where.label == manifest.label)
+        same &= where.operation == int(manifest.operation)
         with self._engine.begin() as db:
             known = db.execute(select(where.manifest_digest, where.digest_in).where(same)).first()
             if known is not None:
                 if tuple(known) != (chain.manifest_digest, chain.digest):
                     raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"second batch of {origin} for {manifest.label!r}")
                 return
-            batches = db.execute(select(func.count()).select_from(_BLINDED).where(mine)).scalar_one()
-            if batches >= manifest.batches:
+            if manifest.sequence and not _is_whole(db, mine & (where.sequence == manifest.sequence - 1)):
+                item = f"delta {manifest.sequence} of {origin}, not all of the one before is here"
+                raise OverlapError(Reason.OUT_OF_SEQUENCE, item=item)
+            declared = list(db.execute(select(where.batches).where(now)).scalars())
+            if len(declared) >= manifest.batches or any(number != manifest.batches for number in declared):
                 raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"batches of {origin}")
             rows = db.execute(select(func.coalesce(func.sum(where.rows), 0)).where(where.epoch == epoch)).scalar_one()
             if rows + manifest.count > max_rows:
@@ -140,6 +168,9 @@ class EpochState:
                 "origin": origin,
                 "index": int(manifest.index),
                 "label": manifest.label,
+                "operation": int(manifest.operation),
+                "sequence": manifest.sequence,
+                "batches": manifest.batches,
                 "manifest_digest": chain.manifest_digest,
                 "digest_in": chain.digest,
                 "rows": manifest.count,
@@ -147,46 +178,102 @@ class EpochState:
             db.execute(insert(_BLINDED).values(**row))
 
     def has_own(self, epoch: str) -> bool:
-        """Whether the partner's own batches of an epoch are complete on disk."""
-        return (self._epoch(epoch) / "own").is_dir()
+        """Whether the partner's own batches of an epoch were completed on disk."""
+        return (self._epoch(epoch) / OWN).is_dir()
 
     def save_own(self, epoch: str, build: Callable[[Path], None]) -> None:
         """Keeps all of a partner's own batches of an epoch, or none if building one of them fails.
 
         Args:
             epoch: Its name.
-            build: Makes every batch in the folder it is given: NNN.points, NNN.handles, NNN.header.
+            build: Makes every batch in the folder it is given: NNN.points, NNN.handles, NNN.header; and the memory.
         """
-        scratch = self._epoch(epoch) / "own.unfinished"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True, mode=0o700)
-        build(scratch)
-        scratch.rename(scratch.with_name("own"))
+        _whole_or_none(self._epoch(epoch) / OWN, build)
 
     def own(self, epoch: str) -> Iterator[StoredBatch]:
         """The partner's own batches of an epoch, in the order they were built."""
-        for path in sorted((self._epoch(epoch) / "own").glob("*.points")):
-            batch = StoredBatch.load(path)
-            if batch is not None:
-                yield batch
+        return _batches(self._epoch(epoch) / OWN)
+
+    def secret(self, epoch: str, size_bytes: int) -> bytes:
+        """Random bytes of one epoch, made once."""
+        return keep_secret(self._epoch(epoch) / "memory.secret", size_bytes)
+
+    def folder(self, epoch: str) -> Path:
+        """Where what is of one epoch alone is kept."""
+        return self._epoch(epoch)
+
+    def memory(self, epoch: str) -> Path:
+        """The folder that holds who is in the batches of an epoch, deltas counted in."""
+        last = self.last_delta(epoch)
+        return self._delta(epoch, last) if last else self._epoch(epoch) / OWN
+
+    def last_delta(self, epoch: str) -> int:
+        """The number of the last delta that was completed on disk; 0 before the first."""
+        return max((int(path.name) for path in self._deltas(epoch).glob("[0-9]*[0-9]")), default=0)
+
+    def save_delta(self, epoch: str, sequence: int, build: Callable[[Path], None]) -> None:
+        """Keeps a delta, as ``save_own`` keeps the base. From then on its number is taken, and it is what is sent."""
+        _whole_or_none(self._delta(epoch, sequence), build)
+
+    def unsent(self, epoch: str) -> tuple[int, list[StoredBatch]]:
+        """The last delta's number and batches, where the gateway may not have all of them."""
+        last = self.last_delta(epoch)
+        return last, list(_batches(self._delta(epoch, last))) if last else []
+
+    def sent(self, epoch: str, sequence: int) -> None:
+        """Notes that the gateway has all of a delta: its batches go, and memories that are older."""
+        _remove_batches(self._delta(epoch, sequence))
+        for path in self._deltas(epoch).iterdir():
+            if path.name.isdecimal() and int(path.name) < sequence:
+                shutil.rmtree(path)
+
+    def _deltas(self, epoch: str) -> Path:
+        return self._epoch(epoch) / "deltas"
+
+    def _delta(self, epoch: str, sequence: int) -> Path:
+        return self._deltas(epoch) / f"{sequence:06d}"
+
+    def complete(self, epoch: str) -> None:
+        """Notes that an epoch is complete: earlier ones are retired, and its base need not be sent again."""
+        with self._engine.begin() as db:
+            place = db.execute(select(_PINNED).select_from(_PLANS).where(_PLANS.c.epoch == epoch)).scalar()
+            if place is None or not self._live(db, _PLANS.c.epoch == epoch):
+                return  # it is of no use to a partner that has no part in it, or has gone on
+            self._retire(db, self._live(db, place > _PINNED))
+            db.execute(delete(_COMPLETE))
+            db.execute(insert(_COMPLETE).values(epoch=epoch))
+        _remove_batches(self._epoch(epoch) / OWN)
+
+    def current(self) -> pb.EpochPlan | None:
+        """The plan of the newest epoch that is known to be complete."""
+        query = select(_PLANS.c.plan).join(_COMPLETE, _COMPLETE.c.epoch == _PLANS.c.epoch)
+        with self._engine.begin() as db:
+            plan = db.execute(query).scalar()
+        return pb.EpochPlan.FromString(plan) if plan is not None else None
 
     def retire_others(self, epoch: str) -> None:
-        """Removes keys and batches of every other epoch, for good: they are not made again for the same name.
+        """Removes keys and batches of other epochs than this one and the newest complete one, for good.
 
-        One epoch is built at a time, and an index that stands needs no key. Once the keys are gone, nobody can turn a
-        token of that epoch into anything, this partner included.
+        They are not made again for the same name. One epoch is built at a time; until it is complete, deltas and
+        withdrawals need the keys of the one that answers. Once the keys are gone, nobody can turn a token of that epoch
+        into anything, this partner included.
         """
         with self._engine.begin() as db:
-            retired = select(_RETIRED.c.epoch)
-            others = select(_PLANS.c.epoch).where(_PLANS.c.epoch != epoch, _PLANS.c.epoch.not_in(retired))
-            names = list(db.execute(others).scalars())
-            for name in names:
-                db.execute(insert(_RETIRED).values(epoch=name))
-        for folder in (self._folder / "epochs").iterdir() if (self._folder / "epochs").is_dir() else ():
-            if folder.name != epoch:
-                shutil.rmtree(folder)
-        # Batches of others are on their way in the epoch under way only.
-        if names:
+            kept = _PLANS.c.epoch.in_(select(_COMPLETE.c.epoch)) | (_PLANS.c.epoch == epoch)
+            self._retire(db, self._live(db, ~kept))
+
+    def _live(self, db: Connection, which: ColumnElement[bool]) -> list[str]:
+        query = select(_PLANS.c.epoch).where(which, _PLANS.c.epoch.not_in(select(_RETIRED.c.epoch)))
+        return list(db.execute(query).scalars())
+
+    def _retire(self, db: Connection, epochs: list[str]) -> None:
+        for epoch in epochs:
+            db.execute(insert(_RETIRED).values(epoch=epoch))
+        # What a killed process had retired, too.
+        for epoch in db.execute(select(_RETIRED.c.epoch)).scalars():
+            if self._epoch(epoch).exists():
+                shutil.rmtree(self._epoch(epoch))
+        if epochs:  # batches of others on their way; those of a live epoch are fetched again
             shutil.rmtree(self._folder / "hops", ignore_errors=True)
 
     def hop_folder(self, batch_id: str) -> Path:
@@ -201,3 +288,33 @@ class EpochState:
 
     def _epoch(self, epoch: str) -> Path:
         return self._folder / "epochs" / check_epoch_name(epoch)
+
+
+def _is_whole(db: Connection, which: ColumnElement[bool]) -> bool:
+    """Whether as many batches are recorded as each of them declares, and any."""
+    declared = list(db.execute(select(_BLINDED.c.batches).where(which)).scalars())
+    return bool(declared) and len(declared) >= max(declared)
+
+
+def _whole_or_none(folder: Path, build: Callable[[Path], None]) -> None:
+    scratch = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True, mode=0o700)
+    build(scratch)
+    sync_folder(scratch)
+    scratch.rename(folder)
+    sync_folder(folder.parent)
+
+
+def _batches(folder: Path) -> Iterator[StoredBatch]:
+    for path in sorted(folder.glob("*.points")):
+        batch = StoredBatch.load(path)
+        if batch is not None:
+            yield batch
+
+
+def _remove_batches(folder: Path) -> None:
+    """Removes batches but for what is beside them; the header goes first, so that none is left half."""
+    for suffix in ("header", "points", "handles"):
+        for path in folder.glob(f"*.{suffix}"):
+            path.unlink()

@@ -3,7 +3,8 @@
 Guarantees, to whoever calls ``verify_chain`` and then ``check_content``: the points are exactly those that the named
 origin signed, blinded and reordered by exactly the ring's next partners in order, none added or dropped between two
 signatures; and the batch is one that the plan and the agreement know. So a gateway that carries batches cannot slip in
-points of its own, leave rows out, swap labels or send a batch round another way.
+points of its own, leave rows out, swap labels or send a batch round another way. The same holds for a delta: what its
+batches do and its number are signed too, and a reader takes number n + 1 only when it has all of n.
 
 Not guaranteed: that a hop blinded honestly. A hop that plays with the gateway can sign whatever it likes, as far as the
 row count that the origin signed; quotas and the one-batch-a-label rule of the reader (who keeps a record) bound that.
@@ -23,7 +24,8 @@ from federation.core.errors import IdentityError, OverlapError, Reason
 from federation.core.identity import Identity, Role, verify_signed
 from federation.core.ids import POINT_BYTES
 from federation.overlap.blind import row_count
-from federation.overlap.plan import Agreement, batch_keys, check_plan, ring
+from federation.overlap.plan import BASE, MAX_DELTAS, Agreement, batch_keys, check_plan, delta_keys, ring
+from federation.policy.specs import PartySpec
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
 
@@ -63,7 +65,15 @@ class Chain:
 
 
 def sign_manifest(
-    identity: Identity, plan: pb.EpochPlan, *, index: int, label: str, content: Content, batches: int
+    identity: Identity,
+    plan: pb.EpochPlan,
+    *,
+    index: int,
+    label: str,
+    content: Content,
+    batches: int,
+    operation: int = BASE,
+    sequence: int = 0,
 ) -> pb.BatchHeader:
     """The header of an origin's own batch.
 
@@ -71,9 +81,11 @@ def sign_manifest(
         identity: The origin's.
         plan: The epoch's.
         index: ``pb.INDEX_STATISTICS`` or ``pb.INDEX_SWITCHBOARD``.
-        label: One of ``plan.labels_of``; "" for the switchboard.
+        label: One of ``plan.labels_of``; "" for the switchboard and for removals.
         content: The blinded points as they are sent, padding included.
-        batches: How many batches the origin sends in this epoch.
+        batches: How many batches the origin sends under this sequence number.
+        operation: ``pb.OPERATION_BASE``, or ``ADD`` or ``REMOVE`` in a delta.
+        sequence: 0, or the number of the delta.
     """
     origin = identity.subject.party
     manifest = pb.Manifest(
@@ -85,6 +97,8 @@ def sign_manifest(
         count=content.rows,
         digest=content.digest,
         batches=batches,
+        operation=pb.Operation.ValueType(operation),
+        sequence=sequence,
     )
     return pb.BatchHeader(manifest=identity.sign(MANIFEST, manifest.SerializeToString(deterministic=True)))
 
@@ -189,18 +203,27 @@ def _parse(message: pb.Manifest | pb.HopReceipt, signed: common_pb2.Signed) -> N
 
 
 def _check_manifest(manifest: pb.Manifest, agreement: Agreement) -> None:
-    keys = batch_keys(agreement.parties[manifest.origin])
+    keys = _keys(manifest, agreement.parties[manifest.origin])
     if manifest.count > MAX_ROWS:
         raise OverlapError(Reason.TOO_LARGE, item=f"{manifest.count} rows, at most {MAX_ROWS}")
     wrong = [
         field
         for field, good in (
             ("hops", tuple(manifest.hops) == ring(tuple(manifest.plan.partners), manifest.origin)),
-            ("label", (manifest.index, manifest.label) in keys),
+            ("label", (manifest.index, manifest.operation, manifest.label) in keys),
             ("digest", len(manifest.digest) == DIGEST_BYTES),
             ("batches", manifest.batches == len(keys)),
+            ("sequence", manifest.sequence <= MAX_DELTAS),
         )
         if not good
     ]
     if wrong:
         raise OverlapError(Reason.BAD_MANIFEST, item=f"manifest field {wrong[0]}")
+
+
+def _keys(manifest: pb.Manifest, party: PartySpec) -> tuple[tuple[int, int, str], ...]:
+    """What batches there are under the manifest's sequence number."""
+    if manifest.sequence == 0:
+        return tuple((index, BASE, label) for index, label in batch_keys(party))
+    goes = delta_keys(party, adds=False)
+    return goes if manifest.batches == len(goes) else delta_keys(party, adds=True)

@@ -24,6 +24,9 @@ MIN_PARTNERS, MAX_PARTNERS = 2, 8
 MAX_EPOCH_CHARS = 64
 STATISTICS = pb.INDEX_STATISTICS
 SWITCHBOARD = pb.INDEX_SWITCHBOARD
+BASE, ADD, REMOVE = pb.OPERATION_BASE, pb.OPERATION_ADD, pb.OPERATION_REMOVE
+MAX_DELTAS = 10_000
+"""Of one partner in one epoch; each leaves a few rows at every hop. After that many the epoch is due for a new one."""
 INDEX_NAMES: Mapping[int, str] = {STATISTICS: "statistics", SWITCHBOARD: "switchboard"}
 # A name is also a folder and part of a hash domain, so it holds no separator of either.
 _EPOCH = re.compile(r"[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*")
@@ -105,6 +108,16 @@ def batch_keys(party: PartySpec) -> tuple[tuple[int, str], ...]:
     All are always sent, so that which labels occur at all is not visible in how many batches there are.
     """
     return (*((STATISTICS, label) for label in labels_of(party)), (SWITCHBOARD, ""))
+
+
+def delta_keys(party: PartySpec, *, adds: bool) -> tuple[tuple[int, int, str], ...]:
+    """Index, operation and label of every batch of a delta, empty ones included.
+
+    A delta has one of two shapes, so that the number of batches says no more than whether anybody came: with ``adds``
+    everything that may change, else the two batches of people who go. A relabelled person goes and comes.
+    """
+    goes = ((STATISTICS, REMOVE, ""), (SWITCHBOARD, REMOVE, ""))
+    return (*goes, *((index, ADD, label) for index, label in batch_keys(party))) if adds else goes
 
 
 def check_plan(plan: pb.EpochPlan, alliance: str, agreement: Agreement) -> None:

@@ -3,6 +3,9 @@
 The state of a batch is its position: -1 while its origin has not sent it, then the number of hops it has passed. A step
 forward and the task that follows from it are one transaction, so a gateway that is killed anywhere goes on where it
 was: open tasks are sent again, and a step that was already made is not made twice.
+
+A delta belongs to one origin in one complete epoch. Its batches go the same way, but a partner is asked to blind them
+only when every earlier delta of that origin is in the index, because hops take them in no other order.
 """
 
 import hashlib
@@ -12,9 +15,12 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from federation.core.ids import EpochId, PartyId
+from federation.overlap.plan import BASE
 from federation.v1 import overlap_pb2 as pb
 
 AWAITED = -1
+MAX_WAITING = 16
+"""Deltas of one origin that are open: more wait at the origin."""
 Kind = Literal["submit", "blind"]
 
 
@@ -39,6 +45,8 @@ class Batch:
     position: int
     header: pb.BatchHeader
     rejected: int  # rows of low order
+    operation: int = BASE
+    sequence: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,18 @@ class Task:
     reason: str
     text: str
     attempt: int  # how often it was opened again
+
+
+@dataclass(frozen=True)
+class Delta:
+    """One delta of one origin."""
+
+    epoch: EpochId
+    origin: PartyId
+    sequence: int
+    state: str  # "open", "applied", "failed" (nothing after it can be applied), "abandoned" with its epoch
+    reason: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,15 +112,35 @@ class Epochs(Protocol):
         ...
 
     def batch(self, batch_id: str) -> Batch | None:
-        """A batch of an open epoch."""
+        """A batch of an open epoch, or of an open delta."""
         ...
 
     def batches(self, epoch: str) -> list[Batch]:
-        """All batches of an epoch, in a fixed order."""
+        """All batches of the base of an epoch, in a fixed order."""
+        ...
+
+    def open_delta(self, epoch: str, origin: str, sequence: int, keys: Sequence[tuple[int, int, str]]) -> None:
+        """Opens a delta of a complete epoch with its batches (index, operation, label); the same again does nothing.
+
+        Raises:
+            OverlapError: OUT_OF_SEQUENCE for any but the next one, and while ``MAX_WAITING`` wait.
+        """
+        ...
+
+    def deltas(self, epoch: str) -> list[Delta]:
+        """Every delta of an epoch, by origin and number."""
+        ...
+
+    def delta_batches(self, delta: Delta) -> list[Batch]:
+        """The batches of a delta, in the order in which they were opened."""
+        ...
+
+    def close_delta(self, delta: Delta, reason: str = "", item: str = "") -> None:
+        """Marks an open delta as applied, or as failed with a reason."""
         ...
 
     def open_batches(self) -> set[str]:
-        """Ids of all batches of open epochs."""
+        """Ids of all batches of open epochs and open deltas."""
         ...
 
     def advance(self, batch_id: str, header: pb.BatchHeader, next_hop: str | None, rejected: int) -> None:
@@ -108,7 +148,7 @@ class Epochs(Protocol):
         ...
 
     def tasks(self, party: str) -> list[Task]:
-        """What waits for a partner in open epochs, oldest first."""
+        """What waits for a partner: in open epochs, and of each origin the first delta that is open."""
         ...
 
     def fail(self, task_id: str, party: str, reason: str, text: str) -> None:
@@ -123,11 +163,16 @@ class Epochs(Protocol):
         """How far an epoch is."""
         ...
 
-    def complete(self, epoch: str, at: datetime) -> None:
-        """Marks an open epoch as complete."""
+    def complete(self, epoch: str, at: datetime) -> list[str]:
+        """Marks an open epoch as complete, which abandons open deltas of others; returns the ids of their batches."""
+        ...
+
+    def replaced(self) -> list[EpochId]:
+        """Complete epochs but for the newest."""
         ...
 
 
-def batch_id_of(epoch: str, origin: str, index: int, label: str) -> str:
+def batch_id_of(epoch: str, origin: str, index: int, label: str, *, operation: int = BASE, sequence: int = 0) -> str:
     """The id of a batch follows from what it is; it is no secret."""
-    return hashlib.sha256(f"{epoch}/{origin}/{index}/{label}".encode()).hexdigest()[:32]
+    delta = f"/{operation}/{sequence}" if sequence else ""
+    return hashlib.sha256(f"{epoch}/{origin}/{index}/{label}{delta}".encode()).hexdigest()[:32]

@@ -1,0 +1,203 @@
+"""What changed at a partner since its last batches of an epoch, as the batches of one delta.
+
+Two questions are answered. "Everything" reads the partner's files and asks its policy about everybody, as the base did:
+who is new, gone or relabelled. "Withdrawals only" asks who of those that were sent may still be there; it reads no
+identifier and no label, so that a withdrawal does not have to wait for files that are broken or half written.
+
+A person who is relabelled goes and comes again, with the very row that was sent before. A person who is at the partner
+under two customer ids goes when the last of the two does.
+
+What the sizes of a delta reveal: to hops and gateway, how many rows came and went under each label, padding included
+(the party's ``pad_to`` rounds each batch up, and nothing less hides a single change from hops); to the gateway besides
+which tokens and which handles they are, because it must find them: it sees that a pseudonym changed its label or went,
+and when. If one person alone changes in both indexes at once, the gateway can tell that this token and this handle
+belong together. Many changes in one delta hide that; a withdrawal does not wait for them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from federation.client.overlap_batches import BatchBuilder, Data, Draft, Handles, allowed
+from federation.client.overlap_memory import (
+    Digests,
+    Memory,
+    Person,
+    Pool,
+    Table,
+    customers_table,
+    first_of_each,
+    label_numbers,
+    sharing_table,
+)
+from federation.core.ids import Handle
+from federation.overlap.batch import padding_rows
+from federation.overlap.plan import ADD, REMOVE, STATISTICS, SWITCHBOARD, delta_keys
+from federation.policy.specs import PartySpec
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What one delta says."""
+
+    after: Memory  # places of people who are new are set when they are written
+    goes: Table  # places of rows
+    back: Mapping[str, Table]  # label to places of rows that were sent before
+    comes: Mapping[str, list[Person]]  # label to people who were not there
+    leaves: list[Handle]
+    joins: list[tuple[Person, Handle]]
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing changed that the others must hear of."""
+        return not (len(self.goes) or self.leaves or self.adds)
+
+    @property
+    def adds(self) -> bool:
+        """Whether anybody comes."""
+        return bool(self.back or self.comes or self.joins)
+
+    def counts(self) -> dict[str, int]:
+        """How many, for the partner's own log."""
+        comes = sum(map(len, self.back.values())) + sum(map(len, self.comes.values()))
+        return {"goes": len(self.goes), "comes": comes, "leaves": len(self.leaves), "joins": len(self.joins)}
+
+
+class DeltaBuilder:
+    """Finds what changed, and writes it.
+
+    Args:
+        builder: Of the epoch; its recorder's digests and pool are the ones given here.
+        data: The partner's rows.
+        handles: Its handle book.
+        party: The partner in its own policy.
+        digests: Of the epoch.
+        pool: The rows sent in the epoch.
+        memory: Who is in the partner's batches now.
+    """
+
+    def __init__(
+        self,
+        builder: BatchBuilder,
+        *,
+        data: Data,
+        handles: Handles,
+        party: PartySpec,
+        digests: Digests,
+        pool: Pool,
+        memory: Memory,
+    ) -> None:
+        self._builder, self._data, self._handles, self._party = builder, data, handles, party
+        self._digests, self._pool, self._memory = digests, pool, memory
+
+    def withdrawn(self) -> Changes:
+        """Who was sent and may not be there any more. Raises DataError where the partner's files cannot say."""
+        before = self._memory
+        customers = before.customers[self._may(before.customers, STATISTICS)]
+        stays = self._may(before.sharing, SWITCHBOARD)
+        after = replace(before, customers=customers, sharing=before.sharing[stays])
+        return self._compare(after, _handles(before.sharing[~stays]), [], [])
+
+    def current(self) -> Changes:
+        """All that changed. Raises DataError, and OverlapError (BAD_FIELD) for a label that the epoch does not have."""
+        before, digests = self._memory, self._digests
+        ids, people = self._builder.usable(STATISTICS)
+        numbers = label_numbers(before.labels, self._builder.labels(ids))
+        customers = customers_table(digests.of(ids), digests.of_people(people), numbers)
+        ids, sharers = self._builder.usable(SWITCHBOARD)
+        handles = self._handles.handles_for(ids)
+        sharing = sharing_table(digests.of(ids), digests.of_people(sharers), handles)
+        same, kept = _is_in(sharing, before.sharing), _is_in(before.sharing, sharing)
+        joins = [(sharers[at], handles[at]) for at in np.flatnonzero(~same)]
+        after = replace(before, customers=customers, sharing=sharing)
+        return self._compare(after, _handles(before.sharing[~kept]), joins, people)
+
+    def write(self, changes: Changes, sequence: int, keys: Mapping[int, X25519PrivateKey], folder: Path) -> None:
+        """Writes every batch of a delta and the memory after it."""
+        shape = delta_keys(self._party, adds=changes.adds)
+        builder, first = self._builder, self._pool.rows
+        for number, (index, operation, label) in enumerate(shape):
+            people: Sequence[Person] = []
+            given: list[Handle] = []
+            sent = np.empty(0, np.uint32)
+            if operation == REMOVE and index == STATISTICS:
+                sent = changes.goes
+            elif operation == REMOVE:  # found by their handles: the points, all random, only pass the same way
+                given = changes.leaves
+            elif index == STATISTICS:
+                sent, people = changes.back.get(label, sent), changes.comes.get(label, [])
+            else:
+                people, given = [person for person, _ in changes.joins], [handle for _, handle in changes.joins]
+            rows = max(len(given), len(sent) + len(people))
+            padding = padding_rows(rows, self._party.pad_to)
+            random_rows = rows - len(sent) - len(people) + padding
+            points: Iterator[bytes] = builder.points(index, label, people, random_rows, keys[index])
+            draft = Draft(
+                index=index,
+                label=label,
+                rows=chain(self._pool.read(sent), points),
+                count=rows + padding,
+                padding=padding,
+                batches=len(shape),
+                handles=given,
+                operation=operation,
+                sequence=sequence,
+            )
+            builder.write(draft, folder / f"{number:03d}.points")
+        new = [person for _, operation, label in shape if operation == ADD for person in changes.comes.get(label, [])]
+        if new:  # their rows were added to the pool in this order
+            at = np.searchsorted(changes.after.people["person"], self._digests.of_people(new))
+            changes.after.people["place"][at] = np.arange(first, first + len(new))
+        self._pool.sync()
+        replace(changes.after, rows=self._pool.rows).save(folder)
+
+    def _may(self, table: Table, index: int) -> Table:
+        return np.isin(table["customer"], self._digests.of(allowed(self._data, self._party, index).ids))
+
+    def _compare(
+        self, after: Memory, leaves: list[Handle], joins: list[tuple[Person, Handle]], rows: Sequence[Person]
+    ) -> Changes:
+        """The changes that lead to a memory whose people are still to be found among its customers.
+
+        Args:
+            after: With customers and sharing as they are now.
+            leaves: Handles that go.
+            joins: Who comes to the switchboard.
+            rows: The normal form of every customer in ``after``; empty where nobody can be new.
+        """
+        before = self._memory.people
+        now, first = first_of_each(after.customers)
+        at = np.minimum(np.searchsorted(before["person"], now["person"]), max(len(before) - 1, 0))
+        known = before["person"][at] == now["person"] if len(before) else np.zeros(len(now), bool)
+        now["place"][known] = before["place"][at[known]]
+        same = known.copy()
+        same[known] = before["label"][at[known]] == now["label"][known]
+        back: dict[str, Table] = {}
+        comes: dict[str, list[Person]] = {}
+        for number, label in enumerate(after.labels):
+            mine = ~same & (now["label"] == number)
+            if (mine & known).any():
+                back[label] = now["place"][mine & known]
+            if (mine & ~known).any():
+                comes[label] = [rows[place] for place in first[mine & ~known]]
+        goes = before["place"][~np.isin(before["person"], now["person"][same])]
+        return Changes(replace(after, people=now), goes, back, comes, leaves, joins)
+
+
+def _is_in(table: Table, other: Table) -> Table:
+    """Which rows of the switchboard are in the other table too: the same customer with the same identifiers."""
+    order = np.argsort(other["customer"])
+    if not len(other):
+        return np.zeros(len(table), bool)
+    at = np.minimum(np.searchsorted(other["customer"], table["customer"], sorter=order), len(other) - 1)
+    found = other[order[at]]
+    mask: Table = (found["customer"] == table["customer"]) & (found["person"] == table["person"])
+    return mask
+
+
+def _handles(table: Table) -> list[Handle]:
+    return [Handle(row.tobytes()) for row in table["handle"]]

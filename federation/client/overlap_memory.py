@@ -1,0 +1,213 @@
+"""What a partner last sent for an epoch, kept at the partner alone, so that it can tell what changed since.
+
+The files of then are gone when a delta is due, and so may be the people. What stays is, in files that only the owner
+can read: for every customer whose row went into the statistics, two keyed digests (of the customer id and of the normal
+forms) and the number of the label; for every person the place of the blinded row that was sent; for every customer on
+the switchboard the two digests and the handle. The digests are SipHash under a key of this epoch, twice 64 bits: they
+say who is equal within this folder and nothing to whoever lacks the key. All of it goes with the epoch.
+
+Memory: 34 bytes a customer and 22 a person while a difference is taken; rows of points stay on disk.
+Source: Aumasson, Bernstein: SipHash, a fast short-input PRF, 2012.
+"""
+
+import base64
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from federation.core.errors import OverlapError, Reason
+from federation.core.ids import CustomerId, Handle
+from federation.overlap.blind import CHUNK_ROWS
+
+Person = tuple[str | None, ...]
+"""The normal form of one customer's identifier of each key type of the plan."""
+Table = NDArray[Any]
+KEY_BYTES = 24  # twelve for each of the two digests: 96 bits, as the text of 16 letters that the hash takes
+CUSTOMERS = np.dtype([("customer", "S16"), ("person", "S16"), ("label", "<u2")])
+PEOPLE = np.dtype([("person", "S16"), ("label", "<u2"), ("place", "<u4")])
+SHARING = np.dtype([("customer", "S16"), ("person", "S16"), ("handle", "V16")])
+_TABLES = {"customers": CUSTOMERS, "people": PEOPLE, "sharing": SHARING}
+_ABOUT, _POOL = "memory.json", "rows"
+_APART = "\x1f"  # no normal form holds it
+
+
+class Digests:
+    """Keyed digests of texts, 16 bytes each.
+
+    Args:
+        key: ``KEY_BYTES`` secret bytes.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._keys = [base64.b64encode(part).decode() for part in (key[:12], key[12:])]
+
+    def of(self, texts: Sequence[str]) -> Table:
+        """The digest of each text, as ``S16``."""
+        if not len(texts):
+            return np.empty(0, "S16")
+        values = np.empty(len(texts), dtype=object)
+        values[:] = texts
+        both = [pd.util.hash_array(values, hash_key=key, categorize=False) for key in self._keys]
+        return np.ascontiguousarray(np.column_stack(both)).view("S16").reshape(-1)
+
+    def of_people(self, people: Sequence[Person]) -> Table:
+        """The digest of each person."""
+        return self.of([_APART.join(part or "" for part in person) for person in people])
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Who is in a partner's batches, all deltas counted in."""
+
+    labels: tuple[str, ...]
+    customers: Table = field(default_factory=lambda: np.empty(0, CUSTOMERS))  # of the statistics, first in file first
+    people: Table = field(default_factory=lambda: np.empty(0, PEOPLE))  # of the statistics, by digest
+    sharing: Table = field(default_factory=lambda: np.empty(0, SHARING))
+    rows: int = 0  # of the pool, all that were ever sent
+
+    def save(self, folder: Path) -> None:
+        """Keeps it in a new folder, durably."""
+        _write(folder / _ABOUT, json.dumps({"labels": self.labels, "rows": self.rows}).encode())
+        for name in _TABLES:
+            _write(folder / f"{name}.table", getattr(self, name).tobytes())
+
+    @classmethod
+    def load(cls, folder: Path) -> "Memory":
+        """What ``save`` kept."""
+        tables = {name: np.fromfile(folder / f"{name}.table", dtype=dtype) for name, dtype in _TABLES.items()}
+        about = json.loads((folder / _ABOUT).read_text())
+        return cls(tuple(about["labels"]), **tables, rows=about["rows"])
+
+
+class Recorder:
+    """Takes down who is in the batches of an epoch as they are built.
+
+    Args:
+        labels: Every label that the partner may use.
+        digests: Of this epoch.
+        pool: The epoch's rows.
+    """
+
+    def __init__(self, labels: Sequence[str], digests: Digests, pool: "Pool") -> None:
+        self.digests, self._labels, self._pool = digests, tuple(labels), pool
+        self._number = {label: number for number, label in enumerate(labels)}
+        self._customers, self._sharing = np.empty(0, CUSTOMERS), np.empty(0, SHARING)
+        self._seen: list[Table] = []
+
+    def statistics(self, ids: Sequence[CustomerId], people: Sequence[Person], labels: Sequence[str]) -> None:
+        """Takes everybody who may be in the statistics, in the order of the file, those who are there twice too."""
+        numbers = _numbers(self._number, labels)
+        self._customers = customers_table(self.digests.of(ids), self.digests.of_people(people), numbers)
+
+    def points(self, people: Sequence[Person], rows: bytes) -> None:
+        """Takes the blinded rows of some people of the statistics."""
+        self._seen.append(self.digests.of_people(people))
+        self._pool.append(rows)
+
+    def switchboard(self, ids: Sequence[CustomerId], people: Sequence[Person], handles: Sequence[Handle]) -> None:
+        """Takes everybody who is on the switchboard."""
+        self._sharing = sharing_table(self.digests.of(ids), self.digests.of_people(people), handles)
+
+    def memory(self) -> Memory:
+        """What was taken down, once every batch is built."""
+        self._pool.sync()
+        seen = np.concatenate(self._seen) if self._seen else np.empty(0, "S16")
+        people, _ = first_of_each(self._customers)
+        order = np.argsort(seen)
+        # Whoever is in the statistics was blinded, once.
+        people["place"] = order[np.searchsorted(seen, people["person"], sorter=order)]
+        return Memory(self._labels, self._customers, people, self._sharing, self._pool.rows)
+
+
+class Pool:
+    """The blinded rows that a partner sent in an epoch, one after another in one file.
+
+    Rows are added before the memory that counts them is kept; what is behind those is of an attempt that ended.
+
+    Args:
+        folder: The epoch's.
+        width: Bytes a row.
+        rows: How many count.
+    """
+
+    def __init__(self, folder: Path, width: int, rows: int) -> None:
+        self._path, self._width, self.rows = folder / _POOL, width, rows
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.ftruncate(descriptor, rows * width)
+        self._file = os.fdopen(descriptor, "r+b")
+        self._file.seek(0, os.SEEK_END)
+
+    def append(self, rows: bytes) -> None:
+        """Adds whole rows."""
+        self._file.write(rows)
+        self.rows += len(rows) // self._width
+
+    def sync(self) -> None:
+        """Makes what was added durable."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def read(self, places: Sequence[int] | Table) -> Iterator[bytes]:
+        """The rows in some places, in their order, a chunk at a time."""
+        self._file.flush()
+        for start in range(0, len(places), CHUNK_ROWS):
+            part = np.asarray(places[start : start + CHUNK_ROWS])
+            table = np.memmap(self._path, dtype=f"V{self._width}", mode="r")
+            yield table[part].tobytes()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def customers_table(customers: Table, people: Table, labels: Sequence[int] | Table) -> Table:
+    """Rows of ``CUSTOMERS``."""
+    table = np.empty(len(customers), CUSTOMERS)
+    table["customer"], table["person"], table["label"] = customers, people, labels
+    return table
+
+
+def sharing_table(customers: Table, people: Table, handles: Sequence[Handle]) -> Table:
+    """Rows of ``SHARING``."""
+    table = np.empty(len(customers), SHARING)
+    table["customer"], table["person"] = customers, people
+    table["handle"] = np.frombuffer(b"".join(handles), "V16")
+    return table
+
+
+def first_of_each(customers: Table) -> tuple[Table, Table]:
+    """The people among customers, by digest, each with the label of its first row, and where that row is.
+
+    Their ``place`` is not known yet.
+    """
+    people, first = np.unique(customers["person"], return_index=True)
+    table = np.zeros(len(people), PEOPLE)
+    table["person"], table["label"] = people, customers["label"][first]
+    return table, first
+
+
+def label_numbers(labels: tuple[str, ...], chosen: Sequence[str]) -> list[int]:
+    """The number of each label. Raises OverlapError (BAD_FIELD) for one that the epoch does not have."""
+    return _numbers({label: number for number, label in enumerate(labels)}, chosen)
+
+
+def _numbers(numbers: dict[str, int], chosen: Sequence[str]) -> list[int]:
+    try:
+        return [numbers[label] for label in chosen]
+    except KeyError as exc:
+        item = "a label that the policy declared after this epoch was built"
+        raise OverlapError(Reason.BAD_FIELD, item=item, fix="Build a new epoch.") from exc
+
+
+def _write(path: Path, data: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
