@@ -1,19 +1,23 @@
 """Turns what the gateway and the partners' commands answer into the record of the demonstration."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from federation.client.audit import AuditReport
 from federation.plots.tables import count_of, noise_of
-from federation.plots.values import Region
+from federation.plots.values import Noise, Region
 from federation.v1 import budget_pb2, overlap_pb2
 from gateway.demo.record import (
     Audit,
     Budget,
     Entry,
+    Link,
+    Links,
     OfferExample,
     OfferField,
+    Ratio,
     ReasonCount,
     Scope,
     Training,
@@ -27,6 +31,24 @@ def read_venn(answer: overlap_pb2.QueryCubeResponse) -> Venn:
     regions = tuple(Region(tuple(cell.members), count_of(cell)) for cell in answer.cells)
     totals = tuple(Region(tuple(total.members), count_of(total)) for total in answer.totals if not total.labels)
     return Venn(answer.epoch, answer.key_type, regions, totals, noise_of(answer))
+
+
+def read_links(answer: overlap_pb2.QueryLinksResponse, products: Mapping[str, str]) -> Links:
+    """The rules with the products' display names."""
+
+    def name(column: str) -> str:
+        party, _, product = column.partition(".holds_")
+        return f"{products.get(product, product)} ({party})"
+
+    def ratio(found: overlap_pb2.Ratio) -> Ratio:
+        return Ratio(found.value, found.low, found.high if math.isfinite(found.high) else None)
+
+    links = tuple(
+        Link(tuple(map(name, link.left)), name(link.right), link.people, ratio(link.confidence), ratio(link.lift))
+        for link in answer.links
+    )
+    noise = Noise(answer.epsilon, answer.delta, answer.sigma, "discrete_gaussian", answer.min_count)
+    return Links(links, answer.candidates, answer.coverage, noise)
 
 
 def read_training(run_id: str, card: Mapping[str, Any], joint: Curve, yardsticks: Yardsticks) -> Training:

@@ -43,6 +43,39 @@ class Venn:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """A ratio of noisy numbers with its interval."""
+
+    value: float
+    low: float
+    high: float | None  # None: nothing bounds it
+    __pydantic_config__ = FORBID
+
+
+@dataclass(frozen=True)
+class Link:
+    """Whoever has the products on the left has the right one more often than others do."""
+
+    left: tuple[str, ...]  # "Gold card (bank)"
+    right: str
+    people: int
+    confidence: Ratio
+    lift: Ratio
+    __pydantic_config__ = FORBID
+
+
+@dataclass(frozen=True)
+class Links:
+    """Rules between products of different partners, all intervals holding together."""
+
+    links: tuple[Link, ...]
+    candidates: int
+    coverage: float
+    noise: Noise
+    __pydantic_config__ = FORBID
+
+
+@dataclass(frozen=True)
 class Training:
     """The joint model and its price."""
 
@@ -195,6 +228,7 @@ class Story:
     policy_version: str = ""
     venn: Venn | None = None
     cross: CrossTable | None = None
+    links: Links | None = None
     training: Training | None = None
     offers: Offers | None = None
     withdrawal: Withdrawal | None = None

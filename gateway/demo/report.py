@@ -14,7 +14,7 @@ from markupsafe import Markup
 from federation.plots import tables
 from federation.plots.values import Count
 from gateway.demo import plots
-from gateway.demo.record import Story
+from gateway.demo.record import Ratio, Story
 
 TEMPLATE = "report.html.j2"
 
@@ -34,7 +34,12 @@ def render(story: Story) -> str:
         lstrip_blocks=True,
     )
     pages.filters.update(
-        number=_write_number, small=_write_small, count=_write_count, interval=_write_interval, day=_write_day
+        number=_write_number,
+        small=_write_small,
+        count=_write_count,
+        interval=_write_interval,
+        ratio=_write_ratio,
+        day=_write_day,
     )
     names = {partner.id: partner.display_name for partner in story.partners}
     return pages.get_template(TEMPLATE).render(
@@ -100,6 +105,12 @@ def _write_count(count: Count, min_count: int) -> str:
 def _write_interval(count: Count) -> str:
     """The 95 % interval of a noisy count."""
     return "not shown" if count.suppressed else f"{count.low:,} to {count.high:,}"
+
+
+def _write_ratio(ratio: Ratio) -> str:
+    """A ratio and its interval."""
+    reach = f"above {ratio.low:.2f}" if ratio.high is None else f"{ratio.low:.2f} to {ratio.high:.2f}"
+    return f"{ratio.value:.2f} ({reach})"
 
 
 def _write_day(text: str) -> str:

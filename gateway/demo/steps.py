@@ -33,7 +33,7 @@ DECIDE_S = 60.0
 
 
 def overlap(stage: Stage) -> tuple[Story, str]:
-    """Blinds and routes identifiers through all three, builds the index, releases two tables."""
+    """Blinds and routes identifiers through all three, builds the index, releases three tables."""
     epoch = stage.remember("epoch", f"{stage.clock.now():%Y-%m-%d}.1")
     with stage.calling_as("operator") as connection:
         for message in connection.overlap.BuildIndex(overlap_pb2.BuildIndexRequest(epoch=epoch)):
@@ -42,6 +42,8 @@ def overlap(stage: Stage) -> tuple[Story, str]:
         ask = connection.overlap.QueryCube
         venn = ask(overlap_pb2.QueryCubeRequest(cube="venn", epoch=epoch), timeout=CALL_S)
         cross = ask(overlap_pb2.QueryCubeRequest(cube="tier_by_activity", epoch=epoch), timeout=CALL_S)
+        request = overlap_pb2.QueryLinksRequest(cube="holdings", epoch=epoch)
+        links = connection.overlap.QueryLinks(request, timeout=CALL_S)
     partners = tuple(
         replace(partner, blinded=_report(stage, partner.id, epoch)["statistics"]["used"])
         for partner in stage.story.partners
@@ -51,10 +53,18 @@ def overlap(stage: Stage) -> tuple[Story, str]:
         partners=partners,
         venn=readings.read_venn(venn),
         cross=cross_table(cross, *CROSS),
+        links=readings.read_links(links, _products(stage)),
     )
     everywhere = next(cell for cell in venn.cells if len(cell.members) == len(PARTNERS))
     shown = f"under {venn.min_count}" if everywhere.suppressed else f"{everywhere.low:,} to {everywhere.high:,}"
-    return story, f"People at all three: {shown} (95 %); epsilon {venn.epsilon:g} + {cross.epsilon:g} for two tables."
+    spent = " + ".join(f"{table.epsilon:g}" for table in (venn, cross, links))
+    rules = f"{len(links.links)} of {links.candidates} links between products are certain"
+    return story, f"People at all three: {shown} (95 %); {rules}; epsilon {spent} for three tables."
+
+
+def _products(stage: Stage) -> dict[str, str]:
+    """What each product is called."""
+    return {product.id: product.display_name for product in load_policy(stage.alliance / "policies").offers.products}
 
 
 def _report(stage: Stage, party: str, epoch: str) -> dict[str, Any]:
@@ -126,7 +136,7 @@ def offers(stage: Stage) -> tuple[Story, str]:
     decisions = _decisions(stage)
     permitted = [decision for decision in decisions if decision["permitted"]]
     refused = [decision for decision in decisions if not decision["permitted"]]
-    products = {p.id: p.display_name for p in load_policy(stage.alliance / "policies").offers.products}
+    products = _products(stage)
     examples = readings.read_refused([*refused, *_kept_out(kept_out)], products)
     waiting = run_command("offers", "inbox", "--peek", "--config", str(stage.partner("insurer")))["offers"]
     if waiting and permitted:

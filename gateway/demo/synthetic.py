@@ -156,21 +156,24 @@ def _draw_consents(
 
 
 def _draw_holdings(partner: str, ids: pd.Series, people: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """What each customer already has of the partner's own products, with its value a year."""
+    """What each customer already has of the partner's own products, with its value a year.
+
+    Cards and home insurance go with wealth, so they are found together across partners.
+    """
     age, wealth = people["age"].to_numpy(), people["balance"].rank(pct=True).to_numpy()
     housing, loan = people["housing"].to_numpy(), people["loan"].to_numpy()
     chances = {
         "bank": {
             "housing_loan": housing * 1.0,
             "personal_loan": loan * 1.0,
-            "gold_card": 0.06 + 0.35 * (wealth > 0.75),
+            "gold_card": 0.04 + 0.6 * (wealth > 0.75),
         },
         "insurer": {
             "motor": np.full(len(ids), 0.42),
-            "home": 0.12 + 0.45 * housing,
+            "home": 0.05 + 0.2 * housing + 0.6 * (wealth > 0.75),
             "term_life": 0.06 + 0.3 * (age > 45),
         },
-        "airline": {"miles_card": 0.12 + 0.5 * (wealth > 0.75), "lounge_pass": 0.03 + 0.2 * (wealth > 0.9)},
+        "airline": {"miles_card": 0.06 + 0.6 * (wealth > 0.75), "lounge_pass": 0.03 + 0.2 * (wealth > 0.9)},
     }[partner]
     tables = []
     for product, chance in chances.items():

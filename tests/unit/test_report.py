@@ -13,11 +13,14 @@ from gateway.demo.record import (
     Audit,
     Budget,
     Entry,
+    Link,
+    Links,
     OfferExample,
     OfferField,
     Offers,
     Partner,
     Process,
+    Ratio,
     ReasonCount,
     Scope,
     Step,
@@ -123,6 +126,18 @@ def make_story() -> Story:
                 for activity, count in zip(activities, row, strict=True)
             ),
             noise,
+        ),
+        links=Links(
+            (
+                Link(
+                    ("Gold card (bank)",), "Home insurance (insurer)", 98, Ratio(0.52, 0.31, 0.74), Ratio(1.9, 1.2, 3.1)
+                ),
+                Link(
+                    ("Gold card (bank)", "Miles card (airline)"), "Home insurance (insurer)", 31,
+                    Ratio(0.61, 0.30, 1.0), Ratio(2.2, 1.1, None),
+                ),
+            ),
+            9, 0.95, noise,
         ),
         training=Training(
             "run-0001", "logistic_regression", 12, 8, 0.05, 0.5, 0.912, 1.98, 3.71, 1e-6,
@@ -238,6 +253,15 @@ def test_page_says_what_the_record_says(page, story):
     for said in ("0.5", "of 2,480", "PIPL Art. 38", "c3c3c3", "nobody in it exists", "2,514 entries"):
         assert said in text
     assert f"{story.training.joint.auc:.3f}" in text
+    assert "Gold card (bank) and Miles card (airline)Home insurance (insurer)31" in text
+    assert "1.90 (1.20 to 3.10)" in text
+    assert "2.20 (above 1.10)" in text
+
+
+def test_no_link_is_said_and_not_shown_as_an_empty_table(story):
+    text = Checker(render(replace(story, links=replace(story.links, links=())))).text
+    assert "0 of 9 rules have a lift" in text
+    assert "Who holds" not in text
 
 
 def test_hostile_text_stays_text(story):
@@ -251,6 +275,7 @@ def test_hostile_text_stays_text(story):
         policy_version=HOSTILE,
         partners=tuple(replace(partner, display_name=HOSTILE) for partner in story.partners),
         cross=replace(story.cross, row_name=HOSTILE, column_name=HOSTILE),
+        links=replace(story.links, links=(replace(story.links.links[0], left=(HOSTILE,), right=HOSTILE),)),
         training=replace(story.training, run_id=HOSTILE, model=HOSTILE),
         offers=replace(story.offers, reasons=(reason,), examples=(example,)),
         budget=replace(story.budget, scopes=(Scope(HOSTILE, 1.0, 0.5),), entries=()),
@@ -266,7 +291,7 @@ def test_hostile_text_stays_text(story):
 
 def test_unfinished_record_renders():
     page = render(Story("Alliance", synthetic=False, data_note="", made_at="2026-11-01T00:00:00+00:00"))
-    assert Checker(page).text.count("has not been done") == 8
+    assert Checker(page).text.count("has not been done") == 9
     assert "<svg" not in page
 
 
