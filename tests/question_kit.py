@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import Engine
@@ -37,7 +38,7 @@ COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
 
 @dataclass
 class People:
-    """Stands for the statistics index: exact counts of a list of people."""
+    """Stands for the statistics index: exact counts of a list of people, the same in every epoch."""
 
     people: Sequence[Person]
     columns: Columns = field(default_factory=lambda: COLUMNS)
@@ -46,10 +47,14 @@ class People:
     def labels(self, _epoch: str) -> Columns:
         return self.columns
 
-    def exact(self, _epoch: str, partners: Sequence[str], by: Sequence[str]) -> dict[Cell, int]:
+    def of(self, _epoch: str) -> Sequence[Person]:
+        """Who is in an epoch."""
+        return self.people
+
+    def exact(self, epoch: str, partners: Sequence[str], by: Sequence[str]) -> dict[Cell, int]:
         self.reads += 1
         found: Counter[Cell] = Counter()
-        for person in self.people:
+        for person in self.of(epoch):
             members = tuple(party for party in partners if party in person)
             if members:
                 columns = [column for column in by if owner(column) in members]
@@ -57,15 +62,21 @@ class People:
         return dict(found)
 
 
-class OneEpoch:
-    """Stands for the epochs: one is complete."""
+class Epochs:
+    """Stands for the epochs: so many are complete, e1 first."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.count = count
+        plan = pb.EpochPlan(key_type="email")
+        self._found = {
+            f"e{n}": SimpleNamespace(epoch=f"e{n}", state="complete", plan=plan) for n in range(1, count + 1)
+        }
 
     def newest_complete(self) -> EpochId:
-        return EpochId("e1")
+        return EpochId(f"e{self.count}")
 
     def get(self, epoch: str) -> Any:
-        plan = pb.EpochPlan(key_type="email")
-        return type("Found", (), {"epoch": epoch, "state": "complete", "plan": plan})() if epoch == "e1" else None
+        return self._found.get(epoch)
 
 
 class Log:
@@ -77,6 +88,35 @@ class Log:
     def append(self, kind: str, body: Mapping[str, Any]) -> int:
         self.entries.append((kind, body))
         return len(self.entries) - 1
+
+
+class Forgetful:
+    """A store that keeps nothing: every question is a release of its own, which is the fault to be found."""
+
+    def get(self, name: str, epoch: str, shape: str) -> None:
+        return None
+
+    def put(self, name: str, epoch: str, shape: str, make: Callable[[Sequence[Any]], Any]) -> tuple[Any, bool]:
+        return make([]), True
+
+    def released(self, epoch: str) -> list[Any]:
+        return []
+
+
+class Free:
+    """A ledger without limits, for worlds by the thousand."""
+
+    def reserve(self, **_cost: Any) -> str:
+        return "entry"
+
+    def commit(self, entry_id: str) -> None:
+        pass
+
+    def cancel(self, entry_id: str) -> None:
+        pass
+
+    def preview(self, purpose: str, event: Any) -> tuple[()]:
+        return ()
 
 
 class Exact:
@@ -113,14 +153,17 @@ class Asking:
         ad_hoc: AdHocSpec | None = None,
         open_engine: Callable[[str], Engine] = lambda _name: open_database(None),
         log: Any = None,
+        index: People | None = None,
+        epochs: int = 1,
+        ledger: Any = None,
     ) -> None:
-        self.index, self.clock, self.log = People(people), FixedClock(NOW), log or Log()
+        self.index, self.clock, self.log = index or People(people), FixedClock(NOW), log or Log()
         rules = ad_hoc or AdHocSpec(allowed=True, max_epsilon=1.0, default_epsilon=0.5, min_count=0)
         self.policy = Policy({}, {cube.name: cube for cube in cubes}, ad_hoc=rules)
-        self.ledger = SqlLedger(open_engine("budget"), lambda: self.policy.budget, self.clock)
+        self.ledger: Any = ledger or SqlLedger(open_engine("budget"), lambda: self.policy.budget, self.clock)
         self.store = SqlAnswerStore(open_engine("answers"))
         self.tables = Tables(
-            epochs=OneEpoch(),  # type: ignore[arg-type]
+            epochs=Epochs(epochs),  # type: ignore[arg-type]
             index=self.index,
             store=self.store,
             path=ReleasePath(self.policy, self.ledger, self.log),
@@ -131,8 +174,8 @@ class Asking:
         self.questions = AdHocRelease(self.tables, self.policy, self.ledger)
         self.links = LinkRelease(self.tables, self.cubes)
 
-    def cube(self, name: str, party: str = "mkt") -> pb.QueryCubeResponse:
-        return self.cubes.query(self.caller(party), name, "")
+    def cube(self, name: str, party: str = "mkt", epoch: str = "") -> pb.QueryCubeResponse:
+        return self.cubes.query(self.caller(party), name, epoch)
 
     def ask(self, *partners: str, party: str = "mkt", **rest: Any) -> pb.QueryCubeResponse:
         return self.questions.query(self.caller(party), pb.TableQuestion(partners=partners, **rest))
@@ -142,7 +185,8 @@ class Asking:
 
     @property
     def spent(self) -> float:
-        return self.ledger.overview().scopes[0].epsilon_spent
+        found: float = self.ledger.overview().scopes[0].epsilon_spent
+        return found
 
     @staticmethod
     def caller(party: str) -> Caller:

@@ -39,7 +39,7 @@ from gateway.overlap.index import StatisticsIndex, TokenBatch
 from gateway.overlap.tables import Tables
 from gateway.release import ReleasePath
 from tests.overlap_world import Policy
-from tests.question_kit import Asking, OneEpoch
+from tests.question_kit import Asking, Epochs
 
 PARTNERS = ("bank", "insurer", "airline")
 VALUES = ("a", "b", "c", "d")
@@ -90,7 +90,7 @@ class Desk:
         audit = open_audit_log(open_database(folder / "audit.db"), folder, clock)
         ledger = SqlLedger(open_database(folder / "budget.db"), lambda: policy.budget, clock)
         tables = Tables(
-            epochs=OneEpoch(),  # type: ignore[arg-type]
+            epochs=Epochs(),  # type: ignore[arg-type]
             index=index,
             store=SqlAnswerStore(open_database(folder / "answers.db")),
             path=ReleasePath(policy, ledger, audit),
