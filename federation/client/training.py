@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import structlog
-import torch
 from sqlalchemy import Engine
 
 from federation.client.config import PartnerConfig
@@ -27,7 +26,7 @@ from federation.policy.specs import TrainingSpec
 from federation.privacy.composition import epsilon_of
 from federation.training.accountant import CustomerAccountant
 from federation.training.client_app import build_client_app
-from federation.training.dpsgd import RandomBytes
+from federation.training.draws import RandomBytes
 from federation.training.flower import Context, RecordDict, lost, pack, unpack
 from federation.training.memory import RunMemory
 from federation.training.models import KINDS
@@ -87,7 +86,6 @@ class TrainingAgent:
         self._memory = RunMemory(engine)
         self._bench: Workbench | None = None
         self._keys = keys
-        torch.set_num_threads(1)  # small matrices: more threads only fight with the neighbours
 
     def serve(self, stop: threading.Event) -> None:
         """Takes part in runs until the stream ends or ``stop`` is set. Raises grpc.RpcError when the stream breaks."""

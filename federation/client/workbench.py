@@ -12,7 +12,7 @@ from federation.core.errors import DataError, Reason, TrainingError
 from federation.core.identity import Identity
 from federation.training.accountant import CustomerAccountant
 from federation.training.accounting import SIZE_NOISE, size_event
-from federation.training.dpsgd import RandomBytes, standard_gaussians
+from federation.training.draws import RandomBytes, standard_gaussians
 from federation.training.features import Floats, read_labels
 from federation.training.memory import RunMemory
 from federation.training.plan import PURPOSE, Plan

@@ -11,9 +11,9 @@ from federation.client.config import Limits, PartnerConfig
 from federation.client.training import TrainingAgent
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
-from federation.training import client_app
+from federation.training import dpsgd
 from federation.training.accounting import calibrate_steps
-from federation.training.dpsgd import RandomBytes
+from federation.training.draws import RandomBytes
 from federation.training.features import MARKETING_V1
 from federation.training.flower import ConfigRecord, Message, RecordDict, become, pack, stamp, to_record, unpack
 from federation.training.models import initial
@@ -154,7 +154,7 @@ def test_round_lost_in_a_crash_is_paid_again_and_drawn_anew(setup: Setup, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(client_app, "train_round", killed)
+        patch.setattr(dpsgd, "train_round", killed)
         with pytest.raises(KeyboardInterrupt):
             agent.answer(message("a"))
     lost = agent.accountant.spent()
@@ -197,13 +197,13 @@ def test_message_that_does_not_fit_costs_nothing(setup: Setup, wrong: str) -> No
 
 def test_withdrawn_customers_leave_before_the_next_round(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    train = client_app.train_round
+    train = dpsgd.train_round
 
     def watched(kind: str, weights: Any, rows: Any, **more: Any) -> Any:
         sizes.append(len(rows[1]))
         return train(kind, weights, rows, **more)
 
-    monkeypatch.setattr(client_app, "train_round", watched)
+    monkeypatch.setattr(dpsgd, "train_round", watched)
     agent = setup.restart()
     propose(agent)
     agent.answer(message("a"))

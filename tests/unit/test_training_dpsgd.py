@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from federation.training.dpsgd import poisson_sample, standard_gaussians, train_round
+from federation.training.dpsgd import train_round
+from federation.training.draws import poisson_sample, standard_gaussians
 from federation.training.models import initial
 from federation.training.plan import Settings
 
