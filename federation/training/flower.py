@@ -22,7 +22,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.serverapp import Grid
+from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -42,6 +42,7 @@ __all__ = [
     "MetricRecord",
     "RecordDict",
     "Run",
+    "ServerApp",
     "Strategy",
 ]
 
@@ -63,13 +64,27 @@ def stamp(message: Message, message_id: str) -> None:
     message.metadata.__dict__["_message_id"] = message_id
 
 
-LOST = 1
-"""Our code in a Flower error: the sender can no longer answer this message, but may answer another."""
+LOST, REFUSED = 7001, 7002
+"""Our codes in a Flower error, far from Flower's own. Lost: the sender can no longer answer this message, but may
+answer another. Refused: it will not take part."""
+MAX_REFUSAL = 400
 
 
 def lost(message: Message) -> Message:
     """The reply to a message whose attempt is lost at the sender."""
     return Message(Error(LOST, "attempt lost"), reply_to=message)
+
+
+def refused(message: Message, text: str) -> Message:
+    """The reply of a partner that will not take part, with what it says about that."""
+    return Message(Error(REFUSED, text[:MAX_REFUSAL]), reply_to=message)
+
+
+def refusal_of(reply: Message) -> str | None:
+    """What a refusing partner says, cut and without control characters; None for any other reply."""
+    if not reply.has_error() or reply.error.code != REFUSED:
+        return None
+    return "".join(character for character in (reply.error.reason or "")[:MAX_REFUSAL] if character.isprintable())
 
 
 def pack(message: Message) -> bytes:

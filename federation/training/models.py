@@ -4,7 +4,7 @@ Files are safetensors: no code in them, and equal weights give equal bytes.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,22 +16,39 @@ from federation.core.errors import DataError, Reason, TrainingError
 from federation.training.features import Floats
 
 Weights = dict[str, Floats]
-LOGISTIC_REGRESSION = "logistic_regression"
-KINDS = (LOGISTIC_REGRESSION,)
+LOGISTIC_REGRESSION, LINEAR_DISCRIMINANT, PERCEPTRON = "logistic_regression", "linear_discriminant", "perceptron"
+KINDS = (LOGISTIC_REGRESSION, LINEAR_DISCRIMINANT, PERCEPTRON)
+LINEAR = frozenset({LOGISTIC_REGRESSION, LINEAR_DISCRIMINANT})
+"""Kinds whose log odds are a weighted sum of the encoded columns: "weight" and "bias"."""
+HIDDEN = 32
+"""Units in the one hidden layer of a perceptron."""
 MAX_MODEL_BYTES = 4 << 20
 """Far above any model of banded features; bounds what a peer can make us read."""
 
 
 def shapes(kind: str, width: int) -> dict[str, tuple[int, ...]]:
     """Shape of each array of a model kind for ``width`` encoded columns. Raises DataError (BAD_FIELD)."""
-    if kind != LOGISTIC_REGRESSION:
-        raise DataError(Reason.BAD_FIELD, item=f"model {kind[:48]!r}")
-    return {"weight": (1, width), "bias": (1,)}
+    if kind in LINEAR:
+        return {"weight": (1, width), "bias": (1,)}
+    if kind == PERCEPTRON:
+        hidden = {"hidden.weight": (HIDDEN, width), "hidden.bias": (HIDDEN,)}
+        return {**hidden, "output.weight": (1, HIDDEN), "output.bias": (1,)}
+    raise DataError(Reason.BAD_FIELD, item=f"model {kind[:48]!r}")
 
 
 def initial(kind: str, width: int) -> Weights:
-    """A model that knows nothing: zeros. Raises DataError (BAD_FIELD)."""
-    return {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes(kind, width).items()}
+    """A model that knows nothing, always the same: zeros, and for hidden units public pseudo-random numbers.
+
+    Raises:
+        DataError: BAD_FIELD.
+    """
+    made = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes(kind, width).items()}
+    if kind == PERCEPTRON:
+        rng = np.random.default_rng(HIDDEN)  # units that start alike would stay alike
+        for name in ("hidden.weight", "output.weight"):
+            made[name] = rng.normal(size=made[name].shape).astype(np.float32)
+        made["output.weight"] /= np.float32(np.sqrt(HIDDEN))
+    return made
 
 
 def predict(kind: str, weights: Mapping[str, Floats], x: Floats) -> npt.NDArray[np.float64]:
@@ -43,7 +60,11 @@ def predict(kind: str, weights: Mapping[str, Floats], x: Floats) -> npt.NDArray[
     expected = shapes(kind, x.shape[1])
     if {name: array.shape for name, array in weights.items()} != expected:
         raise DataError(Reason.BAD_FIELD, item="shapes of the model")
-    logits = x.astype(np.float64) @ weights["weight"][0].astype(np.float64) + float(weights["bias"][0])
+    if kind in LINEAR:
+        logits = x.astype(np.float64) @ weights["weight"][0].astype(np.float64) + float(weights["bias"][0])
+    else:
+        hidden = np.tanh(x @ weights["hidden.weight"].T + weights["hidden.bias"]).astype(np.float64)
+        logits = hidden @ weights["output.weight"][0].astype(np.float64) + float(weights["output.bias"][0])
     # tanh does not overflow where exp would
     return np.asarray(0.5 * (1 + np.tanh(logits / 2)), dtype=np.float64)
 
@@ -71,6 +92,12 @@ def check_weights(arrays: Mapping[str, npt.NDArray[np.generic]], kind: str, widt
 def norm(weights: Mapping[str, Floats]) -> float:
     """L2 norm over all arrays."""
     return float(np.sqrt(sum(float(np.square(array.astype(np.float64)).sum()) for array in weights.values())))
+
+
+def mean_weights(models: Sequence[Weights]) -> Weights:
+    """The mean of models of one kind, at least one, each array on its own."""
+    means = {name: np.mean([weights[name] for weights in models], axis=0, dtype=np.float64) for name in models[0]}
+    return {name: np.asarray(mean, dtype=np.float32) for name, mean in means.items()}
 
 
 def save_weights(weights: Weights) -> bytes:

@@ -1,0 +1,155 @@
+"""A partner's app on Flower's own transport: the same checks, payments and answers as under our gateway.
+
+Flower starts it anew for every message. It opens the partner's workplace, which the SuperNode's own configuration
+names (``--node-config 'partner="/path/to/partner.yaml"'``, never the run's, which the SuperLink writes), and lets a
+``TrainingAgent`` answer: policy, limits, accountant, the pinned proposal, kept replies and rows are its, on the same
+disk. So a run over a SuperLink and one over the gateway are paid from one account.
+
+What a process must remember of the one before is in Flower's ``Context.state``, which stays in the memory of the
+partner's SuperNode: the proposal, and half of a round's key (``federation.client.stock_keys``). Both are only believed
+as far as they are checked: the proposal is decided anew for every message, and the partner's disk has pinned its
+digest.
+
+Every answer is in the partner's egress ledger before Flower gets it. No exception leaves: Flower would send its text
+to the SuperLink, and the text of some other library's error may hold data.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from federation.client.config import load_partner_config
+from federation.client.stock_keys import SplitKeys
+from federation.client.training import TrainingAgent
+from federation.client.workplace import Workplace, open_workplace
+from federation.core.clock import Clock, SystemClock
+from federation.core.errors import ConfigError, DataError, EntenteError, Reason, TrainingError
+from federation.training.flower import ClientApp, ConfigRecord, Context, Message, RecordDict, pack, refused, unpack
+from federation.training.plan import read_plan
+from federation.training.stock import read_proposal
+from federation.training.stock_nodes import PROPOSAL, sign_node
+from federation.training.summed_app import KEYS
+from federation.v1 import training_pb2 as pb
+
+MEMORY = "entente"
+"""Our record in ``Context.state``."""
+EGRESS_PREFIX = "/flower/"
+_log = structlog.get_logger()
+
+
+def configured(context: Context) -> Path:
+    """The partner's configuration file, from the SuperNode's own configuration. Raises ConfigError (BAD_CONFIG)."""
+    path = context.node_config.get("partner")
+    if not isinstance(path, str) or not path:
+        raise ConfigError(Reason.BAD_CONFIG, item='the node configuration names no "partner"')
+    return Path(path)
+
+
+def build_stock_app(find: Callable[[Context], Path] = configured, clock: Clock | None = None) -> ClientApp:
+    """The app of whichever partner a node belongs to.
+
+    Args:
+        find: Says where the partner's ``partner.yaml`` is.
+        clock: Tells the time; None: the machine's.
+    """
+    app = ClientApp()
+    clock = clock or SystemClock()
+
+    def answer(message: Message, context: Context) -> Message:
+        party = "a partner"
+        try:
+            config = load_partner_config(find(context))
+            party = config.party
+            place = open_workplace(config, clock)
+            try:
+                reply = _reply(place, message, context)
+                place.egress.record(EGRESS_PREFIX + message.metadata.message_type, pack(reply))
+            finally:
+                place.close()
+        except Exception as exc:
+            return _refusal(message, party, exc)
+        return reply
+
+    app.query(PROPOSAL.partition(".")[2])(answer)
+    app.query(KEYS.partition(".")[2])(answer)
+    app.train()(answer)
+    return app
+
+
+def _reply(place: Workplace, message: Message, context: Context) -> Message:
+    """What leaves in answer to a message; never raises."""
+    try:
+        return _Partner(place, context).answer(message)
+    except Exception as exc:
+        return _refusal(message, place.config.party, exc)
+
+
+def _refusal(message: Message, party: str, exc: Exception) -> Message:
+    """The reply where something was raised: the public words of our own errors, of others not even that."""
+    if not isinstance(exc, EntenteError):
+        _log.error("stock_failed", party=party, error=type(exc).__name__)
+        return refused(message, f"{party}: {Reason.INTERNAL}")
+    _log.warning("stock_refused", party=party, reason=str(exc.reason), item=exc.item, detail=exc.detail)
+    return refused(message, f"{party}: {exc.reason}: {exc.item or exc.public}")
+
+
+class _Partner:
+    """Answers one message at an open workplace."""
+
+    def __init__(self, place: Workplace, context: Context) -> None:
+        self._place, self._context = place, context
+        record = context.state.get(MEMORY)
+        self._remembered = record if isinstance(record, ConfigRecord) else ConfigRecord()
+        context.state[MEMORY] = self._remembered
+        self._agent = TrainingAgent(
+            place.connection.training,  # never called: the transport is Flower's
+            data=place.data,
+            config=place.config,
+            policy=place.policy,
+            clock=place.clock,
+            identity=place.identity,
+            engine=place.engine,
+            keys=SplitKeys(place.config.state, self._remembered, place.identity, os.urandom),
+        )
+
+    def answer(self, message: Message) -> Message:
+        """The reply. Raises EntenteError where this partner's agent refuses."""
+        asked = message.metadata.message_type == PROPOSAL
+        if asked:
+            self._remembered["proposal"] = _proposal_of(message)
+        data = self._remembered.get("proposal")
+        if not isinstance(data, bytes):
+            raise TrainingError(Reason.PROPOSAL_REFUSED, item="a message before the proposal")
+        proposal = read_proposal(data)
+        self._tell(pb.ExchangeMessagesResponse(proposal=proposal))
+        if asked:
+            plan, metadata = read_plan(proposal), message.metadata
+            signed = sign_node(self._place.identity, plan, metadata.run_id, metadata.dst_node_id)
+            return Message(RecordDict({"partner": ConfigRecord({"signed": signed})}), reply_to=message)
+        wire = pb.FlowerMessage(run_id=proposal.run_id, message=pack(message))
+        answer = self._tell(pb.ExchangeMessagesResponse(message=wire))
+        if answer is None:
+            raise TrainingError(Reason.INTERNAL)
+        return unpack(answer.reply.message, item="own reply")
+
+    def _tell(self, told: pb.ExchangeMessagesResponse) -> pb.ExchangeMessagesRequest | None:
+        """What the agent says; raises TrainingError (PROPOSAL_REFUSED) with its words where it refuses."""
+        answer = self._agent.answer(told)
+        if answer is not None and answer.HasField("refusal"):
+            raise TrainingError(Reason.PROPOSAL_REFUSED, item=f"{answer.refusal.reason}: {answer.refusal.text}")
+        return answer
+
+
+def _proposal_of(message: Message) -> bytes:
+    """The proposal in a message. Raises DataError (BAD_FIELD)."""
+    record = message.content.get("proposal")
+    data = record.get("bytes") if isinstance(record, ConfigRecord) else None
+    if not isinstance(data, bytes):
+        raise DataError(Reason.BAD_FIELD, item="gateway: no proposal in the message")
+    return data
+
+
+app = build_stock_app()
+"""What the bundle names."""
