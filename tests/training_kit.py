@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from dp_accounting import DpEvent
 from sqlalchemy import Engine
 
@@ -24,7 +25,7 @@ from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.errors import BudgetError, Reason
 from federation.core.identity import Identity, Role, Subject, new_key
-from federation.core.ids import CustomerId, PartyId, PolicyVersion
+from federation.core.ids import PartyId, PolicyVersion
 from federation.policy.facts import Decision, Facts, Given, Obligations
 from federation.policy.specs import TrainingSpec
 from federation.v1 import training_pb2 as pb
@@ -116,9 +117,10 @@ class FrameData:
         self, purpose: str, data_category: str, recipient: str, *, fields: frozenset[str] = frozenset()
     ) -> Eligible:
         self.asked.append((purpose, data_category, recipient))
-        ids = [CustomerId(name) for name in self.frame.index if name not in self.left_out]
+        customers = pa.array(self.frame.index.tolist(), pa.string())
+        rows = np.flatnonzero(~self.frame.index.isin(self.left_out))
         refused = {"consent_withdrawn": len(self.left_out)} if self.left_out else {}
-        return Eligible(ids, refused, {})
+        return Eligible(customers, rows, refused, {})
 
 
 @dataclass

@@ -7,23 +7,24 @@ which no policy accepts, and so does a "given" for a purpose whose records are i
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from sqlalchemy import Boolean, Column, Connection, Engine, Integer, MetaData, String, Table, func, select
 
 from federation.client.consent_imports import ImportedConsents, from_row, to_row
-from federation.client.tables import FileStamp, read_rows, stamp
-from federation.consent.statements import FIELDS, FLAGS, STATUSES
-from federation.core.clock import Clock, from_text
-from federation.core.errors import DataError, OfferError, Reason
+from federation.client.consent_layers import EARLIEST, Overlaid, newer, standing, stated
+from federation.client.consent_register import NOTHING, Numbers, Statements, read_register
+from federation.client.tables import FileStamp, stamp
+from federation.consent.statements import STATUSES
+from federation.core.clock import Clock
+from federation.core.errors import OfferError, Reason
 from federation.core.ids import CustomerId
 from federation.policy.facts import ConsentFact
-
-_EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-_MAX_SAID = 100_000
 
 metadata = MetaData()
 changes = Table(
@@ -50,6 +51,17 @@ class _Overlay:
     facts: Mapping[tuple[str, str], ConsentFact]
 
 
+@dataclass(frozen=True)
+class Standing:
+    """The states of some customers' consents for one purpose, by place among these customers."""
+
+    classes: Numbers
+    """The same for all whom a policy cannot tell apart at the time that was asked for; -1 where nothing is on file."""
+    fact: Callable[[int], ConsentFact | None]
+    next_change: datetime | None
+    """When time alone puts somebody into another class."""
+
+
 class ConsentBook:
     """The current state of every consent. Safe to share between threads and processes.
 
@@ -69,7 +81,7 @@ class ConsentBook:
         self._imported_facts: dict[str, dict[str, ConsentFact]] = {}  # by purpose, as they are asked for
         self._lock = threading.Lock()
         self._stamp: FileStamp | None = None
-        self._file: dict[str, dict[str, ConsentFact]] = {}  # purpose -> customer -> fact
+        self._file: dict[str, Statements] = {}  # by purpose
         self._overlay = _Overlay(0, {})
         metadata.create_all(engine)
 
@@ -82,14 +94,52 @@ class ConsentBook:
         with self._lock:
             self._read_file()
             self._read_changes()
-            base, overlay, now = self._file.get(purpose, {}), self._overlay.facts, self._clock.now()
+            base, overlay, now = self._file.get(purpose, NOTHING), self._overlay.facts, self._clock.now()
         imported = self._imported.find(ids, purpose)
         found = {}
         for i in ids:
-            fact = _standing(base.get(i), imported.get(i), overlay.get((i, purpose)), now)
+            fact = standing(base.get(i), imported.get(i), overlay.get((i, purpose)), now)
             if fact is not None:
                 found[i] = self._judge(fact, purpose)
         return found
+
+    def revision(self) -> tuple[object, ...]:
+        """Equal as long as no process of the partner wrote or read anything new. Raises DataError as ``standing``."""
+        with self._lock:
+            self._read_file()
+            self._read_changes()
+            return self._stamp, self._overlay.last, self._imported.changes()
+
+    def standing(self, customers: pa.Array, purpose: str, at: datetime) -> Standing:
+        """The states of customers' consents for one purpose, for decisions at a time.
+
+        Args:
+            customers: Ids, each once.
+            purpose: For example "overlap_statistics".
+            at: Now.
+
+        Raises:
+            DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW.
+        """
+        base, layer = self._layers(purpose)
+        positions = base.positions(customers)
+        classes = base.classes(positions, at)
+        changed: dict[int, ConsentFact | None] = {}
+        if layer is not None:
+            rows = pc.index_in(pa.array(layer.changed(), pa.string()), value_set=customers).drop_null()
+            numbers: dict[ConsentFact | None, int] = {None: -1}
+            first = int(classes.max(initial=-1)) + 1
+            for row in rows.to_pylist():
+                fact = changed[row] = layer.get(customers[row].as_py())
+                classes[row] = numbers.setdefault(fact, first + len(numbers))
+
+        def fact_of(row: int) -> ConsentFact | None:
+            if row in changed or positions[row] < 0:
+                return changed.get(row)
+            return self._judge(base.fact(positions[row]), purpose)
+
+        times = [base.next_change(at), *(layer.times() if layer is not None else ())]
+        return Standing(classes, fact_of, min((time for time in times if time is not None and time > at), default=None))
 
     def for_purpose(self, purpose: str) -> Mapping[str, ConsentFact]:
         """All states for one purpose, by customer id, as of now; the mapping does not follow later changes.
@@ -97,16 +147,21 @@ class ConsentBook:
         Raises:
             DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW.
         """
+        base, layer = self._layers(purpose)
+        return base if layer is None else layer
+
+    def _layers(self, purpose: str) -> tuple[Statements, Overlaid | None]:
+        """The file's statements for a purpose, and what stands instead of them, where anything does."""
         with self._lock:
             self._read_file()
             self._read_changes()
             self._read_imported(purpose)
-            base, imported = self._file.get(purpose, {}), self._imported_facts[purpose]
+            base, imported = self._file.get(purpose, NOTHING), self._imported_facts[purpose]
             overlay, now = self._overlay.facts, self._clock.now()
         local = {customer: fact for (customer, about), fact in overlay.items() if about == purpose}
         if not (imported or local) and self._complete(purpose):
-            return base  # the file alone, as it was read: training and overlap ask it for every customer
-        return _Overlaid((base, imported, local), now, lambda fact: self._judge(fact, purpose))
+            return base, None  # the file alone, as it was read: training and overlap ask it for every customer
+        return base, Overlaid((base, imported, local), now, lambda fact: self._judge(fact, purpose))
 
     def purposes_of(self, customer_id: CustomerId) -> dict[str, ConsentFact]:
         """Every consent of one person, by purpose. Raises DataError for an unusable file."""
@@ -125,7 +180,7 @@ class ConsentBook:
         """
         with self._lock:
             self._read_file()
-            base, now = self._file.get(purpose, {}).get(customer_id), self._clock.now()
+            base, now = self._file.get(purpose, NOTHING).get(customer_id), self._clock.now()
         imported, record_id = self._imported.of_person(customer_id).get(purpose, (None, ""))
         mine = changes.c.customer_id == customer_id, changes.c.purpose == purpose
         with self._engine.begin() as connection:
@@ -133,9 +188,9 @@ class ConsentBook:
         said = {fact: None for fact in (base, imported, *map(from_row, rows)) if fact is not None}
         local = None
         for fact in map(from_row, rows):
-            local = local if _newer(local, fact) else fact
-        last = _standing(base, imported, local, now)
-        order = sorted(said, key=lambda fact: (fact is last or fact == last, _time(fact), fact.status != "given"))
+            local = local if newer(local, fact) else fact
+        last = standing(base, imported, local, now)
+        order = sorted(said, key=lambda fact: (fact is last or fact == last, stated(fact), fact.status != "given"))
         return order, record_id
 
     def record(self, customer_id: CustomerId, purpose: str, fact: ConsentFact) -> ConsentFact:
@@ -163,7 +218,7 @@ class ConsentBook:
         """
         before = self.lookup(customer_id, purpose) or ConsentFact()
         # Never earlier than what it ends, even where that statement is dated in the future.
-        at = max(self._clock.now(), before.given_at or _EARLIEST)
+        at = max(self._clock.now(), before.given_at or EARLIEST)
         with self._engine.begin() as connection:
             self._insert(connection, customer_id, purpose, replace(before, status="withdrawn", given_at=at))
             if also is not None:
@@ -178,20 +233,7 @@ class ConsentBook:
         now = stamp(self._path)
         if now == self._stamp:
             return
-        facts: dict[str, dict[str, ConsentFact]] = {}
-        times: dict[str, datetime | None] = {}
-        names: dict[str, frozenset[str]] = {}
-        said: dict[tuple[str, ...], ConsentFact] = {}  # many rows say the same: one fact stands for all of them
-        for customer, purpose, *values in read_rows(self._path, required=FIELDS):
-            fact = said.get(row := tuple(values))
-            if fact is None:
-                if len(said) == _MAX_SAID:  # where no two rows say the same, remembering them is of no use
-                    said.clear()
-                fact = said[row] = _parse(values, times, names)
-            bucket = facts.setdefault(purpose, {})
-            if not _newer(bucket.get(customer), fact):
-                bucket[customer] = fact
-        self._file, self._stamp = facts, now
+        self._file, self._stamp = read_register(self._path), now
 
     def _read_imported(self, purpose: str) -> None:
         """Reads the imported states for a purpose if they changed. Needs the lock."""
@@ -216,84 +258,6 @@ class ConsentBook:
         for row in new:
             key = (row["customer_id"], row["purpose"])
             fact = from_row(row)
-            if not _newer(facts.get(key), fact):
+            if not newer(facts.get(key), fact):
                 facts[key] = fact
         self._overlay = _Overlay(last, facts)
-
-
-class _Overlaid(Mapping[str, ConsentFact]):
-    """File, imports and local changes as one, without copying any."""
-
-    def __init__(
-        self,
-        layers: tuple[Mapping[str, ConsentFact], Mapping[str, ConsentFact], Mapping[str, ConsentFact]],
-        now: datetime,
-        judge: Callable[[ConsentFact], ConsentFact],
-    ) -> None:
-        self._layers, self._now, self._judge = layers, now, judge
-
-    def __getitem__(self, key: str) -> ConsentFact:
-        base, imported, local = self._layers
-        fact = _standing(base.get(key), imported.get(key), local.get(key), self._now)
-        if fact is None:
-            raise KeyError(key)
-        return self._judge(fact)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(set().union(*self._layers))
-
-    def __len__(self) -> int:
-        return len(set().union(*self._layers))
-
-
-def _time(fact: ConsentFact) -> datetime:
-    """When it was stated; an unreadable time counts against consent."""
-    return fact.given_at or (_EARLIEST if fact.status == "given" else _LATEST)
-
-
-def _newer(known: ConsentFact | None, other: ConsentFact) -> bool:
-    """Whether ``known`` stands against ``other``: newer, or as old and stricter."""
-    if known is None:
-        return False
-    return (_time(known), known.status != "given") > (_time(other), other.status != "given")
-
-
-def _standing(
-    row: ConsentFact | None, imported: ConsentFact | None, local: ConsentFact | None, now: datetime
-) -> ConsentFact | None:
-    """Which of three statements stands: the newest of the registers, unless a local change stands against it."""
-    base = imported if imported is not None and not _newer(row, imported) else row
-    return base if local is None or _undoes(base, local, now) else local
-
-
-def _undoes(row: ConsentFact | None, local: ConsentFact, now: datetime) -> bool:
-    """Whether a row of the file stands against a local change. A "given" dated in the future undoes nothing."""
-    if row is None or (row.status == "given" and row.given_at is not None and row.given_at > now):
-        return False
-    return _newer(row, local)
-
-
-def _parse(values: list[str], times: dict[str, datetime | None], names: dict[str, frozenset[str]]) -> ConsentFact:
-    """One row of the file after customer and purpose; the two caches save reading the same text 50,000 times."""
-    status, recipients, given_at, expires_at, separate, cross_border, jurisdiction = values
-    for text in (given_at, expires_at):
-        if text not in times:
-            times[text] = _read_time(text)
-    if recipients not in names:
-        names[recipients] = frozenset(recipients.split())
-    return ConsentFact(
-        status=status if status in STATUSES else None,
-        recipients=names[recipients],
-        given_at=times[given_at],
-        expires_at=times[expires_at],
-        separate=FLAGS.get(separate.strip().lower()),
-        cross_border=FLAGS.get(cross_border.strip().lower()),
-        jurisdiction=jurisdiction.strip() or None,
-    )
-
-
-def _read_time(text: str) -> datetime | None:
-    try:
-        return from_text(text)
-    except DataError:
-        return None  # denies, which is what an unreadable time must do

@@ -1,21 +1,30 @@
 """The partner's own data: who its customers are, what they hold, and whom its own policy lets into a use.
 
 Nothing here leaves the partner. Files are read strictly (see ``tables``) and again whenever they change on disk. Who
-may be in a use is decided row by row by the partner's *own* policy with that row's own consent, whatever is asked.
+may be in a use is decided by the partner's *own* policy with each row's own consent, whatever is asked.
+
+Rows of which the policy sees the same facts are decided together, with the first of them as the example: the same
+region, the same consents but for times that are on the same side of now (see ``OwnPolicy``). An answer is kept until a
+file or a consent changes, time alone changes a consent, or the day ends; a withdrawal is such a change.
 """
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar, cast
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
 from federation.client.consents import ConsentBook
-from federation.client.tables import FileStamp, read_table, stamp
+from federation.client.tables import FileStamp, read_columns, read_table, stamp
 from federation.core.clock import Clock
 from federation.core.errors import DataError, Reason
 from federation.core.ids import CustomerId
@@ -27,8 +36,16 @@ IdentifierKind = Literal["email", "phone", "national_id"]
 _NO_REASON = Given("default", "no_reason", "The policy gave no reason.")
 
 
+_MAX_ANSWERS = 16
+T = TypeVar("T")
+
+
 class OwnPolicy(Protocol):
-    """The partner's own compiled rules."""
+    """The partner's own compiled rules.
+
+    Of a consent's times a decision may depend only on whether each can be read, whether it was given by now and whether
+    it ended by now. The rules themselves begin and end at midnight UTC.
+    """
 
     def decide(self, facts: Facts) -> Decision:
         """Permit or deny with reasons; never raises for missing input."""
@@ -39,10 +56,35 @@ class OwnPolicy(Protocol):
 class Eligible:
     """Who may be in a use, and how many may not, by the first reason's code."""
 
-    ids: list[CustomerId]
+    customers: pa.Array
+    """Everybody in the file, by id."""
+    rows: NDArray[np.intp]
+    """Places of those who may, rising."""
     refused: dict[str, int]
     reasons: dict[str, Given]
     """One reason in full for each code of ``refused``."""
+
+    @property
+    def ids(self) -> list[CustomerId]:
+        """Who may, in the order of the file."""
+        return cast(list[CustomerId], self.customers.take(pa.array(self.rows)).to_pylist())
+
+    def rows_among(self, customers: pa.Array) -> NDArray[np.intp]:
+        """Places of those who may among other customers, rising; the file may have changed meanwhile."""
+        if self.customers.equals(customers):
+            return self.rows
+        found = pc.is_in(customers, value_set=self.customers.take(pa.array(self.rows)))
+        return np.flatnonzero(np.asarray(found))
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What was found about a use, what it was found from, and as of when it holds."""
+
+    revision: tuple[object, ...]
+    since: datetime
+    until: datetime
+    eligible: Eligible
 
 
 def refuses(objection: ConsentFact | None) -> bool:
@@ -64,7 +106,8 @@ class PartnerData:
     def __init__(self, config: DataConfig, party: str, policy: OwnPolicy, consents: ConsentBook, clock: Clock) -> None:
         self.config, self.party, self.policy, self.consents, self.clock = config, party, policy, consents, clock
         self._lock = threading.Lock()
-        self._tables: dict[Path, tuple[FileStamp, pd.DataFrame]] = {}
+        self._tables: dict[tuple[Path, str], tuple[FileStamp, object]] = {}
+        self._answers: dict[tuple[object, ...], _Answer] = {}
 
     def customers(self) -> pd.DataFrame:
         """All customers, indexed by customer id (str, unique, sorted as in the file). Do not change it: it is shared.
@@ -81,7 +124,7 @@ class PartnerData:
             table = read_table(self.config.customers, required=(names.id, names.region), text=text, key=names.id)
             return table.set_index(names.id)
 
-        return self._cached(self.config.customers, read)
+        return self._cached(self.config.customers, "frame", read)
 
     def holdings(self) -> pd.DataFrame:
         """Which products each customer has: at least the columns ``customer_id`` and ``product``, as text.
@@ -91,7 +134,16 @@ class PartnerData:
         """
         needed = ("customer_id", "product")
         path = self.config.holdings
-        return self._cached(path, lambda: read_table(path, required=needed, text=needed))
+        return self._cached(path, "frame", lambda: read_table(path, required=needed, text=needed))
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Columns of the customers' file as text, "" where empty, the id first; rows as in the file. They are not kept.
+
+        Raises:
+            DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW.
+        """
+        key = self.config.columns.id
+        return read_columns(self.config.customers, required=tuple(dict.fromkeys((key, *names))), key=key)
 
     def identifier(self, kind: IdentifierKind) -> "pd.Series[str]":
         """One identifier column, by customer id, "" where empty.
@@ -132,52 +184,92 @@ class PartnerData:
         Raises:
             DataError: as ``customers``, and for the consent file.
         """
+        request = (purpose, data_category, recipient, channel, fields)
+        # Before anything is read: what changes from here on is seen at the next call.
+        revision = (stamp(self.config.customers), *self.consents.revision())
         at = self.clock.now()
-        consents = self.consents.for_purpose(purpose)
-        sensitive = self.consents.for_purpose(purpose + SENSITIVE_SUFFIX)
-        objections = self.consents.for_purpose(OBJECTION_PURPOSE)
-        regions = self.customers()[self.config.columns.region]
-        ids: list[CustomerId] = []
+        with self._lock:
+            known = self._answers.get(request)
+        if known is not None and known.revision == revision and known.since <= at < known.until:
+            return known.eligible
+        customers, region = self._regions()
+        consents, sensitive, objections = (
+            self.consents.standing(customers, name, at)
+            for name in (purpose, purpose + SENSITIVE_SUFFIX, OBJECTION_PURPOSE)
+        )
+        group, first = _groups(np.asarray(region.indices), consents.classes, sensitive.classes, objections.classes)
+        permitted = np.zeros(len(first), bool)
         refused: Counter[str] = Counter()
         reasons: dict[str, Given] = {}
-        # Many rows have equal facts (same region, same consent state and day), and equal facts have equal answers.
-        answers: dict[tuple[object, ...], Decision] = {}
-        for customer, region in zip(regions.index.tolist(), regions.tolist(), strict=True):
-            consent, separate = consents.get(customer), sensitive.get(customer)
-            objected = refuses(objections.get(customer))
-            decision = answers.get((region, consent, separate, objected))
-            if decision is None:
-                facts = Facts(
+        sizes = np.bincount(group, minlength=len(first)).tolist()
+        for number, row in enumerate(first.tolist()):
+            decision = self.policy.decide(
+                Facts(
                     purpose=purpose,
                     data_category=data_category,
                     origin=self.party,
                     recipient=recipient,
                     at=at,
                     channel=channel,
-                    subject_region=region or None,
-                    consent=consent,
+                    subject_region=region[row].as_py() or None,
+                    consent=consents.fact(row),
                     fields=fields,
-                    sensitive_consent=separate,
-                    objected=objected,
+                    sensitive_consent=sensitive.fact(row),
+                    objected=refuses(objections.fact(row)),
                 )
-                decision = answers[region, consent, separate, objected] = self.policy.decide(facts)
-            if decision.permitted:
-                ids.append(CustomerId(customer))
-            else:
-                first = decision.reasons[0] if decision.reasons else _NO_REASON
-                refused[first.code] += 1
-                reasons.setdefault(first.code, first)
-        return Eligible(ids, dict(refused), reasons)
+            )
+            permitted[number] = decision.permitted
+            if not decision.permitted:
+                reason = decision.reasons[0] if decision.reasons else _NO_REASON
+                refused[reason.code] += sizes[number]
+                reasons.setdefault(reason.code, reason)
+        found = Eligible(customers, np.flatnonzero(permitted[group]), dict(refused), reasons)
+        changes = [state.next_change for state in (consents, sensitive, objections)]
+        until = min([_midnight_after(at), *(change for change in changes if change is not None)])
+        with self._lock:
+            if len(self._answers) >= _MAX_ANSWERS:
+                self._answers.pop(next(iter(self._answers)))
+            self._answers[request] = _Answer(revision, at, until, found)
+        return found
 
     def region(self, customer_id: CustomerId) -> str | None:
         """Country of residence, None where unknown."""
-        regions = self.customers()[self.config.columns.region]
-        return str(regions[customer_id]) or None if customer_id in regions.index else None
+        customers, regions = self._regions()
+        row = pc.index(customers, customer_id).as_py()
+        return regions[row].as_py() or None if row >= 0 else None
 
-    def _cached(self, path: Path, read: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    def _regions(self) -> tuple[pa.Array, pa.DictionaryArray]:
+        """Id and region of every customer."""
+
+        def read() -> tuple[pa.Array, pa.DictionaryArray]:
+            names = self.config.columns
+            table = self.columns((names.region,))
+            ids, regions = (table[name].combine_chunks() for name in (names.id, names.region))
+            return ids, regions.dictionary_encode()
+
+        return self._cached(self.config.customers, "regions", read)
+
+    def _cached(self, path: Path, what: str, read: Callable[[], T]) -> T:
         with self._lock:
             now = stamp(path)
-            known = self._tables.get(path)
+            known = self._tables.get((path, what))
             if known is None or known[0] != now:
-                known = self._tables[path] = (now, read())
-            return known[1]
+                known = self._tables[path, what] = (now, read())
+            return cast(T, known[1])
+
+
+def _groups(*columns: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """A number for every row, from 0, the same for rows that are equal in all columns; and each number's first row.
+
+    Numbers are given out in the order of the rows.
+    """
+    number = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        # Dense again after each column, so that the product stays below the square of the rows.
+        mixed = number * (int(column.max(initial=-1)) + 2) + column + 1
+        number = np.asarray(pa.array(mixed).dictionary_encode().indices, dtype=np.int64)
+    return number, np.flatnonzero(np.diff(np.maximum.accumulate(number), prepend=-1))
+
+
+def _midnight_after(at: datetime) -> datetime:
+    return datetime.combine(at.astimezone(UTC).date() + timedelta(days=1), time(), UTC)

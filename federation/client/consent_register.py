@@ -1,0 +1,208 @@
+"""The partner's consent file in memory: some twenty bytes and the customer's id for each statement, by purpose.
+
+A register has a row for every customer and purpose, and most rows say one of few things at one of many times. So what
+is said (all but the times) is kept once, and a statement is a number, two times and an id, in columns; a fact
+is made when somebody asks for it. Of several statements of one person for one purpose the newest stands, of two equally
+old ones the stricter, else the last.
+"""
+
+import bisect
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from federation.client.tables import read_batches
+from federation.consent.statements import FIELDS, FLAGS, STATUSES, microseconds
+from federation.core.clock import from_text
+from federation.core.errors import DataError
+from federation.policy.facts import ConsentFact
+
+Numbers = NDArray[np.int32]
+Times = NDArray[np.int64]
+UNREADABLE = np.iinfo(np.int64).min
+"""Stands for a time that nobody can read: it denies."""
+STATES = 9
+"""Classes of one kind of statement: each of its times can be unreadable, or on one or the other side of a moment."""
+_TIMES = ("given_at", "expires_at")
+_SAID = tuple(name for name in FIELDS if name not in {"customer_id", *_TIMES})
+_USUAL_TIME = r"^(19|2\d)\d\d-\d\d-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{6})?\+00:00$"
+_ZONE_CHARS = len("+00:00")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Statements in the order of the file."""
+
+    ids: pa.Array
+    kind: Numbers
+    given: Times
+    until: Times
+
+
+class Statements(Mapping[str, ConsentFact]):
+    """What stands in the file for one purpose, by customer id. Safe to share between threads."""
+
+    def __init__(self, rows: _Rows, kinds: list[ConsentFact]) -> None:
+        self._rows, self._kinds = _standing(rows, kinds), kinds
+
+    def positions(self, ids: pa.Array) -> Numbers:
+        """Where the statement of each customer is, -1 where there is none."""
+        found = pc.index_in(ids, value_set=self._rows.ids)
+        return np.asarray(found.fill_null(-1), dtype=np.int32)
+
+    def fact(self, position: int) -> ConsentFact:
+        """The statement at a position."""
+        rows = self._rows
+        given, until = _time(int(rows.given[position])), _time(int(rows.until[position]))
+        return replace(self._kinds[rows.kind[position]], given_at=given, expires_at=until)
+
+    def classes(self, positions: Numbers, at: datetime) -> Numbers:
+        """A number for the statement at each position, the same for all that differ in nothing but what a time is.
+
+        Two times that cannot be read, or are on the same side of ``at``, are the same. -1 for position -1.
+        """
+        moment, rows = microseconds(at), self._rows
+        number = rows.kind.astype(np.int32) * STATES
+        # Negations of how a policy compares: given in the future, and no longer valid.
+        number += np.where(rows.given == UNREADABLE, 0, np.where(rows.given > moment, 3, 6)).astype(np.int32)
+        number += np.where(rows.until == UNREADABLE, 0, np.where(rows.until <= moment, 1, 2)).astype(np.int32)
+        return np.append(number, np.int32(-1))[positions]
+
+    def next_change(self, at: datetime) -> datetime | None:
+        """The first moment after ``at`` at which a statement changes its class by time alone."""
+        moment, rows = microseconds(at), self._rows
+        later = [int(times[times > moment].min()) for times in (rows.given, rows.until) if (times > moment).any()]
+        return _time(min(later)) if later else None
+
+    def __getitem__(self, customer: str) -> ConsentFact:
+        ids, order = self._rows.ids, self._order
+        at = bisect.bisect_left(order, customer, key=lambda position: str(ids[int(position)].as_py()))
+        if at == len(order) or ids[int(order[at])].as_py() != customer:
+            raise KeyError(customer)
+        return self.fact(int(order[at]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows.ids.to_pylist())
+
+    def __len__(self) -> int:
+        return len(self._rows.ids)
+
+    @functools.cached_property
+    def _order(self) -> NDArray[np.uint64]:
+        """Positions sorted by id. Arrow sorts UTF-8 by bytes, which is Python's order of the text."""
+        return np.asarray(pc.array_sort_indices(self._rows.ids))
+
+
+def read_register(path: Path) -> dict[str, Statements]:
+    """The consent file, by purpose.
+
+    Raises:
+        DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW.
+    """
+    numbers: dict[tuple[str, ...], int] = {}
+    kinds: list[ConsentFact] = []
+    parts: dict[str, list[_Rows]] = {}
+    for batch in read_batches(path, required=FIELDS, encoded={*_SAID, *_TIMES}):
+        combination, first = _combinations([batch[name] for name in _SAID])
+        kind_of = np.empty(len(first), np.int32)
+        purposes = []
+        for number, row in enumerate(first.tolist()):
+            purpose, *said = (batch[name][row].as_py() for name in _SAID)
+            purposes.append(purpose)
+            if tuple(said) not in numbers:
+                numbers[tuple(said)] = len(kinds)
+                kinds.append(_kind(*said))
+            kind_of[number] = numbers[tuple(said)]
+        given, until = (_read_times(batch[name]) for name in _TIMES)
+        rows = _Rows(batch["customer_id"], kind_of[combination], given, until)
+        for purpose in dict.fromkeys(purposes):
+            mine = np.array([other == purpose for other in purposes])[combination]
+            parts.setdefault(purpose, []).append(rows if mine.all() else _take(rows, np.flatnonzero(mine)))
+    return {purpose: Statements(_joined(some), kinds) for purpose, some in parts.items()}
+
+
+def _combinations(columns: list[pa.DictionaryArray]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """A number for each row's combination of values, and the first row of each, in the order of the numbers."""
+    number, first = np.zeros(len(columns[0]), np.int64), np.zeros(1, np.int64)
+    for column in columns:
+        if len(column.dictionary) == 1:
+            continue
+        # Dense again after each column, so that the product stays below the square of the rows.
+        mixed = number * len(column.dictionary) + np.asarray(column.indices, dtype=np.int64)
+        _, first, number = np.unique(mixed, return_index=True, return_inverse=True)
+    return number, first
+
+
+def _kind(status: str, recipients: str, separate: str, cross_border: str, jurisdiction: str) -> ConsentFact:
+    return ConsentFact(
+        status=status if status in STATUSES else None,
+        recipients=frozenset(recipients.split()),
+        separate=FLAGS.get(separate.strip().lower()),
+        cross_border=FLAGS.get(cross_border.strip().lower()),
+        jurisdiction=jurisdiction.strip() or None,
+    )
+
+
+def _read_times(column: pa.DictionaryArray) -> Times:
+    """Microseconds since 1970 of each row, or UNREADABLE."""
+    texts = column.dictionary
+    usual = pc.match_substring_regex(texts, _USUAL_TIME)
+    values = np.full(len(texts), UNREADABLE, np.int64)
+    plain = np.asarray(usual, dtype=bool)
+    try:
+        days = pc.utf8_slice_codeunits(texts.filter(usual), 0, -_ZONE_CHARS).cast(pa.timestamp("us"))
+        values[plain] = np.asarray(days.cast(pa.int64()))
+    except pa.ArrowInvalid:  # the 30th of February
+        plain[:] = False
+    for number in np.flatnonzero(~plain).tolist():
+        values[number] = _read_time(texts[number].as_py())
+    return values[np.asarray(column.indices)]
+
+
+def _read_time(text: str) -> int:
+    try:
+        return microseconds(from_text(text))
+    except DataError:
+        return UNREADABLE
+
+
+def _time(value: int) -> datetime | None:
+    return None if value == UNREADABLE else _EPOCH + timedelta(microseconds=value)
+
+
+def _standing(rows: _Rows, kinds: list[ConsentFact]) -> _Rows:
+    """One statement for each customer: the newest, of equally old ones the stricter, of equal ones the last."""
+    if len(person := rows.ids.dictionary_encode()) == len(person.dictionary):
+        return rows
+    strict = np.array([kind.status != "given" for kind in kinds])[rows.kind]
+    # An unreadable time counts against consent.
+    when = np.where((rows.given == UNREADABLE) & strict, np.iinfo(np.int64).max, rows.given)
+    who = np.asarray(person.indices)
+    order = np.lexsort((np.arange(len(who)), strict, when, who))
+    last = np.append(np.diff(who[order]) != 0, True)
+    return _take(rows, np.sort(order[last]))
+
+
+def _take(rows: _Rows, at: NDArray[np.intp]) -> _Rows:
+    return _Rows(rows.ids.take(pa.array(at)), rows.kind[at], rows.given[at], rows.until[at])
+
+
+def _joined(parts: list[_Rows]) -> _Rows:
+    return _Rows(
+        pa.concat_arrays([part.ids for part in parts]),
+        np.concatenate([part.kind for part in parts]),
+        np.concatenate([part.given for part in parts]),
+        np.concatenate([part.until for part in parts]),
+    )
+
+
+NOTHING = Statements(_Rows(pa.array([], pa.string()), np.empty(0, np.int32), *[np.empty(0, np.int64)] * 2), [])
+"""Of a purpose that the file does not know."""
