@@ -43,6 +43,7 @@ from gateway.overlap.cubes import CubeRelease
 from gateway.overlap.links import LinkRelease
 from gateway.overlap.prices import Price, price_list
 from gateway.overlap.tables import Tables
+from gateway.overlap.withdrawals import Withdrawals
 from gateway.policy.active import ActivePolicy
 from gateway.policy.proposals import Proposals
 from gateway.policy.transfers import SqlTransfers
@@ -58,7 +59,10 @@ from gateway.rpc.overlap import OverlapServicer
 from gateway.rpc.policy import PolicyServicer
 from gateway.rpc.port import Service, open_port
 from gateway.rpc.training import TrainingServicer
+from gateway.training.evaluation import load_public_set
 from gateway.training.hub import Hub
+from gateway.training.losses import SqlLossStore
+from gateway.training.press import Press
 from gateway.training.proposals import TrainingRules
 from gateway.training.runs import SqlRunStore
 from gateway.training.service import TrainingService
@@ -102,7 +106,14 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
 
     coordinator = Coordinator(state, alliance=alliance, ca=ca, policies=policy, clock=clock)
     answers = SqlAnswerStore(open_database(state / "answers.db"))
-    tables = Tables(epochs=coordinator.epochs, index=coordinator.index, store=answers, path=release, clock=clock)
+    tables = Tables(
+        epochs=coordinator.epochs,
+        index=coordinator.index,
+        store=answers,
+        path=release,
+        clock=clock,
+        confirm=Withdrawals(coordinator.deltas),
+    )
     cubes = CubeRelease(tables, policy)
     questions = AdHocRelease(tables, policy, ledger)
     overlap = OverlapServicer(
@@ -113,13 +124,21 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
         return price_list(cubes, ledger)
 
     hub = Hub(reconnect_timeout_s=config.round_timeout_s)
+    trained = open_database(state / "training.db")
+    press = Press(
+        identity=identity,
+        clock=clock,
+        losses=SqlLossStore(trained),
+        public=load_public_set(config.evaluation_csv) if config.evaluation_csv else None,
+        region_of=lambda: policy.active.region_of,
+    )
     training = TrainingService(
         hub=hub,
-        runs=SqlRunStore(open_database(state / "training.db")),
+        runs=SqlRunStore(trained),
         release=release,
         rules=lambda: _training_rules(policy),
         clock=clock,
-        evaluation_csv=config.evaluation_csv,
+        press=press,
         round_timeout_s=config.round_timeout_s,
     )
 
@@ -165,7 +184,8 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
 
 def _training_rules(policy: ActivePolicy) -> TrainingRules:
     active = policy.active
-    return TrainingRules(active.training, active.budget.delta, active.partners)
+    regions = tuple(sorted(set(active.region_of.values())))
+    return TrainingRules(active.training, active.budget.delta, active.partners, regions)
 
 
 async def serve(config: GatewayConfig, clock: Clock, stop: asyncio.Event) -> None:

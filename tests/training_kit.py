@@ -35,7 +35,10 @@ from gateway.identity.caller import Caller, set_caller
 from gateway.release import ReleasePath
 from gateway.rpc.interceptor import Gatekeeper
 from gateway.rpc.training import TrainingServicer
+from gateway.training.evaluation import load_public_set
 from gateway.training.hub import Hub
+from gateway.training.losses import SqlLossStore
+from gateway.training.press import Press
 from gateway.training.proposals import TrainingRules
 from gateway.training.runs import SqlRunStore
 from gateway.training.service import TrainingService
@@ -126,6 +129,7 @@ class FrameData:
 @dataclass
 class OwnRules:
     training: TrainingSpec = SPEC
+    region_of: Mapping[str, str] = field(default_factory=lambda: {"DE": "EEA", "PT": "EEA", "CN": "CN", "SG": "SG"})
 
 
 @dataclass
@@ -164,6 +168,16 @@ class Gates:
         return len(self.log) - 1
 
 
+def make_press(engine: Engine, evaluation_csv: Path | None = None) -> Press:
+    """What makes models with signed cards."""
+    return Press(
+        identity=identity_of("gateway", Role.GATEWAY),
+        clock=FixedClock(NOW),
+        losses=SqlLossStore(engine),
+        public=load_public_set(evaluation_csv) if evaluation_csv else None,
+    )
+
+
 class MetadataGate(Gatekeeper):
     """The real interceptor, but the caller comes from metadata: these tests have no certificates."""
 
@@ -200,6 +214,7 @@ class Gateway:
             release=ReleasePath(self.gates, self.gates, self.gates),
             rules=lambda: TrainingRules(spec, DELTA, PARTNERS),
             clock=FixedClock(NOW),
+            press=make_press(engine, options.pop("evaluation_csv", None)),
             **options,
         )
         self._loop = asyncio.new_event_loop()

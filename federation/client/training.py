@@ -11,7 +11,7 @@ Who may be in training is asked again in every round, so a withdrawal holds from
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import structlog
@@ -46,6 +46,11 @@ class OwnRules(Protocol):
     @property
     def training(self) -> TrainingSpec:
         """What its policy says of training; rows are decided through ``TrainingData.eligible``."""
+        ...
+
+    @property
+    def region_of(self) -> Mapping[str, str]:
+        """Which region a country of residence belongs to."""
         ...
 
 
@@ -144,7 +149,8 @@ class TrainingAgent:
             "too few partners": len(plan.partners) >= spec.min_partners,
             f"features {', '.join(sorted(set(plan.features) - allowed))}": set(plan.features) <= allowed,
             f"label {plan.label[:48]}": plan.label == spec.label,
-            "rounds": plan.rounds <= spec.max_rounds,
+            "rounds": plan.learning_rounds <= spec.max_rounds,
+            "judging: this partner's policy has none": plan.judging is None or spec.judging is not None,
             "epsilon": plan.epsilon <= spec.max_epsilon,
             f"trust: this partner wants {spec.trust}": (plan.noise is not None) == (spec.trust == "secure_sum"),
             "noise for fewer colluding partners": plan.noise is None or plan.noise.collusion >= spec.collusion,
@@ -170,6 +176,8 @@ class TrainingAgent:
             clock=self._clock,
             random_bytes=self._random_bytes,
             keys=self._keys,
+            region_of=self._policy.region_of,
+            region_column=self._config.data.columns.region,
         )
 
     def _ask_policy(self, plan: Plan) -> None:

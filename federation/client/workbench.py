@@ -1,8 +1,12 @@
 """What the agent lays out for one approved run: rows that may be used now, the accountant, and keys of secure sums."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import structlog
 
@@ -14,6 +18,8 @@ from federation.training.accountant import CustomerAccountant
 from federation.training.accounting import SIZE_NOISE, size_event
 from federation.training.draws import RandomBytes, standard_gaussians
 from federation.training.features import Floats, read_labels
+from federation.training.judging import REGION
+from federation.training.learner import Rows
 from federation.training.memory import RunMemory
 from federation.training.plan import PURPOSE, Plan
 from federation.training.secure_sum import Attempt, RoundKey
@@ -87,6 +93,8 @@ class Workbench:
         clock: Says when certificates must be valid.
         random_bytes: A cryptographic source.
         keys: Where the key of a round waits for its second phase; None: in memory.
+        region_of: Country of residence to the region that a model is judged by.
+        region_column: Where the country stands.
     """
 
     def __init__(
@@ -100,7 +108,10 @@ class Workbench:
         clock: Clock,
         random_bytes: RandomBytes,
         keys: KeyKeeper | None = None,
+        region_of: Mapping[str, str] = MappingProxyType({}),
+        region_column: str = REGION,
     ) -> None:
+        self._region_of, self._region_column = region_of, region_column
         self._plan, self._data, self._accountant, self._memory = plan, data, accountant, memory
         self._identity, self._clock, self._random_bytes = identity, clock, random_bytes
         self._encoded: tuple[pd.DataFrame, Floats, Floats, Any] | None = None
@@ -152,8 +163,8 @@ class Workbench:
             raise TrainingError(Reason.PROPOSAL_REFUSED, item="too few customers for this noise")
         return size
 
-    def rows(self) -> tuple[Floats, Floats]:
-        """Encoded rows and labels of everyone who may be in training now and has a label. Raises DataError."""
+    def rows(self) -> Rows:
+        """Rows of everyone who may be in training now and has a label. Raises DataError."""
         frame = self._data.customers()
         if self._encoded is None or self._encoded[0] is not frame:
             x = self._plan.schema.encode(frame, self._plan.features)
@@ -165,4 +176,17 @@ class Workbench:
         places = frame.index.get_indexer(pd.Index(ids, dtype=frame.index.dtype))
         places = places[places >= 0]
         places = places[labelled[places]]
-        return x[places], y[places]
+        return Rows(x[places], y[places], self._groups(frame.iloc[places]))
+
+    def _groups(self, frame: pd.DataFrame) -> npt.NDArray[np.int64] | None:
+        """The group of each row in every grouping that the model is judged by. Raises DataError (MISSING_COLUMN)."""
+        if self._plan.judging is None:
+            return None
+        placed = []
+        for grouping in self._plan.judging.groupings:
+            column = self._region_column if grouping.column == REGION else grouping.column
+            if column not in frame:
+                raise DataError(Reason.MISSING_COLUMN, item=f"column {column}")
+            values = frame[column]
+            placed.append(grouping.place(values.map(self._region_of) if grouping.column == REGION else values))
+        return np.stack(placed, axis=1)

@@ -50,6 +50,11 @@ class PolicySet:
         return self._tables.countries
 
     @property
+    def region_of(self) -> Mapping[str, str]:
+        """Which region a country belongs to."""
+        return self._tables.region_of
+
+    @property
     def tables(self) -> Alliance:
         """Lookups that decisions are made with, for tools that show the policy in another form."""
         return self._tables

@@ -188,6 +188,19 @@ class BudgetSpec(Spec):
     """Limit by purpose; a purpose without one has none to spend."""
 
 
+class JudgingSpec(Spec):
+    """How a finished model is measured on the partners' own rows, in rounds that its epsilon pays for."""
+
+    rounds: int = Field(default=4, ge=1, le=100)
+    """More rounds give narrower intervals, and leave less for learning."""
+    bins: int = Field(default=10, ge=2, le=50)
+    """Of scores."""
+    by_region: bool = True
+    """By the regions of residence that the policy knows."""
+    bands: dict[Name, tuple[float, ...]] = {"age": (30.0, 45.0, 60.0)}
+    """Columns with numbers, by the edges of their bands."""
+
+
 class TrainingSpec(Spec):
     """What a joint training run may be at most, and what it is when the proposal is silent."""
 
@@ -214,6 +227,8 @@ class TrainingSpec(Spec):
     clipping_norm: float = Field(gt=0)
     learning_rate: float = Field(gt=0)
     epsilon: Epsilon
+    judging: JudgingSpec | None = None
+    """secure_sum: what is measured after the last step, in further rounds; None: nothing."""
 
     @model_validator(mode="after")
     def _one_step_of_all_rows(self) -> "TrainingSpec":
@@ -221,6 +236,8 @@ class TrainingSpec(Spec):
             raise ValueError("secure_sum takes one step of all rows a round: steps_per_round 1, sampling_rate 1")
         if self.trust == "secure_sum" and self.min_partners < 3:
             raise ValueError("secure_sum needs min_partners of at least 3")
+        if self.judging is not None and self.trust != "secure_sum":
+            raise ValueError("judging needs trust secure_sum: without it, each partner's histogram would be seen")
         return self
 
 

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from federation.core.errors import Reason, TrainingError
 from federation.training.draws import RandomBytes
-from federation.training.features import Floats
 from federation.training.flower import ArrayRecord, ClientApp, Context, Message, RecordDict, from_record, to_record
+from federation.training.learner import Rows
 from federation.training.models import check_weights
 from federation.training.plan import Plan
 
@@ -30,8 +30,8 @@ class Bench(Protocol):
         """The noisy number of rows, above 0; drawn and paid once a run."""
         ...
 
-    def rows(self) -> tuple[Floats, Floats]:
-        """Encoded rows and labels of everyone who may be in training now: float32 (n, d), float32 (n,)."""
+    def rows(self) -> Rows:
+        """Rows of everyone who may be in training now."""
         ...
 
 
@@ -57,7 +57,7 @@ def build_client_app(bench: Bench, random_bytes: RandomBytes) -> ClientApp:
         bench.pay(message.metadata.message_id)  # before a row is touched
         size = bench.size()
         update = train_round(
-            plan.kind, weights, bench.rows(), settings=plan.settings, size=size, random_bytes=random_bytes
+            plan.kind, weights, bench.rows()[:2], settings=plan.settings, size=size, random_bytes=random_bytes
         )
         return Message(RecordDict({"update": to_record(update)}), reply_to=message)
 

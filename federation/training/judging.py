@@ -14,8 +14,10 @@ on what was told alone: scores are computed row by row.
 **What is read** (``federation.training.judged``) is post-processing of the noisy sums.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,9 +26,10 @@ import numpy.typing as npt
 from federation.core.errors import DataError, Reason, TrainingError
 from federation.training.features import Banded, Floats, find_places
 from federation.training.joint_noise import FINE_BITS
-from federation.training.learner import Rows, State
-from federation.training.models import LOGISTIC_REGRESSION, Weights, check_weights, predict
+from federation.training.learner import Course, Learner, Rows, State
+from federation.training.models import LINEAR, Weights, check_weights, predict
 from federation.training.secure_sum import Integers
+from federation.v1 import training_pb2 as pb
 
 EDGES = "score_edges"
 """Name of the bins' edges beside the model's arrays."""
@@ -34,6 +37,8 @@ UNKNOWN = "unknown"
 MAX_GROUPINGS, MAX_GROUPS, MAX_BINS, MAX_ROUNDS = 8, 32, 50, 100
 DEFAULT_LOGITS = (-6.0, 1.0)
 """Without a public set, edges are evenly spaced between these log odds: most offers are taken by few."""
+REGION = "region"
+"""The grouping by the policy's regions of residence."""
 CHUNK = 65_536
 MAX_ROWS = 2**32
 Doubles = npt.NDArray[np.float64]
@@ -96,6 +101,50 @@ class Judging:
             tables.append(vector[start : start + int(np.prod(shape))].reshape(shape))
             start += int(np.prod(shape))
         return tables
+
+
+def read_judging(wire: pb.Judging, rounds: int) -> Judging:
+    """What a proposal wants to be measured, checked.
+
+    Args:
+        wire: Of the contract.
+        rounds: Of the whole run.
+
+    Raises:
+        DataError: BAD_FIELD.
+    """
+    groupings = [
+        Grouping.banded(each.column, tuple(each.edges)) if each.edges else Grouping(each.column, tuple(each.groups))
+        for each in wire.groupings[: MAX_GROUPINGS + 1]
+    ]
+    names = [grouping.column for grouping in groupings]
+    fine = (
+        0 < len(names) == len(set(names)) <= MAX_GROUPINGS
+        and 0 < wire.rounds < rounds
+        and wire.rounds <= MAX_ROUNDS
+        and 2 <= wire.bins <= MAX_BINS
+        and all(_is_partition(grouping) for grouping in groupings)
+        and not any(each.edges and each.groups for each in wire.groupings)
+    )
+    if not fine:
+        raise DataError(Reason.BAD_FIELD, item="proposal: judging")
+    return Judging(tuple(groupings), wire.bins, wire.rounds)
+
+
+def write_judging(judging: Judging) -> pb.Judging:
+    """The same as a part of a proposal."""
+    groupings = [
+        pb.Grouping(column=each.column, groups=() if each.edges else each.groups, edges=each.edges)
+        for each in judging.groupings
+    ]
+    return pb.Judging(rounds=judging.rounds, bins=judging.bins, groupings=groupings)
+
+
+def _is_partition(grouping: Grouping) -> bool:
+    names = [name.casefold() for name in grouping.places]
+    rising = all(low < high for low, high in pairwise(grouping.edges)) and all(map(math.isfinite, grouping.edges))
+    fitting = all(0 < len(name) <= 48 for name in (*names, grouping.column))
+    return rising and fitting and 2 <= len(names) == len(set(names)) <= MAX_GROUPS
 
 
 def default_edges(model: Weights, bins: int) -> Doubles:
@@ -219,13 +268,20 @@ class JudgingLearner:
         return int(2.0**FINE_BITS / np.sqrt(len(self.judging.groupings)))
 
 
+def judge_of(learner: Learner) -> JudgingLearner | None:
+    """The part of a run's learner that measures, if it has one."""
+    if isinstance(learner, Course):
+        return next((part for part in learner.parts if isinstance(part, JudgingLearner)), None)
+    return None
+
+
 def score_rows(kind: str, model: Mapping[str, Floats], x: Floats) -> Doubles:
     """Scores that depend on each row alone, to the last bit: float64 (n,).
 
     A matrix product may round one row by how many others there are, and a score at the edge of a bin would then move
     when somebody else leaves.
     """
-    if kind == LOGISTIC_REGRESSION:
+    if kind in LINEAR:
         weight, bias = model["weight"][0].astype(np.float64), float(model["bias"][0])
         logits = [(x[s : s + CHUNK].astype(np.float64) * weight).sum(axis=1) + bias for s in range(0, len(x), CHUNK)]
         return np.asarray(0.5 * (1 + np.tanh(np.concatenate(logits or [np.zeros(0)]) / 2)), dtype=np.float64)

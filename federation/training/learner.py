@@ -110,6 +110,11 @@ class Course:
         self._begun = 0
 
     @property
+    def parts(self) -> tuple[Learner, ...]:
+        """The learners, in order."""
+        return self._parts
+
+    @property
     def rounds(self) -> int:
         """Of all parts."""
         return sum(part.rounds for part in self._parts)

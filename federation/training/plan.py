@@ -7,9 +7,10 @@ from dp_accounting import DpEvent
 
 from federation.core.errors import DataError, Reason, TrainingError
 from federation.training.accounting import Steps, person_event, run_events
-from federation.training.features import FeatureSchema, find_schema
+from federation.training.features import Feature, FeatureSchema, find_schema
 from federation.training.joint_noise import MAX_SCALE_BITS, MIN_SHARE_SIGMA, JointNoise
-from federation.training.learner import Learner
+from federation.training.judging import Judging, JudgingLearner, read_judging
+from federation.training.learner import Course, Learner
 from federation.training.learners import build_learner
 from federation.training.models import shapes
 from federation.training.secure_sum import MIN_PARTIES
@@ -55,15 +56,29 @@ class Plan:
     """Of the first round's sum, see ``noise_of``; None where each partner adds all of its noise alone."""
     spare_attempts: int = 0
     momentum: float = 0.0
+    judging: Judging | None = None
+    """What the last rounds measure instead of learning; None: nothing."""
 
     @property
     def max_attempts(self) -> int:
         """How often a partner may train in the run."""
         return self.rounds + self.spare_attempts
 
+    @property
+    def learning_rounds(self) -> int:
+        """Without those that only measure."""
+        return self.rounds - (self.judging.rounds if self.judging else 0)
+
     def learner(self) -> Learner:
         """What learns from the sums, at its beginning. Raises DataError (BAD_FIELD), see ``build_learner``."""
-        return _learner(self.kind, self.width, self.rounds, self.settings, self.momentum)
+        return _learner(
+            self.kind,
+            self.schema.select(self.features),
+            self.rounds,
+            self.settings,
+            self.momentum,
+            self.judging,
+        )
 
     def noise_of(self, number: int) -> JointNoise:
         """The noise of a round's sum. Raises TrainingError (PROPOSAL_REFUSED) where there are no sums."""
@@ -94,8 +109,8 @@ class Plan:
 
     @property
     def fields(self) -> frozenset[str]:
-        """Columns that the model learns from, the label included; what policies permit by name."""
-        return frozenset({*self.features, self.label})
+        """Columns that the model learns from or is judged by, and the label; what policies permit by name."""
+        return frozenset({*self.features, self.label}) | (self.judging.columns if self.judging else frozenset())
 
     @property
     def steps(self) -> Steps:
@@ -139,6 +154,7 @@ def read_plan(proposal: pb.TrainingProposal) -> Plan:
         "trust": proposal.trust in {pb.TRUST_SECURE_SUM, pb.TRUST_LOCAL},
         "spare_attempts": proposal.spare_attempts <= MAX_ROUNDS,
         "momentum": 0 <= proposal.momentum < 1,
+        "judging": proposal.trust == pb.TRUST_SECURE_SUM or not proposal.HasField("judging"),
     }
     wrong = [name for name, fine in in_range.items() if not fine]
     if wrong:
@@ -151,9 +167,10 @@ def read_plan(proposal: pb.TrainingProposal) -> Plan:
         learning_rate=proposal.learning_rate,
     )
     noise = None
+    judging = read_judging(proposal.judging, proposal.rounds) if proposal.HasField("judging") else None
     if proposal.trust == pb.TRUST_SECURE_SUM:
-        columns = schema.width(features)
-        learner = _learner(proposal.model, columns, proposal.rounds, settings, proposal.momentum)
+        chosen = schema.select(features)
+        learner = _learner(proposal.model, chosen, proposal.rounds, settings, proposal.momentum, judging)
         noise = _read_noise(proposal, learner)
     return Plan(
         run_id=proposal.run_id,
@@ -170,18 +187,28 @@ def read_plan(proposal: pb.TrainingProposal) -> Plan:
         noise=noise,
         spare_attempts=proposal.spare_attempts if noise is not None else 0,
         momentum=proposal.momentum,
+        judging=judging,
     )
 
 
-def _learner(kind: str, columns: int, rounds: int, settings: Settings, momentum: float) -> Learner:
-    return build_learner(
+def _learner(
+    kind: str,
+    features: tuple[Feature, ...],
+    rounds: int,
+    settings: Settings,
+    momentum: float,
+    judging: Judging | None,
+) -> Learner:
+    learner = build_learner(
         kind,
-        columns,
-        rounds=rounds,
+        features,
+        rounds=rounds - (judging.rounds if judging else 0),
         clipping_norm=settings.clipping_norm,
         learning_rate=settings.learning_rate,
         momentum=momentum,
     )
+    columns = sum(len(feature.places) + 2 for feature in features)
+    return learner if judging is None else Course(learner, JudgingLearner(kind, columns, judging))
 
 
 def _read_noise(proposal: pb.TrainingProposal, learner: Learner) -> JointNoise:

@@ -12,7 +12,6 @@ from typing import Protocol
 import numpy as np
 
 from federation.core.errors import Reason, TrainingError
-from federation.training.features import Floats
 from federation.training.flower import (
     Array,
     ArrayRecord,
@@ -52,8 +51,8 @@ class SummedBench(Protocol):
         """Charges one attempt to the partner's accountant, durably. Raises BudgetError, TrainingError."""
         ...
 
-    def rows(self) -> tuple[Floats, Floats]:
-        """Encoded rows and labels of everyone who may be in training now: float32 (n, d), float32 (n,)."""
+    def rows(self) -> Rows:
+        """Rows of everyone who may be in training now."""
         ...
 
     def now(self) -> datetime:
@@ -84,7 +83,7 @@ def build_summed_app(bench: SummedBench) -> ClientApp:
         attempt = _attempt(plan, config, weights_digest(save_weights(told)))
         masks = bench.take_key(attempt).agree(_offers(config), plan.partners, bench.now())
         bench.pay(message.metadata.message_id)  # before a row is touched
-        exact = learner.sums(number, told, Rows(*bench.rows()))
+        exact = learner.sums(number, told, bench.rows())
         hidden = masks.hide(noise.encode(exact) + noise.draw_share())
         return Message(
             RecordDict({"masked": ArrayRecord({"sum": Array(np.ascontiguousarray(hidden))})}), reply_to=message

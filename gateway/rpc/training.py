@@ -116,7 +116,14 @@ class TrainingServicer(TrainingServiceServicer):
         if len(request.run_id) > MAX_ID:
             raise TrainingError(Reason.UNKNOWN_RUN)
         model = await asyncio.to_thread(self._service.get_model, current_caller(), request.run_id)
-        return pb.GetModelResponse(run_id=model.run_id, weights=model.weights, card_json=model.card_json)
+        signed = common_pb2.Signed.FromString(model.signed_card)
+        return pb.GetModelResponse(
+            run_id=model.run_id,
+            version=model.version,
+            weights=model.weights,
+            card_json=model.card_json,
+            signed_card=signed,
+        )
 
     def _take(self, party: str, request: pb.ExchangeMessagesRequest) -> None:
         """One message from a partner. Raises DataError."""

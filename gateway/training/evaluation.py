@@ -5,42 +5,116 @@ customers; who configures it vouches for that.
 """
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from federation.core.errors import ConfigError, DataError, Reason
-from federation.training.features import FeatureSchema, read_labels
+from federation.training.features import FeatureSchema, Floats, read_labels
+from federation.training.judging import REGION, Doubles, Grouping
+from federation.training.measures import Difference, compare, log_losses, measure_group, measure_scores
 from federation.training.models import Weights, predict
 
 MAX_ROWS = 1_000_000
-ROC_POINTS = 101
-PARTS = 10
-Doubles = npt.NDArray[np.float64]
+MAX_LOSS_ROWS = 50_000
+"""For a point of a run's curve, once a round."""
+SELECTED_SHARE = 0.1
+"""Who is among the best scored tenth counts as selected."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How a model's rows are made: kind, schema, features and label."""
+
+    kind: str
+    schema: FeatureSchema
+    features: tuple[str, ...]
+    label: str
 
 
 @dataclass(frozen=True)
 class PublicSet:
-    """Labelled rows that are nobody's customers."""
+    """Labelled rows that are nobody's customers. Rows are encoded once for each choice of features."""
 
     columns: dict[str, list[str]]
+    _encoded: dict[tuple[str, tuple[str, ...]], Floats] = field(default_factory=dict, repr=False)
+
+    def score(self, judge: Judge, weights: Weights) -> Doubles:
+        """Scores of all rows, labelled or not: float64 (n,). Raises DataError (MISSING_COLUMN)."""
+        return predict(judge.kind, weights, self._rows(judge))
 
     def measure(
-        self, kind: str, weights: Weights, schema: FeatureSchema, features: Sequence[str], label: str
+        self,
+        judge: Judge,
+        weights: Weights,
+        groupings: Sequence[Grouping] = (),
+        region_of: Mapping[str, str] = MappingProxyType({}),
     ) -> dict[str, Any]:
         """All metrics of a model, ready for JSON.
+
+        Args:
+            judge: How the model reads rows.
+            weights: The model.
+            groupings: By which groups too; those whose column the set has not are left out.
+            region_of: Country of residence to region.
 
         Raises:
             DataError: MISSING_COLUMN, or BAD_FIELD where the labels are all the same.
         """
-        y, labelled = read_labels(self.columns, label)
-        scores = predict(kind, weights, schema.encode(self.columns, features))
-        return measure_scores(scores[labelled], y[labelled].astype(np.float64))
+        labels, labelled = self._labels(judge)
+        scores = self.score(judge, weights)[labelled]
+        selected = scores >= np.quantile(scores, 1 - SELECTED_SHARE)
+        by: dict[str, list[dict[str, Any]]] = {}
+        for grouping in groupings:
+            if grouping.column not in self.columns:
+                continue
+            values = self.columns[grouping.column]
+            if grouping.column == REGION:
+                values = [region_of.get(country, "") for country in values]
+            places = grouping.place(values)[labelled]
+            by[grouping.column] = [
+                {"group": name, **(measure_group(scores[here], labels[here], selected[here]) or {"too_few": True})}
+                for place, name in enumerate(grouping.places)
+                if (here := places == place).any()
+            ]
+        return {**measure_scores(scores, labels), "by": by}
+
+    def loss(self, judge: Judge, weights: Weights) -> float:
+        """Mean log loss of the first rows. Raises DataError (MISSING_COLUMN)."""
+        labels, labelled = self._labels(judge)
+        scores = predict(judge.kind, weights, self._rows(judge)[:MAX_LOSS_ROWS])[labelled[:MAX_LOSS_ROWS]]
+        return float(log_losses(scores, labels[: len(scores)]).mean())
+
+    def compare(self, first: tuple[Judge, Weights], second: tuple[Judge, Weights]) -> Difference:
+        """Two models on the same rows: second minus first.
+
+        Raises:
+            DataError: MISSING_COLUMN; BAD_FIELD where the models have other labels, or the labels are all the same.
+        """
+        if first[0].label != second[0].label:
+            raise DataError(Reason.BAD_FIELD, item="the models were trained for different labels")
+        labels, labelled = self._labels(first[0])
+        return compare(self.score(*first)[labelled], self.score(*second)[labelled], labels)
+
+    def shares(self, judge: Judge) -> list[float]:
+        """Share of rows in each encoded column: what the average person looks like to a model. Sums to 1 a feature."""
+        return [round(float(share), 6) for share in (self._rows(judge) > 0).mean(axis=0)]
+
+    def _labels(self, judge: Judge) -> tuple[Doubles, npt.NDArray[np.bool_]]:
+        """Labels of the labelled rows, and which rows those are. Raises DataError (MISSING_COLUMN)."""
+        y, labelled = read_labels(self.columns, judge.label)
+        return y[labelled].astype(np.float64), labelled
+
+    def _rows(self, judge: Judge) -> Floats:
+        key = judge.schema.version, judge.features
+        if key not in self._encoded:
+            self._encoded[key] = judge.schema.encode(self.columns, judge.features)
+        return self._encoded[key]
 
 
 def load_public_set(path: Path) -> PublicSet:
@@ -64,51 +138,3 @@ def load_public_set(path: Path) -> PublicSet:
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         raise ConfigError(Reason.MISSING_FILE, item=str(path), detail=type(exc).__name__) from exc
     return PublicSet({name: [row[index] for row in rows] for index, name in enumerate(header)})
-
-
-def area_under_curve(scores: Doubles, labels: Doubles) -> float:
-    """Chance that a positive is ranked above a negative, ties counting half: the Mann-Whitney statistic."""
-    _, codes, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[codes.reshape(-1)]
-    positives = float(labels.sum())
-    return float((ranks[labels == 1].sum() - positives * (positives + 1) / 2) / (positives * (len(labels) - positives)))
-
-
-def measure_scores(scores: Doubles, labels: Doubles) -> dict[str, Any]:
-    """AUC with its standard error, log loss, ROC, lift and calibration.
-
-    Args:
-        scores: float64 (n,), probabilities.
-        labels: float64 (n,), 0 or 1, both present.
-
-    Raises:
-        DataError: BAD_FIELD where one kind of label is missing.
-
-    Source: Hanley and McNeil 1982 for the standard error of the AUC.
-    """
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
-    if not positives or not negatives:
-        raise DataError(Reason.BAD_FIELD, item="evaluation set: labels are all the same")
-    auc = area_under_curve(scores, labels)
-    q1, q2 = auc / (2 - auc), 2 * auc * auc / (1 + auc)
-    variance = auc * (1 - auc) + (positives - 1) * (q1 - auc * auc) + (negatives - 1) * (q2 - auc * auc)
-    clipped = np.clip(scores, 1e-12, 1 - 1e-12)
-    order = np.argsort(-scores, kind="stable")
-    ranked, ordered = labels[order], scores[order]
-    true_rate = np.concatenate(([0.0], np.cumsum(ranked) / positives))
-    false_rate = np.concatenate(([0.0], np.cumsum(1 - ranked) / negatives))
-    grid = np.linspace(0, 1, ROC_POINTS)
-    edges = [round(len(ranked) * part / PARTS) for part in range(PARTS + 1)]
-    parts = [slice(low, high) for low, high in pairwise(edges) if high > low]
-    curve = zip(grid.tolist(), np.interp(grid, false_rate, true_rate).tolist(), strict=True)
-    return {
-        "rows": len(labels),
-        "positives": positives,
-        "auc": round(auc, 4),
-        "auc_standard_error": round(float(np.sqrt(variance / (positives * negatives))), 4),
-        "log_loss": round(float(-np.mean(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped))), 5),
-        "roc": [[round(x, 4), round(y, 4)] for x, y in curve],
-        "lift": [round(float(ranked[: part.stop].mean() / labels.mean()), 3) for part in parts],
-        "calibration": [[round(float(ordered[p].mean()), 4), round(float(ranked[p].mean()), 4)] for p in parts],
-    }

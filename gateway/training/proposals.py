@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from federation.core.errors import DataError, Reason, TrainingError
-from federation.policy.specs import TrainingSpec
+from federation.policy.specs import JudgingSpec, TrainingSpec
 from federation.training.accounting import calibrate_steps, calibrate_sums
 from federation.training.joint_noise import best_scale_bits
+from federation.training.judging import REGION, Grouping, Judging, write_judging
 from federation.training.models import LOGISTIC_REGRESSION
 from federation.training.plan import PURPOSE
 from federation.v1 import training_pb2 as pb
@@ -23,6 +24,8 @@ class TrainingRules:
     """The budget's."""
     partners: tuple[str, ...]
     """All partners of the agreement."""
+    regions: tuple[str, ...] = ()
+    """Of residence, that the policy knows."""
 
 
 def complete(asked: pb.TrainingProposal, rules: TrainingRules, connected: frozenset[str]) -> pb.TrainingProposal:
@@ -57,6 +60,8 @@ def complete(asked: pb.TrainingProposal, rules: TrainingRules, connected: frozen
     )
     if filled.trust == pb.TRUST_SECURE_SUM:
         filled.collusion, filled.spare_attempts = spec.collusion, spec.spare_attempts
+        if spec.judging is not None:
+            filled.judging.CopyFrom(_judging(spec.judging, rules.regions))
     allowed = {
         "run_id": not asked.run_id,
         "noise_multiplier": not asked.noise_multiplier,
@@ -67,6 +72,7 @@ def complete(asked: pb.TrainingProposal, rules: TrainingRules, connected: frozen
         "feature_schema": filled.feature_schema == spec.feature_schema,
         "label": filled.label == spec.label,
         "rounds": filled.rounds <= spec.max_rounds,
+        "judging": not asked.HasField("judging"),
         "steps_per_round": filled.steps_per_round <= 1000,
         "sampling_rate": 1e-6 <= filled.sampling_rate <= 1,
         "epsilon": 0 < filled.epsilon <= spec.max_epsilon,
@@ -75,6 +81,7 @@ def complete(asked: pb.TrainingProposal, rules: TrainingRules, connected: frozen
     wrong = [name for name, fine in allowed.items() if not fine]
     if wrong:
         raise DataError(Reason.BAD_FIELD, item=f"proposal: {', '.join(wrong)}")
+    filled.rounds += filled.judging.rounds
     filled.partners.extend(_choose(asked.partners, rules, connected))
     if filled.trust == pb.TRUST_SECURE_SUM:
         # Spare attempts are paid for in advance: trying a round again never passes the epsilon that was agreed.
@@ -85,6 +92,13 @@ def complete(asked: pb.TrainingProposal, rules: TrainingRules, connected: frozen
         steps, rate = filled.rounds * filled.steps_per_round, filled.sampling_rate
         filled.noise_multiplier = calibrate_steps(filled.epsilon, filled.delta, rate, steps, len(filled.partners))
     return filled
+
+
+def _judging(spec: JudgingSpec, regions: Sequence[str]) -> pb.Judging:
+    """What the last rounds measure. Groups are in a fixed order, so that equal policies make equal proposals."""
+    by_region = [Grouping(REGION, tuple(sorted(regions)))] if spec.by_region and regions else []
+    bands = [Grouping.banded(column, edges) for column, edges in sorted(spec.bands.items())]
+    return write_judging(Judging((*by_region, *bands), spec.bins, spec.rounds))
 
 
 def _choose(asked: Sequence[str], rules: TrainingRules, connected: frozenset[str]) -> list[str]:

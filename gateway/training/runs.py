@@ -7,7 +7,7 @@ with the round it reached; its budget stays spent, and a new run is a new propos
 from dataclasses import dataclass
 from typing import Protocol
 
-from sqlalchemy import Column, Engine, Integer, LargeBinary, MetaData, Row, String, Table, select
+from sqlalchemy import Column, Engine, Integer, LargeBinary, MetaData, Row, String, Table, func, select
 
 from federation.core.errors import Reason, TrainingError
 from federation.v1 import training_pb2 as pb
@@ -45,6 +45,20 @@ class Model:
     weights: bytes
     """safetensors."""
     card_json: str
+    signed_card: bytes
+    """The same bytes, signed by the gateway (federation.v1.Signed)."""
+    version: int = 0
+    """Counts finished models; 0 until it is kept."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished model, without its weights."""
+
+    version: int
+    run_id: str
+    finished_at: str
+    card_json: str
 
 
 class RunStore(Protocol):
@@ -58,8 +72,8 @@ class RunStore(Protocol):
         """A round is complete."""
         ...
 
-    def finish(self, run_id: str, weights: bytes, card_json: str, at: str) -> None:
-        """The run gave a model."""
+    def finish(self, model: Model, at: str) -> int:
+        """The run gave a model; returns its version, one above the last."""
         ...
 
     def fail(self, run_id: str, reason: str, at: str) -> None:
@@ -82,8 +96,12 @@ class RunStore(Protocol):
         """Every run, newest first."""
         ...
 
-    def model(self, run_id: str) -> Model:
-        """The model of a finished run; "" for the newest. Raises TrainingError (UNKNOWN_RUN)."""
+    def model(self, run_id: str = "", version: int = 0) -> Model:
+        """A finished model by its run or version; without either the newest. Raises TrainingError (UNKNOWN_RUN)."""
+        ...
+
+    def models(self) -> list[Finished]:
+        """Every finished model without its weights, newest first."""
         ...
 
 
@@ -103,6 +121,8 @@ _runs = Table(
     Column("reason", String, nullable=False, default=""),
     Column("weights", LargeBinary, nullable=False, default=b""),
     Column("card_json", String, nullable=False, default=""),
+    Column("signed_card", LargeBinary, nullable=False, default=b""),
+    Column("version", Integer, unique=True),
 )
 
 
@@ -131,9 +151,14 @@ class SqlRunStore:
         """See RunStore."""
         self._update(run_id, rounds_done=rounds_done, weights=weights)
 
-    def finish(self, run_id: str, weights: bytes, card_json: str, at: str) -> None:
+    def finish(self, model: Model, at: str) -> int:
         """See RunStore."""
-        self._update(run_id, state=FINISHED, weights=weights, card_json=card_json, ended_at=at)
+        values = {"weights": model.weights, "card_json": model.card_json, "signed_card": model.signed_card}
+        with self._engine.begin() as connection:
+            version = int(connection.scalar(select(func.max(_runs.c.version))) or 0) + 1
+            done = _runs.update().where(_runs.c.run_id == model.run_id)
+            connection.execute(done.values(**values, state=FINISHED, ended_at=at, version=version))
+        return version
 
     def fail(self, run_id: str, reason: str, at: str) -> None:
         """See RunStore."""
@@ -159,16 +184,26 @@ class SqlRunStore:
         """See RunStore."""
         return self._read()
 
-    def model(self, run_id: str) -> Model:
+    def model(self, run_id: str = "", version: int = 0) -> Model:
         """See RunStore."""
-        query = select(_runs).where(_runs.c.state == FINISHED).order_by(_runs.c.number.desc()).limit(1)
+        query = select(_runs).where(_runs.c.state == FINISHED).order_by(_runs.c.version.desc()).limit(1)
         if run_id:
             query = query.where(_runs.c.run_id == run_id)
+        if version:
+            query = query.where(_runs.c.version == version)
         with self._engine.begin() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
-            raise TrainingError(Reason.UNKNOWN_RUN, item=run_id[:64] or "no run has finished")
-        return Model(row.run_id, row.weights, row.card_json)
+            item = run_id[:64] or (f"version {version}" if version else "no run has finished")
+            raise TrainingError(Reason.UNKNOWN_RUN, item=item)
+        return Model(row.run_id, row.weights, row.card_json, row.signed_card, row.version)
+
+    def models(self) -> list[Finished]:
+        """See RunStore."""
+        columns = _runs.c.version, _runs.c.run_id, _runs.c.ended_at, _runs.c.card_json
+        query = select(*columns).where(_runs.c.state == FINISHED).order_by(_runs.c.version.desc())
+        with self._engine.begin() as connection:
+            return [Finished(*row) for row in connection.execute(query)]
 
     def _update(self, run_id: str, **values: object) -> None:
         with self._engine.begin() as connection:

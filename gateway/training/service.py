@@ -14,7 +14,6 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import structlog
@@ -23,6 +22,7 @@ from federation.core.clock import Clock, to_text
 from federation.core.errors import EntenteError, Reason, TrainingError
 from federation.policy.facts import Facts
 from federation.training.flower import ArrayRecord, ConfigRecord, MetricRecord, from_record, to_record
+from federation.training.learner import Learner
 from federation.training.models import Weights, check_weights, initial, save_weights, weights_digest
 from federation.training.plan import PURPOSE, Plan, read_plan
 from federation.training.strategy import AllOrNothing
@@ -30,10 +30,9 @@ from federation.training.summed import SummedTraining
 from federation.v1 import training_pb2 as pb
 from gateway.identity.caller import Caller
 from gateway.release import Cost, Exit, Released, ReleasePath
-from gateway.training.card import write_card
-from gateway.training.evaluation import PublicSet, load_public_set
 from gateway.training.grid import HubGrid
 from gateway.training.hub import Hub
+from gateway.training.press import Press
 from gateway.training.proposals import TrainingRules, complete
 from gateway.training.runs import FAILED, FINISHED, RUNNING, Model, RunKey, RunRecord, RunStore
 
@@ -65,11 +64,8 @@ class TrainingService:
         release: The only way out.
         rules: What the active policy says of training.
         clock: Tells the time.
-        evaluation_csv: Labelled rows that are nobody's customers; None for a card without metrics.
+        press: Makes the model with its card.
         round_timeout_s: How long one round may take.
-
-    Raises:
-        ConfigError: the evaluation set is missing.
     """
 
     def __init__(
@@ -80,12 +76,11 @@ class TrainingService:
         release: ReleasePath,
         rules: Callable[[], TrainingRules],
         clock: Clock,
-        evaluation_csv: Path | None = None,
+        press: Press,
         round_timeout_s: float = 120.0,
     ) -> None:
         self._hub, self._runs, self._release, self._rules, self._clock = hub, runs, release, rules, clock
-        self._round_timeout_s = round_timeout_s
-        self._evaluation: PublicSet | None = load_public_set(evaluation_csv) if evaluation_csv is not None else None
+        self._press, self._round_timeout_s = press, round_timeout_s
         self._lock = threading.Lock()
         self._live: LiveRun | None = None
         self._live_key: RunKey | None = None
@@ -190,27 +185,16 @@ class TrainingService:
             nonlocal registered
             self._runs.begin(plan.run_id, key, proposal, to_text(self._clock.now()))
             registered = True
-            weights, attempts = self._train(caller, plan, proposal, live)
-            data = save_weights(weights)
-            metrics = None
-            if self._evaluation is not None:
-                metrics = self._evaluation.measure(plan.kind, weights, plan.schema, plan.features, plan.label)
-            card = write_card(
-                plan,
-                data,
-                attempts=attempts,
-                policy_version=released.decisions[0].version,
-                trained_at=self._clock.now(),
-                metrics=metrics,
-            )
-            return Model(plan.run_id, data, card)
+            weights, attempts, learner = self._train(caller, plan, proposal, live)
+            version = released.decisions[0].version
+            return self._press.finish(plan, weights, attempts=attempts, learner=learner, policy_version=version)
 
         cost = Cost(plan.person_event(plan.rounds), PURPOSE, f"run {plan.run_id}", f"run/{plan.run_id}")
         subject = {"run": plan.run_id, "rounds": plan.rounds, "partners": list(plan.partners)}
         leaving = Exit("model", subject, self._facts(caller, plan), cost)
         try:
             model = self._release.release(caller, leaving, do, _digest)
-            self._runs.finish(plan.run_id, model.weights, model.card_json, to_text(self._clock.now()))
+            self._runs.finish(model, to_text(self._clock.now()))
             live.state, live.text = FINISHED, "model released"
         except Exception as exc:
             error = exc if isinstance(exc, EntenteError) else TrainingError(Reason.INTERNAL)
@@ -226,8 +210,10 @@ class TrainingService:
         finally:
             live.ended.set()
 
-    def _train(self, caller: Caller, plan: Plan, proposal: pb.TrainingProposal, live: LiveRun) -> tuple[Weights, int]:
-        """All rounds: the model, and how many attempts were paid for. Raises TrainingError."""
+    def _train(
+        self, caller: Caller, plan: Plan, proposal: pb.TrainingProposal, live: LiveRun
+    ) -> tuple[Weights, int, Learner | None]:
+        """All rounds: the model, how many attempts were paid for, and what learned from sums. Raises TrainingError."""
         later: list[Weights] = []
 
         def before_retry(attempts: int) -> None:
@@ -245,6 +231,7 @@ class TrainingService:
                 if number > plan.rounds // 2:
                     later.append(weights)
                 self._runs.keep_round(plan.run_id, number, save_weights(weights))
+                self._press.watch(plan, number, weights)
                 live.done = number
             live.text = f"round {live.done} of {plan.rounds}"
             return None
@@ -255,6 +242,7 @@ class TrainingService:
             summed = None
             if plan.noise is not None:
                 summed = SummedTraining(plan, grid.nodes, self._round_timeout_s, before_retry)
+                self._press.prepare(plan, summed.learner)
             (summed or AllOrNothing(plan, grid.nodes)).start(
                 grid=grid,
                 initial_arrays=to_record(initial(plan.kind, plan.width)),
@@ -266,12 +254,12 @@ class TrainingService:
         finally:
             self._hub.close()
         if summed is not None:
-            return summed.learner.model(), summed.attempts
+            return summed.learner.model(), summed.attempts, summed.learner
         mean = {
             name: np.asarray(np.mean([weights[name] for weights in later], axis=0, dtype=np.float64), dtype=np.float32)
             for name in later[0]
         }
-        return mean, plan.rounds
+        return mean, plan.rounds, None
 
 
 def _digest(model: Model) -> dict[str, str]:

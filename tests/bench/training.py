@@ -42,12 +42,13 @@ from federation.policy.specs import TrainingSpec
 from federation.training.dpsgd import train_round
 from federation.training.features import find_schema, read_labels
 from federation.training.joint_noise import JointNoise
+from federation.training.measures import area_under_curve
 from federation.training.models import initial
 from federation.training.plan import Settings
 from federation.training.secure_sum import Attempt, RoundKey, add_masked
 from federation.v1 import training_pb2 as pb
 from gateway.demo.synthetic import make_alliance
-from gateway.training.evaluation import area_under_curve, load_public_set
+from gateway.training.evaluation import load_public_set
 from tests.training_kit import NOW, Gateway, Partner, identity_of, make_caller, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent

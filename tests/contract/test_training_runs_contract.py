@@ -8,7 +8,7 @@ import pytest
 from federation.core.database import open_database
 from federation.core.errors import Reason, TrainingError
 from federation.v1 import training_pb2 as pb
-from gateway.training.runs import FAILED, FINISHED, RUNNING, RunKey, RunStore, SqlRunStore
+from gateway.training.runs import FAILED, FINISHED, RUNNING, Model, RunKey, RunStore, SqlRunStore
 
 AT, LATER = "2026-11-01T00:00:00+00:00", "2026-11-01T00:01:00+00:00"
 PROPOSAL = pb.TrainingProposal(run_id="run-1", rounds=5, partners=["bank", "insurer"])
@@ -30,7 +30,7 @@ def test_run_is_remembered_from_begin_to_finish(reopen: Callable[[], RunStore]) 
     assert record is not None
     assert (record.state, record.rounds_done, record.proposal, record.key) == (RUNNING, 2, PROPOSAL, KEY)
     assert (record.started_at, record.ended_at) == (AT, "")
-    store.finish("run-1", b"model", "{}", LATER)
+    store.finish(Model("run-1", b"model", "{}", b"signed"), LATER)
     assert reopen().model("run-1").weights == b"model"
     found = reopen().find_key("name-1")
     assert found is not None
@@ -53,7 +53,7 @@ def test_interrupted_run_is_failed_with_a_clear_reason_when_the_gateway_starts(
     store.begin("run-1", KEY, PROPOSAL, AT)
     store.keep_round("run-1", 2, b"half")
     store.begin("run-2", RunKey("name-2", ""), PROPOSAL, AT)
-    store.finish("run-2", b"model", "{}", AT)
+    store.finish(Model("run-2", b"model", "{}", b"signed"), AT)
     again = reopen()
     assert again.fail_interrupted(LATER) == ["run-1"]
     record = again.find("run-1")
@@ -73,8 +73,12 @@ def test_newest_finished_model_is_the_default(reopen: Callable[[], RunStore]) ->
     assert caught.value.reason == Reason.UNKNOWN_RUN
     for number in (1, 2, 3):
         store.begin(f"run-{number}", RunKey(f"name-{number}", ""), PROPOSAL, AT)
-    store.finish("run-1", b"one", "{}", AT)
-    store.finish("run-2", b"two", "{}", AT)
+    store.finish(Model("run-1", b"one", "{}", b"signed"), AT)
+    store.finish(Model("run-2", b"two", "{}", b"signed"), AT)
     store.fail("run-3", "RUN_FAILED", AT)
     assert store.model("").run_id == "run-2"
+    assert (store.model("run-1").version, store.model("", 1).weights) == (1, b"one")
+    assert [(model.version, model.run_id) for model in reopen().models()] == [(2, "run-2"), (1, "run-1")]
+    with pytest.raises(TrainingError):
+        store.model("", 3)
     assert [record.run_id for record in store.all()] == ["run-3", "run-2", "run-1"]

@@ -13,15 +13,16 @@ from federation.core.errors import ConfigError, DataError, EntenteError, Reason,
 from federation.privacy.composition import epsilon_of
 from federation.training.accounting import Steps, person_event
 from federation.training.flower import ConfigRecord, Message, RecordDict, pack, unpack
+from federation.training.measures import measure_scores
 from federation.v1 import training_pb2 as pb
 from gateway.release import ReleasePath
-from gateway.training.evaluation import load_public_set, measure_scores
+from gateway.training.evaluation import load_public_set
 from gateway.training.grid import HubGrid
 from gateway.training.hub import Hub
 from gateway.training.proposals import TrainingRules, complete
 from gateway.training.runs import FAILED, SqlRunStore
 from gateway.training.service import TrainingService
-from tests.training_kit import DELTA, NOW, PARTNERS, SPEC, Gates, make_caller, wait_for
+from tests.training_kit import DELTA, NOW, PARTNERS, SPEC, Gates, make_caller, make_press, wait_for
 
 RULES = TrainingRules(SPEC, DELTA, PARTNERS)
 ALL = frozenset(PARTNERS)
@@ -181,7 +182,8 @@ def test_one_run_at_a_time_and_none_after_close() -> None:
 
 def service(hub: Hub, runs: SqlRunStore, gates: Gates) -> TrainingService:
     release = ReleasePath(gates, gates, gates)
-    return TrainingService(hub=hub, runs=runs, release=release, rules=lambda: RULES, clock=FixedClock(NOW))
+    press = make_press(open_database(None))
+    return TrainingService(hub=hub, runs=runs, release=release, rules=lambda: RULES, clock=FixedClock(NOW), press=press)
 
 
 def test_second_run_is_busy_and_a_stopping_gateway_fails_the_first(tmp_path: Path) -> None:
