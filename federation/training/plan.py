@@ -74,10 +74,10 @@ class Plan:
         return _learner(
             self.kind,
             self.schema.select(self.features),
-            self.rounds,
             self.settings,
-            self.momentum,
-            self.judging,
+            rounds=self.rounds,
+            momentum=self.momentum,
+            judging=self.judging,
         )
 
     def noise_of(self, number: int) -> JointNoise:
@@ -170,7 +170,14 @@ def read_plan(proposal: pb.TrainingProposal) -> Plan:
     judging = read_judging(proposal.judging, proposal.rounds) if proposal.HasField("judging") else None
     if proposal.trust == pb.TRUST_SECURE_SUM:
         chosen = schema.select(features)
-        learner = _learner(proposal.model, chosen, proposal.rounds, settings, proposal.momentum, judging)
+        learner = _learner(
+            proposal.model,
+            chosen,
+            settings,
+            rounds=proposal.rounds,
+            momentum=proposal.momentum,
+            judging=judging,
+        )
         noise = _read_noise(proposal, learner)
     return Plan(
         run_id=proposal.run_id,
@@ -194,8 +201,9 @@ def read_plan(proposal: pb.TrainingProposal) -> Plan:
 def _learner(
     kind: str,
     features: tuple[Feature, ...],
-    rounds: int,
     settings: Settings,
+    *,
+    rounds: int,
     momentum: float,
     judging: Judging | None,
 ) -> Learner:
