@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 
 from federation.core.errors import DataError, TrainingError
+from federation.training.counts import CountsLearner
+from federation.training.features import Categorical, Flag
 from federation.training.gradient import GradientLearner
 from federation.training.joint_noise import FINE_BITS
 from federation.training.learner import Course, Learner, Rows
 from federation.training.learners import build_learner
 from federation.training.models import Weights
+
+FEATURES = (Flag("flag"),)
 
 
 def rows(count: int, seed: int) -> Rows:
@@ -33,7 +37,11 @@ def course() -> Course:
     return Course(gradient(4), gradient(2))
 
 
-@pytest.mark.parametrize("make", [lambda: gradient(6), course])
+def counts() -> CountsLearner:
+    return CountsLearner((Categorical("one", ("a", "b", "c", "d")),), rounds=6)
+
+
+@pytest.mark.parametrize("make", [lambda: gradient(6), counts, course])
 @pytest.mark.parametrize("stop", [1, 3, 4, 5])
 def test_learner_goes_on_from_its_state_bit_by_bit(make: object, stop: int) -> None:
     data, learner = rows(500, 1), make()  # type: ignore[operator]
@@ -64,4 +72,4 @@ def test_too_few_rows_for_the_noise_end_the_run() -> None:
 
 def test_unknown_kind_has_no_learner() -> None:
     with pytest.raises(DataError):
-        build_learner("neural_oracle", 6, rounds=1, clipping_norm=1, learning_rate=1, momentum=0)
+        build_learner("neural_oracle", FEATURES, rounds=1, clipping_norm=1, learning_rate=1, momentum=0)
