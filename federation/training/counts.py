@@ -58,6 +58,7 @@ class CountsLearner:
         for block in self._blocks:
             other[block, block.stop :] = True
         self._pairs = np.flatnonzero(other)
+        self._width: int = 2 * self._columns + int(other.sum())
         self.begin(initial(LINEAR_DISCRIMINANT, self._columns))
 
     @property
@@ -67,7 +68,7 @@ class CountsLearner:
 
     def width(self, number: int) -> int:
         """Places with the label, places without it, pairs of places."""
-        return 2 * self._columns + len(self._pairs)
+        return self._width
 
     def begin(self, model: Weights) -> None:
         """Starts from nothing, whatever the model: counts have no use for one."""
@@ -154,7 +155,8 @@ class CountsLearner:
         deviations of the noise.
         """
         positives, negatives, spread = counts.totals(self._blocks)
-        low = [(counts.positives, counts.sigma), (counts.negatives, counts.sigma), (counts.pairs, counts.pair_sigma)]
+        pair_sigma = np.full(1, counts.pair_sigma)
+        low = [(counts.positives, counts.sigma), (counts.negatives, counts.sigma), (counts.pairs, pair_sigma)]
         # What is not a number is not above anything.
         wrong = any(not (values >= -TAIL * sigma).all() or np.isinf(values).any() for values, sigma in low)
         for index, block in enumerate(self._blocks):

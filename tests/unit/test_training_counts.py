@@ -70,7 +70,7 @@ def test_without_noise_the_order_is_that_of_a_logistic_regression_and_the_chance
     expected = LogisticRegression(C=100).fit(rows.x, rows.y).decision_function(test.x)
     assert stats.spearmanr(found, expected).statistic > 0.97
     for part in np.array_split(np.argsort(found), 5):
-        assert abs(found[part].mean() - test.y[part].mean()) < 0.05
+        assert abs(found[part].mean() - test.y[part].mean()) < 0.08
 
 
 def test_noise_makes_weights_small_not_wild() -> None:
