@@ -22,6 +22,7 @@ from federation.v1 import (
     budget_pb2_grpc,
     consent_pb2_grpc,
     enrolment_pb2_grpc,
+    models_pb2_grpc,
     offers_pb2_grpc,
     overlap_pb2_grpc,
     policy_pb2_grpc,
@@ -54,6 +55,7 @@ from gateway.rpc.budget import BudgetServicer
 from gateway.rpc.consent import ConsentServicer
 from gateway.rpc.enrolment import EnrolmentServicer
 from gateway.rpc.interceptor import Gatekeeper
+from gateway.rpc.models import ModelServicer
 from gateway.rpc.offers import OfferServicer
 from gateway.rpc.overlap import OverlapServicer
 from gateway.rpc.policy import PolicyServicer
@@ -66,6 +68,7 @@ from gateway.training.press import Press
 from gateway.training.proposals import TrainingRules
 from gateway.training.runs import SqlRunStore
 from gateway.training.service import TrainingService
+from gateway.training.versions import SqlStepStore, Versions
 
 OPEN_METHODS = frozenset({"/federation.v1.EnrolmentService/RequestCertificate"})
 MASK_KEY_FILE = "mask.key"
@@ -125,6 +128,8 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
 
     hub = Hub(reconnect_timeout_s=config.round_timeout_s)
     trained = open_database(state / "training.db")
+    runs = SqlRunStore(trained)
+    versions = Versions(runs=runs, steps=SqlStepStore(trained), audit=audit, clock=clock)
     press = Press(
         identity=identity,
         clock=clock,
@@ -134,11 +139,12 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
     )
     training = TrainingService(
         hub=hub,
-        runs=SqlRunStore(trained),
+        runs=runs,
         release=release,
         rules=lambda: _training_rules(policy),
         clock=clock,
         press=press,
+        versions=versions,
         round_timeout_s=config.round_timeout_s,
     )
 
@@ -168,6 +174,11 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
         Service("OverlapService", overlap_pb2_grpc.add_OverlapServiceServicer_to_server, overlap),
         Service(
             "TrainingService", training_pb2_grpc.add_TrainingServiceServicer_to_server, TrainingServicer(training, hub)
+        ),
+        Service(
+            "ModelService",
+            models_pb2_grpc.add_ModelServiceServicer_to_server,
+            ModelServicer(versions, runs, press),
         ),
         Service(
             "ConsentService", consent_pb2_grpc.add_ConsentServiceServicer_to_server, ConsentServicer(consents, clock)

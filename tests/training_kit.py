@@ -42,6 +42,7 @@ from gateway.training.press import Press
 from gateway.training.proposals import TrainingRules
 from gateway.training.runs import SqlRunStore
 from gateway.training.service import TrainingService
+from gateway.training.versions import SqlStepStore, Versions
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 ALLIANCE = "skyline"
@@ -178,6 +179,11 @@ def make_press(engine: Engine, evaluation_csv: Path | None = None) -> Press:
     )
 
 
+def make_versions(engine: Engine, gates: Gates) -> Versions:
+    """Which version is in use."""
+    return Versions(runs=SqlRunStore(engine), steps=SqlStepStore(engine), audit=gates, clock=FixedClock(NOW))
+
+
 class MetadataGate(Gatekeeper):
     """The real interceptor, but the caller comes from metadata: these tests have no certificates."""
 
@@ -208,13 +214,16 @@ class Gateway:
     def __init__(self, engine: Engine, spec: TrainingSpec, **options: Any) -> None:
         self.gates, self.runs = Gates(), SqlRunStore(engine)
         self.hub = Hub(reconnect_timeout_s=options.pop("reconnect_timeout_s", 5.0))
+        self.versions = make_versions(engine, self.gates)
+        self.press = make_press(engine, options.pop("evaluation_csv", None))
         self.service = TrainingService(
             hub=self.hub,
             runs=self.runs,
             release=ReleasePath(self.gates, self.gates, self.gates),
             rules=lambda: TrainingRules(spec, DELTA, PARTNERS),
             clock=FixedClock(NOW),
-            press=make_press(engine, options.pop("evaluation_csv", None)),
+            press=self.press,
+            versions=self.versions,
             **options,
         )
         self._loop = asyncio.new_event_loop()

@@ -115,7 +115,8 @@ class TrainingServicer(TrainingServiceServicer):
         """A finished model with its card."""
         if len(request.run_id) > MAX_ID:
             raise TrainingError(Reason.UNKNOWN_RUN)
-        model = await asyncio.to_thread(self._service.get_model, current_caller(), request.run_id)
+        give, which = self._service.get_model, (request.run_id, request.version)
+        model = await asyncio.to_thread(give, current_caller(), *which, in_use=request.in_use)
         signed = common_pb2.Signed.FromString(model.signed_card)
         return pb.GetModelResponse(
             run_id=model.run_id,

@@ -121,6 +121,6 @@ def _write_judging(judging: Judging, partners: int) -> dict[str, Any]:
         "rounds": judging.rounds,
         "bins": judging.bins,
         "groupings": {grouping.column: list(grouping.places) for grouping in judging.groupings},
-        "sensitivity": f"A customer is in one cell of each of {groupings} groupings: L2 sqrt({groupings}) for a customer "
-        f"of one partner, {partners} times that for a person who is everywhere. Paid for by the run's epsilon.",
+        "sensitivity": f"A customer is in one cell of each of {groupings} groupings: L2 sqrt({groupings}) for a "
+        f"customer of one partner, {partners} times that for a person who is everywhere. The run pays for it.",
     }

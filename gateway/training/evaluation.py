@@ -38,6 +38,15 @@ class Judge:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Two models on the same labelled rows."""
+
+    rows: int
+    positives: int
+    difference: Difference
+
+
+@dataclass(frozen=True)
 class PublicSet:
     """Labelled rows that are nobody's customers. Rows are encoded once for each choice of features."""
 
@@ -90,7 +99,7 @@ class PublicSet:
         scores = predict(judge.kind, weights, self._rows(judge)[:MAX_LOSS_ROWS])[labelled[:MAX_LOSS_ROWS]]
         return float(log_losses(scores, labels[: len(scores)]).mean())
 
-    def compare(self, first: tuple[Judge, Weights], second: tuple[Judge, Weights]) -> Difference:
+    def compare(self, first: tuple[Judge, Weights], second: tuple[Judge, Weights]) -> Comparison:
         """Two models on the same rows: second minus first.
 
         Raises:
@@ -99,7 +108,8 @@ class PublicSet:
         if first[0].label != second[0].label:
             raise DataError(Reason.BAD_FIELD, item="the models were trained for different labels")
         labels, labelled = self._labels(first[0])
-        return compare(self.score(*first)[labelled], self.score(*second)[labelled], labels)
+        found = compare(self.score(*first)[labelled], self.score(*second)[labelled], labels)
+        return Comparison(len(labels), int(labels.sum()), found)
 
     def shares(self, judge: Judge) -> list[float]:
         """Share of rows in each encoded column: what the average person looks like to a model. Sums to 1 a feature."""

@@ -3,27 +3,31 @@
 Everything here is post-processing of what the run paid for, or is about public rows; it costs no privacy.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from federation.core.clock import Clock
+from federation.core.errors import ConfigError, Reason
 from federation.core.identity import Identity
+from federation.training.features import find_schema
 from federation.training.judged import read_judged
 from federation.training.judging import Doubles, Grouping, judge_of, quantile_edges
 from federation.training.learner import Learner
-from federation.training.models import Weights, save_weights
+from federation.training.models import Weights, load_weights, save_weights
 from federation.training.plan import Plan
 from federation.training.saved import sign_card
 from gateway.training.card import Measures, write_card
-from gateway.training.evaluation import Judge, PublicSet
+from gateway.training.evaluation import Comparison, Judge, PublicSet
 from gateway.training.losses import LossStore
 from gateway.training.runs import Model
 
 DEFAULT_GROUPINGS = (Grouping.banded("age", (30.0, 45.0, 60.0)),)
 """By which a model is judged on public rows where the run says nothing."""
 EDGE_MARGIN = 1e-6
+COMPARE_FIX = "Name labelled rows that are nobody's customers there, or compare at a partner on its own rows."
 
 
 def judge_for(plan: Plan) -> Judge:
@@ -71,6 +75,24 @@ class Press:
         """After a round: keeps the model's loss on public rows."""
         if self.public is not None and 0 < number <= plan.learning_rounds:
             self._losses.keep(plan.run_id, number, self.public.loss(judge_for(plan), weights))
+
+    def compare(self, first: Model, second: Model) -> Comparison:
+        """Two models on the public rows.
+
+        Raises:
+            ConfigError: MISSING_FILE without a public set.
+            DataError: BAD_FIELD where the models were trained for different labels.
+        """
+        public = self.public
+        if public is None:
+            raise ConfigError(Reason.MISSING_FILE, item="evaluation_csv in gateway.yaml", fix=COMPARE_FIX)
+        judges = []
+        for model in (first, second):
+            card = json.loads(model.card_json)
+            schema, features = find_schema(card["feature_schema"]), tuple(card["features"])
+            judge = Judge(card["model"], schema, features, card["label"])
+            judges.append((judge, load_weights(model.weights, judge.kind, schema.width(features))))
+        return public.compare(*judges)
 
     def finish(
         self, plan: Plan, weights: Weights, *, attempts: int, learner: Learner | None, policy_version: str

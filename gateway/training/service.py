@@ -35,6 +35,7 @@ from gateway.training.hub import Hub
 from gateway.training.press import Press
 from gateway.training.proposals import TrainingRules, complete
 from gateway.training.runs import FAILED, FINISHED, RUNNING, Model, RunKey, RunRecord, RunStore
+from gateway.training.versions import Versions
 
 _log = structlog.get_logger()
 CATEGORY = "model"
@@ -65,6 +66,7 @@ class TrainingService:
         rules: What the active policy says of training.
         clock: Tells the time.
         press: Makes the model with its card.
+        versions: Which model is in use.
         round_timeout_s: How long one round may take.
     """
 
@@ -77,10 +79,11 @@ class TrainingService:
         rules: Callable[[], TrainingRules],
         clock: Clock,
         press: Press,
+        versions: Versions,
         round_timeout_s: float = 120.0,
     ) -> None:
         self._hub, self._runs, self._release, self._rules, self._clock = hub, runs, release, rules, clock
-        self._press, self._round_timeout_s = press, round_timeout_s
+        self._press, self._versions, self._round_timeout_s = press, versions, round_timeout_s
         self._lock = threading.Lock()
         self._live: LiveRun | None = None
         self._live_key: RunKey | None = None
@@ -125,15 +128,15 @@ class TrainingService:
         """Every run, newest first."""
         return self._runs.all()
 
-    def get_model(self, caller: Caller, run_id: str = "") -> Model:
-        """Hands out a finished model; "" for the newest.
+    def get_model(self, caller: Caller, run_id: str = "", version: int = 0, *, in_use: bool = False) -> Model:
+        """Hands out a finished model by its run or version, or the one in use; without any of them the newest.
 
         Raises:
             TrainingError: UNKNOWN_RUN.
             PolicyError: POLICY_DENIED.
             AuditError: AUDIT_UNAVAILABLE.
         """
-        model = self._runs.model(run_id)
+        model = self._runs.model(run_id, self._versions.in_use() if in_use else version)
         record = self._runs.find(model.run_id)
         if record is None:
             raise TrainingError(Reason.UNKNOWN_RUN, item=model.run_id)
@@ -195,6 +198,7 @@ class TrainingService:
         try:
             model = self._release.release(caller, leaving, do, _digest)
             self._runs.finish(model, to_text(self._clock.now()))
+            self._versions.settle()
             live.state, live.text = FINISHED, "model released"
         except Exception as exc:
             error = exc if isinstance(exc, EntenteError) else TrainingError(Reason.INTERNAL)

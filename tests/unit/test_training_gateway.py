@@ -22,7 +22,7 @@ from gateway.training.hub import Hub
 from gateway.training.proposals import TrainingRules, complete
 from gateway.training.runs import FAILED, SqlRunStore
 from gateway.training.service import TrainingService
-from tests.training_kit import DELTA, NOW, PARTNERS, SPEC, Gates, make_caller, make_press, wait_for
+from tests.training_kit import DELTA, NOW, PARTNERS, SPEC, Gates, make_caller, make_press, make_versions, wait_for
 
 RULES = TrainingRules(SPEC, DELTA, PARTNERS)
 ALL = frozenset(PARTNERS)
@@ -183,7 +183,15 @@ def test_one_run_at_a_time_and_none_after_close() -> None:
 def service(hub: Hub, runs: SqlRunStore, gates: Gates) -> TrainingService:
     release = ReleasePath(gates, gates, gates)
     press = make_press(open_database(None))
-    return TrainingService(hub=hub, runs=runs, release=release, rules=lambda: RULES, clock=FixedClock(NOW), press=press)
+    return TrainingService(
+        hub=hub,
+        runs=runs,
+        release=release,
+        rules=lambda: RULES,
+        clock=FixedClock(NOW),
+        press=press,
+        versions=make_versions(open_database(None), gates),
+    )
 
 
 def test_second_run_is_busy_and_a_stopping_gateway_fails_the_first(tmp_path: Path) -> None:
