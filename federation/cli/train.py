@@ -8,10 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, follow, out, table
+from federation.cli.train_audit import audit
 from federation.core.errors import Reason, TrainingError
 from federation.v1 import training_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, help="Joint models under differential privacy.")
+app.command(epilog="Example: entente train audit --config people/marketing --plot audit.svg")(audit)
 
 
 @app.command(epilog="Example: entente train run --config people/marketing --epsilon 2")

@@ -71,6 +71,10 @@ def _paley(prime: int) -> npt.NDArray[np.int64]:
     return matrix
 
 
+MAX_CRAFTED = 4096
+"""In one run; wide sums have room for more, which would tell little more."""
+
+
 class Crafted:
     """Orthogonal canaries of norm 1 in every round but the last few, for which there is no Hadamard matrix.
 
@@ -80,9 +84,9 @@ class Crafted:
     """
 
     def __init__(self, places: int, rounds: int) -> None:
-        self.places = places
         self.signs = hadamard(rounds)
         """int64 (codes, rounds used)."""
+        self.places = max(1, min(places, MAX_CRAFTED // len(self.signs)))
 
     @property
     def count(self) -> int:

@@ -27,6 +27,8 @@ from federation.training.secure_sum import Integers, add_masked
 
 Part = Callable[[JointNoise, Integers], Integers]
 """What a partner sends, before masks, for its exact sum."""
+QUIET = 1e-6
+"""Of the run's noise: what a learner is told of sums that have none, since it may divide by it."""
 ALL_PARTNERS = "person"
 ONE_PARTNER = "customer"
 
@@ -176,7 +178,7 @@ def _without_noise(
         told = learner.told(number)
         look(learner, number, told)
         total = sum(learner.sums(number, told, own) for own in rows) / 2.0**FINE_BITS
-        learner.step(number, np.asarray(total, dtype=np.float64), 0.0)
+        learner.step(number, np.asarray(total, dtype=np.float64), QUIET * plan.noise_of(number).sum_sigma)
     return learner.model()
 
 

@@ -1,0 +1,218 @@
+"""``entente train audit``: is the privacy that a run claims at odds with what can be measured?"""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, err, out, table
+from federation.cli.export import check_targets
+from federation.client.config import load_partner_config
+from federation.client.connection import translated
+from federation.core.clock import SystemClock
+from federation.core.errors import Reason, TrainingError
+from federation.v1 import training_pb2 as pb
+
+if TYPE_CHECKING:
+    from federation.client.workplace import Workplace
+    from federation.training.audit.findings import Audit
+    from federation.training.audit.membership import Membership
+    from federation.training.learner import Rows
+    from federation.training.plan import Plan
+    from federation.v1.training_pb2_grpc import TrainingServiceStub
+
+NOT_HELD = 1
+"""Exit code where the claim does not stand: a gate says no."""
+MIN_ROWS, MAX_ROWS = 100, 1_000_000
+
+
+def audit(
+    config: ConfigOption,
+    run_id: Annotated[str, typer.Argument(help="A run or proposal; empty for the newest finished run.")] = "",
+    simulate: Annotated[
+        bool,
+        typer.Option(
+            "--simulate/--membership",
+            help="Play the run again here with canaries; or look for the rows it was trained on in its model.",
+        ),
+    ] = True,
+    own_rows: Annotated[
+        bool, typer.Option("--own-rows", help="Put canaries among this partner's customers, not among invented rows.")
+    ] = False,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(help="Membership: CSV of people who were not trained on; else customers the policy leaves out."),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=MIN_ROWS, max=MAX_ROWS, help="Invented rows at each partner.")] = 4000,
+    canaries: Annotated[int, typer.Option(min=100, max=100_000, help="Crafted canaries, at least.")] = 3000,
+    canary_rows: Annotated[int, typer.Option(min=20, max=10_000, help="Canary rows, at least.")] = 192,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999999, help="Of all bounds together.")] = 0.95,
+    plot: Annotated[Path | None, typer.Option(help="Also draw it: FILE.svg or FILE.png.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare what a run claims with what can be measured. Exit code 1 where the claim does not stand.
+
+    By default the run is played again on this machine with canaries: nothing is asked of the partners, no budget is
+    spent and the model is left alone. With --membership a partner looks whether the finished model tells whom it was
+    trained on; that reads the partner's own rows, and nothing leaves.
+    """
+    check_targets(plot, None)
+    if not simulate:
+        _membership(config, run_id, held_out, confidence, as_json)
+        return
+    from federation.training.audit.findings import Effort, audit_run, synthetic_rows
+
+    with connect(config) as connection:
+        plan, claim, attempts = _find_run(connection.training, run_id)
+    among = _own_rows(config, plan) if own_rows else synthetic_rows(plan, rows)
+    effort = Effort(crafted=canaries, rows=canary_rows, confidence=confidence)
+    with _steps(as_json) as on_progress:
+        found = audit_run(plan, among, claim, effort, attempts=attempts, on_progress=on_progress)
+    if plot is not None:
+        from federation.plots.audit import draw_audit
+        from federation.plots.svg import to_file
+
+        to_file(draw_audit(found), plot)
+    emit(as_json, found.to_json(), lambda: _show(found))
+    if not found.holds:
+        raise typer.Exit(NOT_HELD)
+
+
+def _membership(config: Path, run_id: str, held_out: Path | None, confidence: float, as_json: bool) -> None:
+    import numpy as np
+
+    from federation.client.audit_rows import deal, file_rows, left_out_rows, trained_rows
+    from federation.training.audit.membership import infer_membership
+    from federation.training.audit.replay import loss
+    from federation.training.models import load_weights
+
+    with _partner(config) as place:
+        with translated():
+            plan, claim, _ = _find_run(place.connection.training, run_id)
+            asked = pb.GetModelRequest(run_id=plan.run_id)
+            answer = place.connection.training.GetModel(asked, timeout=RPC_TIMEOUT_S)
+        members = trained_rows(place, plan)
+        others = left_out_rows(place, plan) if held_out is None else file_rows(held_out, plan)
+    (others,) = deal(others, 1, np.random.default_rng(secrets.randbits(128)))
+    weights = load_weights(answer.weights, plan.kind, plan.width)
+    scores = (-loss(plan.kind, weights, rows) for rows in (members, others))
+    found = infer_membership(*scores, epsilon=claim.person, delta=claim.delta, confidence=confidence)
+    value = {"run_id": plan.run_id, "others_from": "file" if held_out else "customers left out", **found.to_json()}
+    emit(as_json, value, lambda: _show_membership(plan.run_id, found, held_out is not None))
+    if not found.holds:
+        raise typer.Exit(NOT_HELD)
+
+
+def _find_run(stub: "TrainingServiceStub", run_id: str) -> tuple["Plan", Any, int]:
+    """A run's plan, what is claimed (by its card, if it has one) and for how many attempts.
+
+    Raises:
+        TrainingError: UNKNOWN_RUN.
+    """
+    import json
+
+    from federation.training.audit.findings import Claim, account_of
+    from federation.training.plan import read_plan
+
+    runs = {run.run_id: run for run in stub.ListRuns(pb.ListRunsRequest(), timeout=RPC_TIMEOUT_S).runs}
+    if not run_id:
+        finished = [run for run in runs.values() if run.state == pb.RUN_STATE_FINISHED]
+        run_id = max(finished, key=lambda run: run.ended_at).run_id if finished else ""
+    if run_id not in runs:
+        raise TrainingError(Reason.UNKNOWN_RUN, item=run_id or "no finished run", fix="See: entente train list")
+    plan = read_plan(runs[run_id].proposal)
+    if runs[run_id].state != pb.RUN_STATE_FINISHED:
+        return plan, account_of(plan, plan.rounds), plan.rounds
+    card = json.loads(stub.GetModel(pb.GetModelRequest(run_id=run_id), timeout=RPC_TIMEOUT_S).card_json)
+    claim = Claim(float(card["epsilon_per_person"]), float(card["epsilon_per_customer"]), float(card["delta"]))
+    return plan, claim, int(card["attempts"])
+
+
+@contextmanager
+def _partner(config: Path) -> Iterator["Workplace"]:
+    from federation.client.workplace import open_workplace
+
+    place = open_workplace(load_partner_config(config), SystemClock())
+    try:
+        place.connection.wait_ready(10)
+        yield place
+    finally:
+        place.close()
+
+
+def _own_rows(config: Path, plan: "Plan") -> list["Rows"]:
+    """This partner's rows that may be in training, dealt out to as many partners as the plan has."""
+    import numpy as np
+
+    from federation.client.audit_rows import deal, trained_rows
+
+    with _partner(config) as place:
+        return deal(trained_rows(place, plan), len(plan.partners), np.random.default_rng(secrets.randbits(128)))
+
+
+@contextmanager
+def _steps(quiet: bool) -> Iterator[Any]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, disable=quiet, transient=not err.is_terminal) as bars:
+        task = bars.add_task("audit", total=None)
+        yield lambda done, total, what: bars.update(task, completed=done, total=total, description=what or "audit")
+
+
+def _show(audit: "Audit") -> None:
+    from federation.training.audit.findings import THREATS
+
+    out.print(
+        f"Run [bold]{audit.plan.run_id}[/], {audit.plan.kind}, {audit.plan.rounds} rounds, played again here with "
+        "canaries. Nobody was asked, no budget was spent."
+    )
+    numbers = ["canaries", "runs", "epsilon at least", "claimed"]
+    shown = table("", "canaries are", "of a", "who looks", *numbers, "bound", "claim", right=numbers)
+    for found in audit.findings:
+        shown.add_row(
+            found.canaries,
+            found.unit,
+            f"{found.view}: {THREATS[found.canaries, found.view]}",
+            f"{found.count:,}",
+            str(found.runs),
+            f"{found.best.epsilon:.3f}",
+            f"{found.claimed:.3f}",
+            found.best.name,
+            "stands" if found.holds else "[bold red]does not stand[/]",
+        )
+    out.print(shown)
+    spent, ok = audit.account, audit.account_holds
+    out.print(
+        f"Books: the plan's noise costs {spent.person:.3f} for a person and {spent.customer:.3f} for a customer; "
+        f"{'not more than claimed' if ok else '[bold red]more than claimed[/]'}."
+    )
+    if audit.longest is not None:
+        verdict = "within" if audit.clipping_holds else "[bold red]beyond[/]"
+        out.print(f"Clipping: the longest of many rows was {audit.longest:.6f} of what is allowed; {verdict}.")
+    end = "Nothing is at odds with the claim." if audit.holds else "[bold red]The claim does not stand.[/]"
+    out.print(f"{end} Bounds hold together with {audit.confidence:.4g} confidence; they are no proof of privacy.")
+
+
+def _show_membership(run_id: str, found: "Membership", from_file: bool) -> None:
+    others = "rows of the file" if from_file else "customers left out"
+    out.print(f"Run [bold]{run_id}[/]: {found.members:,} customers who may be in training, {found.others:,} {others}.")
+    out.print(f"AUC {found.auc:.4f} ({found.auc_low:.4f} to {found.auc_high:.4f}); 0.5 is guessing.")
+    numbers = ["false alarms aimed", "counted", "members found", "at least", "claim allows"]
+    shown = table("", *numbers, "claim", right=numbers)
+    for rate in found.rates:
+        shown.add_row(
+            f"{rate.aimed:.1%}",
+            f"{rate.false_alarms:.2%}",
+            f"{rate.found:.2%}",
+            f"{rate.found_low:.2%}",
+            f"{rate.allowed:.2%}",
+            "stands" if rate.holds else "[bold red]does not stand[/]",
+        )
+    out.print(shown)
+    out.print(
+        f"Claimed: epsilon {found.epsilon:.3f} for a person. If the others differ from the members in kind, what is "
+        "found may be that, not memory. All of this stays here."
+    )
