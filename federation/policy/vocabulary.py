@@ -40,6 +40,7 @@ DATA_CATEGORIES: Final = MappingProxyType(
         "aggregate_statistics": "noisy counts of people",
         "model_update": "one partner's masked contribution to a model, trained with privacy per customer",
         "model": "a finished model with its card",
+        "score": "a partner's own customer, scored by a finished model for the partner itself",
         "offer_proposal": "an offer as it leaves the proposer's agent, before the gateway knows the recipient's side",
         "offer": "an offer about one person on its way to the recipient",
     }
