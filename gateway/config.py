@@ -23,6 +23,12 @@ class GatewayConfig(Section):
     """Labelled rows of people who are in no partner's file; every released model is judged on them."""
     build_timeout_s: float = Field(default=900, gt=0)
     round_timeout_s: float = Field(default=120, gt=0)
+    partners_timeout_s: float = Field(default=900, gt=0)
+    """How long a training run waits for its partners to be connected, before it begins or goes on."""
+    pause_timeout_s: float = Field(default=86_400, gt=0)
+    """How long a training run may be paused."""
+    approval_timeout_s: float = Field(default=604_800, gt=0)
+    """How long the proposal of a training run waits for approvals."""
 
 
 def load_gateway_config(path: Path) -> GatewayConfig:

@@ -66,7 +66,8 @@ from gateway.training.hub import Hub
 from gateway.training.losses import SqlLossStore
 from gateway.training.press import Press
 from gateway.training.proposals import TrainingRules
-from gateway.training.runs import SqlRunStore
+from gateway.training.runner import Patience
+from gateway.training.runs_sql import SqlRunStore
 from gateway.training.service import TrainingService
 from gateway.training.versions import SqlStepStore, Versions
 
@@ -141,11 +142,15 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
         hub=hub,
         runs=runs,
         release=release,
+        policy=policy,
+        prices=ledger,
+        audit=audit,
         rules=lambda: _training_rules(policy),
         clock=clock,
         press=press,
         versions=versions,
-        round_timeout_s=config.round_timeout_s,
+        patience=Patience(config.round_timeout_s, config.partners_timeout_s, config.pause_timeout_s),
+        approval_s=config.approval_timeout_s,
     )
 
     offers = open_database(state / "offers.db")  # consents too: a withdrawal removes offers in one transaction
@@ -217,7 +222,7 @@ async def serve(config: GatewayConfig, clock: Clock, stop: asyncio.Event) -> Non
             (parts.enrolment,),
             client_certificates=False,
         )
-        watch = asyncio.create_task(_keep_current(parts.policy))
+        watch = asyncio.create_task(_keep_current(parts.policy, parts.training))
         _log.info("serving", port=port, enrolment_port=door_port, policy=parts.policy.active.version[:12])
         await stop.wait()
         watch.cancel()
@@ -228,12 +233,14 @@ async def serve(config: GatewayConfig, clock: Clock, stop: asyncio.Event) -> Non
         await asyncio.to_thread(decider.join)
 
 
-async def _keep_current(policy: ActivePolicy) -> None:
-    """Looks for a new version every second, so that a scheduled one comes into force where nobody asks, too."""
+async def _keep_current(policy: ActivePolicy, training: TrainingService) -> None:
+    """Looks for a new version every second, so that a scheduled one comes into force where nobody asks, too; and ends
+    proposals of training runs that nobody approved."""
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
         try:
             await asyncio.to_thread(policy.refresh)
+            await asyncio.to_thread(training.expire)
         except EntenteError as exc:  # decisions meet the same error and are refused; the next look may succeed
             _log.error("policy_not_looked_up", reason=str(exc.reason), detail=exc.detail)
 

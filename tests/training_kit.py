@@ -30,6 +30,7 @@ from federation.policy.facts import Decision, Facts, Given, Obligations
 from federation.policy.specs import TrainingSpec
 from federation.v1 import training_pb2 as pb
 from federation.v1.training_pb2_grpc import TrainingServiceStub, add_TrainingServiceServicer_to_server
+from gateway.budget.ledger import ScopePreview
 from gateway.identity.authority import Authority
 from gateway.identity.caller import Caller, set_caller
 from gateway.release import ReleasePath
@@ -40,7 +41,8 @@ from gateway.training.hub import Hub
 from gateway.training.losses import SqlLossStore
 from gateway.training.press import Press
 from gateway.training.proposals import TrainingRules
-from gateway.training.runs import SqlRunStore
+from gateway.training.runner import Patience
+from gateway.training.runs_sql import SqlRunStore
 from gateway.training.service import TrainingService
 from gateway.training.versions import SqlStepStore, Versions
 
@@ -158,6 +160,9 @@ class Gates:
         self.events.append(event)
         return key
 
+    def preview(self, purpose: str, event: DpEvent) -> list[ScopePreview]:
+        return [ScopePreview(purpose, 1.0, 0.0, 0.5 if self.budget_left else 2.0)]
+
     def commit(self, entry_id: str) -> None:
         pass
 
@@ -213,6 +218,7 @@ class Gateway:
 
     def __init__(self, engine: Engine, spec: TrainingSpec, **options: Any) -> None:
         self.gates, self.runs = Gates(), SqlRunStore(engine)
+        self.rules = TrainingRules(spec, DELTA, PARTNERS)
         self.hub = Hub(reconnect_timeout_s=options.pop("reconnect_timeout_s", 5.0))
         self.versions = make_versions(engine, self.gates)
         self.press = make_press(engine, options.pop("evaluation_csv", None))
@@ -220,10 +226,14 @@ class Gateway:
             hub=self.hub,
             runs=self.runs,
             release=ReleasePath(self.gates, self.gates, self.gates),
-            rules=lambda: TrainingRules(spec, DELTA, PARTNERS),
+            policy=self.gates,
+            prices=self.gates,
+            audit=self.gates,
+            rules=lambda: self.rules,
             clock=FixedClock(NOW),
             press=self.press,
             versions=self.versions,
+            patience=Patience(120, 5.0),
             **options,
         )
         self._loop = asyncio.new_event_loop()
@@ -242,7 +252,7 @@ class Gateway:
         return PartyStub(self.channel(), party, role)
 
     def close(self) -> None:
-        self.service.stop()
+        self.service.stop(grace_s=0)
         for channel in self._channels:
             channel.close()
         self._loop.call_soon_threadsafe(self._stop.set)

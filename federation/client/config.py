@@ -50,6 +50,15 @@ class DataConfig(Section):
     """An identifier column emptier than this is refused: it is more likely a wrong file than a fact."""
 
 
+class StandingRule(Section):
+    """What the agent may approve without asking a person; None: whatever the other limits allow."""
+
+    max_epsilon: float | None = Field(default=None, gt=0)
+    """Of a run, for a person who may be a customer of every partner."""
+    models: tuple[str, ...] | None = None
+    features: tuple[str, ...] | None = None
+
+
 class Limits(Section):
     """What the partner allows, whatever the gateway asks."""
 
@@ -59,6 +68,9 @@ class Limits(Section):
     max_epsilon_per_run: float = Field(default=3.0, gt=0)
     features: tuple[str, ...] | None = None
     """Columns a model may use; None: those of the partner's own policy."""
+    training_approval: Literal["automatic", "manual"] = "automatic"
+    """manual: every training run waits for ``entente train approve`` here. automatic: only one beyond the next."""
+    automatic_within: StandingRule = StandingRule()
     max_rows_blinded_per_epoch: int = Field(default=100_000_000, gt=0)
     """Over all batches of others that this partner blinds in one epoch."""
 

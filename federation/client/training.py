@@ -1,57 +1,61 @@
 """The agent's part in joint training: hears proposals, decides for itself, trains, answers with noisy updates.
 
 Guarantees, whatever the gateway sends: a run is trained only after this partner's own policy, feature list and limits
-permit it, with epsilon recomputed from the proposed noise; the approved plan is pinned by its digest and nothing in a
-later message changes it; every attempt is paid on disk before a row is touched; the same message is never trained twice
-for the price of one: an answer that was kept is sent again, one that was lost in a crash is paid and drawn anew.
+permit it, with epsilon recomputed from the proposed noise, and after a person here or the standing rule approved it
+(``federation.client.approvals``); the approved plan is pinned by its digest and nothing in a later message changes it;
+every attempt is paid on disk before a row is touched; the same message is never trained twice for the price of one: an
+answer that was kept is sent again, one that was lost in a crash is paid and drawn anew.
 In a secure sum nothing of this partner alone can be read from its answers, see ``federation.training.secure_sum``.
-Who may be in training is asked again in every round, so a withdrawal holds from the next round on.
+Who may be in training is asked again in every round, so a withdrawal holds from the next round on. A run that this
+partner has paused gets no answer from here but that.
 """
 
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+import time
+from collections.abc import Callable, Iterator
 
 import structlog
 from sqlalchemy import Engine
 
+from federation.client import approvals
+from federation.client.approvals import Approvals, OwnRules, ProposalRules
 from federation.client.config import PartnerConfig
-from federation.client.workbench import CATEGORY, RECIPIENT, SIZE, KeyKeeper, TrainingData, Workbench
+from federation.client.workbench import CATEGORY, RECIPIENT, SIZE, KeyInMemory, KeyKeeper, TrainingData, Workbench
 from federation.core.clock import Clock
 from federation.core.errors import EntenteError, PolicyError, Reason, TrainingError
 from federation.core.identity import Identity
-from federation.policy.specs import TrainingSpec
-from federation.privacy.composition import epsilon_of
 from federation.training.accountant import CustomerAccountant
 from federation.training.client_app import build_client_app
 from federation.training.draws import RandomBytes
 from federation.training.flower import Context, RecordDict, lost, pack, unpack
 from federation.training.memory import RunMemory
 from federation.training.models import KINDS
-from federation.training.plan import PURPOSE, Plan, read_plan
+from federation.training.plan import PURPOSE, Plan, proposal_digest
 from federation.training.summed_app import KEYS, build_summed_app
 from federation.v1 import training_pb2 as pb
 from federation.v1.training_pb2_grpc import TrainingServiceStub
 
-CLAIM_SLACK = 1.02
-"""Recomputed epsilon may be this much above the claimed one: calibrations stop at a tolerance."""
+MAX_WORDS = 200
 _log = structlog.get_logger()
 
 
-class OwnRules(Protocol):
-    """The partner's own compiled policy."""
+class Pace:
+    """How fast answers come in this process.
 
-    @property
-    def training(self) -> TrainingSpec:
-        """What its policy says of training; rows are decided through ``TrainingData.eligible``."""
-        ...
+    Args:
+        monotonic: Measures time.
+        before: Answers that were given before.
+    """
 
-    @property
-    def region_of(self) -> Mapping[str, str]:
-        """Which region a country of residence belongs to."""
-        ...
+    def __init__(self, monotonic: Callable[[], float], before: int) -> None:
+        self._monotonic, self._before, self._began = monotonic, before, monotonic()
+
+    def left_s(self, done: int, rounds: int) -> float:
+        """About how long the rounds that are left take, in seconds; 0 where nothing is known."""
+        new = done - self._before
+        return max(0, rounds - done) * (self._monotonic() - self._began) / new if new > 0 else 0.0
 
 
 class TrainingAgent:
@@ -66,8 +70,9 @@ class TrainingAgent:
         identity: Signs the keys of secure sums, and says whose CA counts.
         engine: From ``open_database``; holds the accountant, which must never be lost.
         random_bytes: A cryptographic source.
-        on_progress: Called with the run's id, rounds done and rounds in all.
+        on_progress: Called with the run's id, answers given, rounds in all, and about how many seconds are left.
         keys: Where the key of a round waits for its second phase; None: in memory.
+        monotonic: Measures the pace.
     """
 
     def __init__(
@@ -81,8 +86,9 @@ class TrainingAgent:
         identity: Identity,
         engine: Engine,
         random_bytes: RandomBytes = os.urandom,
-        on_progress: Callable[[str, int, int], None] | None = None,
+        on_progress: Callable[[str, int, int, float], None] | None = None,
         keys: KeyKeeper | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stub, self._data, self._config, self._policy = stub, data, config, policy
         self._identity, self._clock = identity, clock
@@ -90,7 +96,10 @@ class TrainingAgent:
         self.accountant = CustomerAccountant(engine, config.limits, clock)
         self._memory = RunMemory(engine)
         self._bench: Workbench | None = None
-        self._keys = keys
+        self._keys: KeyKeeper = keys or KeyInMemory()  # outlives a stream that broke: the gateway asks again
+        self._approvals = Approvals(engine, clock)
+        self._rules = ProposalRules(config.party, config.limits, policy, self._memory)
+        self._monotonic, self._pace = monotonic, Pace(monotonic, 0)
 
     def serve(self, stop: threading.Event) -> None:
         """Takes part in runs until the stream ends or ``stop`` is set. Raises grpc.RpcError when the stream breaks."""
@@ -111,9 +120,15 @@ class TrainingAgent:
     def answer(self, response: pb.ExchangeMessagesResponse) -> pb.ExchangeMessagesRequest | None:
         """What to say to one message of the gateway; never raises for what the gateway sent or a file holds."""
         kind = response.WhichOneof("part")
-        run_id = str(getattr(response, kind).run_id) if kind else ""
+        part = getattr(response, kind) if kind else None
+        run_id = str(getattr(part, "proposal", part).run_id) if part is not None else ""
         try:
             match kind:
+                case "proposed":
+                    return self._consider(response.proposed)
+                case "proposal" | "message" if self._approvals.paused(run_id):
+                    _log.info("training_paused_here", run=run_id)
+                    return pb.ExchangeMessagesRequest(paused=pb.TrainerPaused(run_id=run_id))
                 case "proposal":
                     self._bench = None
                     self._bench = self._approve(response.proposal)
@@ -122,6 +137,7 @@ class TrainingAgent:
                     return pb.ExchangeMessagesRequest(reply=self._train(response.message))
                 case "ended":
                     self._memory.end(run_id)
+                    self._approvals.drop(run_id)
                     self._bench = None
         except EntenteError as exc:
             _log.warning("training_refused", run=run_id, reason=str(exc.reason), item=exc.item, detail=exc.detail)
@@ -131,35 +147,40 @@ class TrainingAgent:
             return _refusal(run_id, TrainingError(Reason.INTERNAL))
         return None
 
+    def _consider(self, asked: pb.ProposedRun) -> pb.ExchangeMessagesRequest | None:
+        """This partner's word on a proposal; None while it waits for a person. Raises TrainingError."""
+        word = pb.TrainerDecision(run_id=asked.proposal.run_id, proposal_sha256=proposal_digest(asked.proposal))
+        try:
+            plan = self._rules.check(asked.proposal)
+            self.accountant.check(plan.run_id, plan.customer_events(plan.max_attempts))
+        except EntenteError as exc:
+            word.by_rule, word.reason = True, f"{exc.reason}: {exc.item or exc.public}"[:MAX_WORDS]
+            _log.warning("proposal_refused", run=word.run_id, reason=str(exc.reason), item=exc.item)
+            return pb.ExchangeMessagesRequest(decision=word)
+        state = self._approvals.state(plan.run_id, plan.digest)
+        if state == approvals.PENDING and (why := self._rules.needs_person(plan)):
+            self._approvals.receive(asked, plan.digest)
+            _log.warning("proposal_waits_for_a_person", run=plan.run_id, why=why, expires_at=asked.expires_at[:48])
+            return None
+        word.approved, word.by_rule = state != approvals.NO, state == approvals.PENDING
+        word.reason = "" if word.approved else "refused by a person"
+        return pb.ExchangeMessagesRequest(decision=word)
+
     def _approve(self, proposal: pb.TrainingProposal) -> Workbench:
-        """Decides a proposal by this partner's own rules alone.
+        """Decides a run that starts, or goes on, by this partner's own rules alone.
 
         Raises:
             DataError: the proposal makes no sense.
-            TrainingError: PROPOSAL_REFUSED.
+            TrainingError: PROPOSAL_REFUSED, NOT_APPROVED.
             PolicyError: POLICY_DENIED or OBLIGATION_FAILED.
             BudgetError: BUDGET_EXHAUSTED.
         """
-        plan = read_plan(proposal)
-        limits, spec = self._config.limits, self._policy.training
-        allowed = set(spec.features if limits.features is None else limits.features)
-        checks = {
-            "run has ended": not self._memory.ended(plan.run_id),
-            "this partner is not in it": self._config.party in plan.partners,
-            "too few partners": len(plan.partners) >= spec.min_partners,
-            f"features {', '.join(sorted(set(plan.features) - allowed))}": set(plan.features) <= allowed,
-            f"label {plan.label[:48]}": plan.label == spec.label,
-            "rounds": plan.learning_rounds <= spec.max_rounds,
-            "judging: this partner's policy has none": plan.judging is None or spec.judging is not None,
-            "epsilon": plan.epsilon <= spec.max_epsilon,
-            f"trust: this partner wants {spec.trust}": (plan.noise is not None) == (spec.trust == "secure_sum"),
-            "noise for fewer colluding partners": plan.noise is None or plan.noise.collusion >= spec.collusion,
-            # The gateway's claim is not trusted: the noise says what the run costs.
-            "claimed epsilon is not true": _person_epsilon(plan) <= plan.epsilon * CLAIM_SLACK,
-        }
-        wrong = [name for name, fine in checks.items() if not fine]
-        if wrong:
-            raise TrainingError(Reason.PROPOSAL_REFUSED, item="; ".join(wrong)[:300])
+        plan = self._rules.check(proposal)
+        match self._approvals.state(plan.run_id, plan.digest):
+            case approvals.NO:
+                raise TrainingError(Reason.PROPOSAL_REFUSED, item="refused by a person at this partner")
+            case approvals.PENDING if why := self._rules.needs_person(plan):
+                raise TrainingError(Reason.NOT_APPROVED, item=why)
         paid = self.accountant.charged(plan.run_id)
         left = plan.max_attempts - len(paid - {SIZE})
         if left > 0:
@@ -167,6 +188,7 @@ class TrainingAgent:
             self.accountant.check(plan.run_id, events[-1:] if paid else events)
         self._ask_policy(plan)  # the first to look at rows
         self._memory.pin(plan.run_id, plan.digest)
+        self._pace = Pace(self._monotonic, self._memory.replies(plan.run_id))
         return Workbench(
             plan,
             data=self._data,
@@ -224,14 +246,12 @@ class TrainingAgent:
             if message.metadata.message_type == KEYS:
                 return pb.FlowerMessage(run_id=wire.run_id, message=reply)
             self._memory.keep_reply(wire.run_id, message_id, reply)
+        done, rounds = self._memory.replies(wire.run_id), bench.plan.rounds
+        left_s = round(self._pace.left_s(done, rounds), 1)
+        _log.info("training_answered", run=wire.run_id, answers=done, rounds=rounds, seconds_left=left_s)
         if self._on_progress is not None:
-            self._on_progress(wire.run_id, self._memory.replies(wire.run_id), bench.plan.rounds)
+            self._on_progress(wire.run_id, done, rounds, left_s)
         return pb.FlowerMessage(run_id=wire.run_id, message=reply)
-
-
-def _person_epsilon(plan: Plan) -> float:
-    """What the run costs a person who is a customer of every partner, spare attempts included."""
-    return epsilon_of([plan.person_event(plan.max_attempts)], plan.delta)
 
 
 def _refusal(run_id: str, exc: EntenteError) -> pb.ExchangeMessagesRequest:

@@ -10,6 +10,7 @@ import os
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 
+import hashlib
 import io
 import logging
 import math
@@ -27,6 +28,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from federation.core.canonical import digest_hex
 from federation.core.errors import Reason, TrainingError
 from federation.training.features import Floats
 from federation.training.models import MAX_MODEL_BYTES
@@ -85,6 +87,13 @@ def refusal_of(reply: Message) -> str | None:
     if not reply.has_error() or reply.error.code != REFUSED:
         return None
     return "".join(character for character in (reply.error.reason or "")[:MAX_REFUSAL] if character.isprintable())
+
+
+def question_id(message: Message) -> str:
+    """The digest of what a message asks, and of whom: hexadecimal, the same whenever and by whichever process."""
+    about, content = message.metadata, message_to_proto(message).content.SerializeToString(deterministic=True)
+    asked = [about.run_id, about.dst_node_id, about.message_type, about.group_id, hashlib.sha256(content).hexdigest()]
+    return digest_hex([str(part) for part in asked])
 
 
 def pack(message: Message) -> bytes:

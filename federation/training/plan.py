@@ -128,6 +128,11 @@ class Plan:
         return UPDATE_NORM_FACTOR * reach
 
 
+def proposal_digest(proposal: pb.TrainingProposal) -> str:
+    """SHA-256 of a proposal, hexadecimal: what partners approve."""
+    return hashlib.sha256(proposal.SerializeToString(deterministic=True)).hexdigest()
+
+
 def read_plan(proposal: pb.TrainingProposal) -> Plan:
     """Checks every field of a complete proposal.
 
@@ -190,7 +195,7 @@ def read_plan(proposal: pb.TrainingProposal) -> Plan:
         epsilon=proposal.epsilon,
         delta=proposal.delta,
         partners=tuple(proposal.partners),
-        digest=hashlib.sha256(proposal.SerializeToString(deterministic=True)).hexdigest(),
+        digest=proposal_digest(proposal),
         noise=noise,
         spare_attempts=proposal.spare_attempts if noise is not None else 0,
         momentum=proposal.momentum,

@@ -25,12 +25,14 @@ from federation.training.flower import (
     from_record,
     to_record,
 )
+from federation.training.learner import State
 from federation.training.models import Weights, save_weights, weights_digest
 from federation.training.plan import Plan
 from federation.training.secure_sum import MAX_KEY_BYTES, add_masked
 from federation.training.strategy import TrainOnly
 from federation.training.summed_app import KEYS
 
+SETTLED = "settled"
 KEY_TRIES = 3
 """How often a phase of keys is repeated for a partner that answers late."""
 
@@ -44,13 +46,20 @@ class SummedTraining(TrainOnly):
         timeout_s: Of one phase.
         before_retry: Called with the number of attempts made so far before a round is tried again; raises where the
             budget does not allow it.
+        before_ask: Called with the number of attempts, this one included, and its name in the keys, before partners are
+            asked for vectors; keeps both where ``recall`` needs them after a restart.
     """
 
     def __init__(
-        self, plan: Plan, partners: Mapping[int, str], timeout_s: float, before_retry: Callable[[int], None]
+        self,
+        plan: Plan,
+        partners: Mapping[int, str],
+        timeout_s: float,
+        before_retry: Callable[[int], None],
+        before_ask: Callable[[int, int], None] = lambda _attempts, _number: None,
     ) -> None:
         self._plan, self._partners = plan, dict(partners)
-        self._timeout_s, self._before_retry = timeout_s, before_retry
+        self._timeout_s, self._before_retry, self._before_ask = timeout_s, before_retry, before_ask
         self.learner = plan.learner()
         """Has the model, and the state to go on from."""
         self._told: Weights = {}
@@ -58,6 +67,28 @@ class SummedTraining(TrainOnly):
         self._number = 0  # of the last attempt, keys phases included; names it in the keys
         self.attempts = 0
         """How often partners were asked for a vector; what has to be paid."""
+        self._settled = 0  # attempts when the last round was complete: more since then means that one was lost
+
+    def model(self) -> Weights:
+        """See TrainOnly."""
+        return self.learner.model()
+
+    def state(self) -> State:
+        """See TrainOnly: the learner's, and how many attempts the complete rounds took."""
+        return {**self.learner.state(), SETTLED: np.array(self._settled)}
+
+    def restore(self, state: State) -> None:
+        """See TrainOnly."""
+        self._settled = self.attempts = int(state[SETTLED])
+        self.learner.restore({name: array for name, array in state.items() if name != SETTLED})
+
+    def recall(self, attempts: int, number: int) -> None:
+        """Takes back what ``before_ask`` was told last, by a process that may have died while partners answered.
+
+        An attempt beyond those of complete rounds counts as made, though nobody has its sum: partners may have
+        answered. The round is then tried again as after any other loss, paid for and with new keys.
+        """
+        self.attempts, self._number = max(self.attempts, attempts), max(self._number, number)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -84,18 +115,25 @@ class SummedTraining(TrainOnly):
             raise TrainingError(Reason.RUN_FAILED, item="a reply before a question")
         vectors = self._read(replies)
         while missing := sorted(set(self._partners.values()) - set(vectors)):
-            if self.attempts >= self._plan.max_attempts - (self._plan.rounds - server_round):
-                raise TrainingError(Reason.RUN_FAILED, item=f"round {server_round}: no reply of {', '.join(missing)}")
-            self._before_retry(self.attempts)
-            messages = self._ask(server_round, grid)
+            messages = self._ask(server_round, grid, lost=f"no reply of {', '.join(missing)}")
             vectors = self._read(grid.send_and_receive(messages, timeout=self._timeout_s))
         noise = self._plan.noise_of(server_round)
         total = noise.read(add_masked(vectors, self._plan.partners, noise.width))
         self.learner.step(server_round, total, noise.sum_sigma)
+        self._settled = self.attempts
         return to_record(self.learner.model()), None
 
-    def _ask(self, server_round: int, grid: Grid) -> list[Message]:
-        """Phase of keys; returns the messages of the next phase. Raises TrainingError (RUN_FAILED)."""
+    def _ask(self, server_round: int, grid: Grid, lost: str = "interrupted") -> list[Message]:
+        """Phase of keys; returns the messages of the next phase, which pays for a try that was lost before.
+
+        Raises:
+            TrainingError: RUN_FAILED.
+            BudgetError: see ``before_retry``.
+        """
+        if self.attempts > self._settled:
+            if self.attempts >= self._plan.max_attempts - (self._plan.rounds - server_round):
+                raise TrainingError(Reason.RUN_FAILED, item=f"round {server_round}: {lost}, and no spare attempt")
+            self._before_retry(self.attempts)
         missing: list[str] = []
         for _ in range(KEY_TRIES):
             self._number += 1
@@ -107,6 +145,7 @@ class SummedTraining(TrainOnly):
             missing = sorted(set(self._partners.values()) - set(offers))
             if not missing:
                 self.attempts += 1
+                self._before_ask(self.attempts, self._number)
                 config = ConfigRecord({**about, "offers": [offers[party] for party in self._plan.partners]})
                 send = {"arrays": to_record(self._told), "config": config}
                 return [self._message(node, send, "train", server_round) for node in self._partners]

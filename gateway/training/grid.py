@@ -1,10 +1,14 @@
-"""Flower's ``Grid`` over the hub: strategies run unchanged, messages go over the gateway's own connections."""
+"""Flower's ``Grid`` over the hub: strategies run unchanged, messages go over the gateway's own connections.
 
-import secrets
+A message's id is the digest of what it asks, so that the same question has the same id in any process. A partner keeps
+its answers by these ids: asked again after the gateway was killed, it gives the very answer it gave, for no further
+cost.
+"""
+
 from collections.abc import Iterable, Mapping
 
 from federation.core.errors import Reason, TrainingError
-from federation.training.flower import SERVER_NODE, Grid, Message, RecordDict, Run, become, pack, stamp
+from federation.training.flower import SERVER_NODE, Grid, Message, RecordDict, Run, become, pack, question_id, stamp
 from gateway.training.hub import Hub
 
 
@@ -56,7 +60,7 @@ class HubGrid(Grid):
             party = self._nodes.get(message.metadata.dst_node_id)
             if party is None:
                 raise TrainingError(Reason.RUN_FAILED, item=f"node {message.metadata.dst_node_id}")
-            message_id = secrets.token_hex(16)
+            message_id = question_id(message)
             stamp(message, message_id)
             self._asked[message_id] = party
             self._hub.ask(party, message_id, pack(message))

@@ -1,14 +1,15 @@
 """Where the partners' streams meet a run: who is connected, what each still owes, and what came back.
 
-One run at a time. A partner that comes back within ``reconnect_timeout_s`` gets the proposal and the message it still
-owes again; one that does not, refuses, or sends rubbish ends the run, with the partner named. The hub believes a
-partner's name from its certificate only; a reply counts once, for the partner that was asked, and anything else that
-comes is dropped and logged.
+Proposals that wait for a partner's word are told to it whenever it comes. One run at a time is under way. A partner of
+it that comes back within ``reconnect_timeout_s`` gets the proposal and the message it still owes again; one that does
+not, refuses, or sends rubbish ends the run, with the partner named. The hub believes a partner's name from its
+certificate only; a reply counts once, for the partner that was asked, and anything else that comes is dropped and
+logged.
 """
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -46,6 +47,7 @@ class Hub:
         self._changed = threading.Condition()
         self._sessions: dict[str, Send] = {}
         self._run: _Run | None = None
+        self._proposed: dict[str, tuple[pb.ProposedRun, set[str]]] = {}  # by run; with who has not decided yet
 
     def connected(self) -> frozenset[str]:
         """Partners whose agent is there."""
@@ -57,6 +59,9 @@ class Hub:
         with self._changed:
             older = self._sessions.pop(party, None)
             self._sessions[party] = send
+            for proposed, waiting in self._proposed.values():
+                if party in waiting:
+                    send(pb.ExchangeMessagesResponse(proposed=proposed))
             run = self._run
             if run is not None and party in run.proposal.partners:
                 run.gone_since.pop(party, None)
@@ -79,6 +84,25 @@ class Hub:
             self._changed.notify_all()
         _log.info("trainer_gone", party=party)
 
+    def announce(self, proposed: pb.ProposedRun, waiting: Iterable[str]) -> None:
+        """Asks partners for their word on a proposal, now and whenever they come, until ``forget``."""
+        with self._changed:
+            parties = set(waiting)
+            self._proposed[proposed.proposal.run_id] = (proposed, parties)
+            for party in parties & set(self._sessions):
+                self._sessions[party](pb.ExchangeMessagesResponse(proposed=proposed))
+
+    def decided(self, run_id: str, party: str) -> None:
+        """A partner need not be asked again."""
+        with self._changed:
+            if run_id in self._proposed:
+                self._proposed[run_id][1].discard(party)
+
+    def forget(self, run_id: str) -> None:
+        """A proposal does not wait any longer."""
+        with self._changed:
+            self._proposed.pop(run_id, None)
+
     def open(self, proposal: pb.TrainingProposal) -> None:
         """Begins a run: every partner gets the proposal. Raises TrainingError (RUN_BUSY)."""
         with self._changed:
@@ -91,12 +115,16 @@ class Hub:
                     self._sessions[party](pb.ExchangeMessagesResponse(proposal=proposal))
 
     def close(self) -> None:
-        """Ends the run; partners that are there are told."""
+        """No run is under way any longer, whether it is over or goes on later."""
         with self._changed:
-            run, self._run = self._run, None
-            for party in run.proposal.partners if run is not None else ():
-                if run is not None and party in self._sessions:
-                    ended = pb.RunEnded(run_id=run.proposal.run_id)
+            self._run = None
+
+    def tell_ended(self, run_id: str, partners: Iterable[str]) -> None:
+        """Tells partners that are there that a run, or a proposal, is over."""
+        with self._changed:
+            for party in partners:
+                if party in self._sessions:
+                    ended = pb.RunEnded(run_id=run_id)
                     self._sessions[party](pb.ExchangeMessagesResponse(ended=ended))
 
     def ask(self, party: str, message_id: str, data: bytes) -> None:
@@ -162,14 +190,14 @@ class Hub:
         with self._changed:
             run = self._run
             if run is not None and refusal.run_id == run.proposal.run_id and party in run.proposal.partners:
-                item = f"{party}: {_plain(refusal.reason, 48)}: {_plain(refusal.text, 300)}"
+                item = f"{party}: {plain(refusal.reason, 48)}: {plain(refusal.text, 300)}"
                 run.failure = run.failure or TrainingError(Reason.PROPOSAL_REFUSED, item=item)
                 self._changed.notify_all()
 
-    def abort(self, error: TrainingError) -> None:
-        """Ends the run under way, if any, for a reason of the gateway's own."""
+    def abort(self, run_id: str, error: TrainingError) -> None:
+        """Breaks off a run, if it is the one under way, for a reason of the gateway's own."""
         with self._changed:
-            if self._run is not None:
+            if self._run is not None and self._run.proposal.run_id == run_id:
                 self._run.failure = self._run.failure or error
                 self._changed.notify_all()
 
@@ -179,6 +207,6 @@ class Hub:
         return self._run
 
 
-def _plain(text: str, limit: int) -> str:
+def plain(text: str, limit: int) -> str:
     """A peer's words, cut and without control characters."""
     return "".join(character for character in text[:limit] if character.isprintable())

@@ -1,18 +1,20 @@
-"""The registry of runs: what was proposed, how far it came, the model after every complete round.
+"""The registry of runs: what was proposed, who approved, how far it came, and what it needs to go on from there.
 
-Durable when a call returns. A run that is still "running" when the gateway starts was interrupted: it is marked failed,
-with the round it reached; its budget stays spent, and a new run is a new proposal.
+Durable when a call returns. A run that was under way when the gateway stopped, or was killed, goes on from its last
+complete round: its checkpoint has the model, what the strategy has learned besides, and how often partners were asked
+for an answer, written *before* they were asked. So an attempt that was lost in a crash is never forgotten.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sqlalchemy import Column, Engine, Integer, LargeBinary, MetaData, Row, String, Table, func, select
-
-from federation.core.errors import Reason, TrainingError
 from federation.v1 import training_pb2 as pb
+from gateway.identity.caller import Caller
 
-RUNNING, FINISHED, FAILED = "running", "finished", "failed"
+PROPOSED, APPROVED, RUNNING, PAUSED = "proposed", "approved", "running", "paused"
+FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"
+OVER = frozenset({FINISHED, FAILED, STOPPED})
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,74 @@ class RunKey:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """A partner's word on a proposal."""
+
+    party: str
+    approved: bool
+    by_rule: bool
+    reason: str
+    at: str
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Somebody's pause of a run."""
+
+    party: str
+    reason: str
+    since: str
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """One run."""
 
     run_id: str
     key: RunKey
-    state: str
+    stored_state: str
+    """Without what follows from decisions and holds, see ``state``."""
     started_at: str
     ended_at: str
     rounds_done: int
     proposal: pb.TrainingProposal
     reason: str
+    caller: Caller | None
+    """Who asked; None for a run of before proposals were kept, which cannot go on."""
+    autostart: bool
+    """Starts as soon as every partner has approved."""
+    proposed_at: str
+    expires_at: str
+    decisions: Sequence[Decision] = ()
+    holds: Sequence[Hold] = ()
+
+    @property
+    def state(self) -> str:
+        """One of the states above."""
+        if self.stored_state == PROPOSED and not self.undecided:
+            return APPROVED
+        return PAUSED if self.stored_state == RUNNING and self.holds else self.stored_state
+
+    @property
+    def undecided(self) -> list[str]:
+        """Partners that have not approved yet."""
+        approved = {decision.party for decision in self.decisions if decision.approved}
+        return [party for party in self.proposal.partners if party not in approved]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run goes on."""
+
+    rounds_done: int
+    weights: bytes
+    """The model after the last complete round, safetensors; empty before the first."""
+    state: bytes
+    """What the strategy has learned besides, safetensors; empty before the first."""
+    attempts: int
+    """How often partners were asked for an answer of a secure sum, one that may be under way included."""
+    number: int
+    """Of the last attempt in its keys."""
 
 
 @dataclass(frozen=True)
@@ -64,24 +123,58 @@ class Finished:
 class RunStore(Protocol):
     """Keeps runs."""
 
-    def begin(self, run_id: str, key: RunKey, proposal: pb.TrainingProposal, at: str) -> None:
-        """Registers a run. Raises TrainingError (RUN_FAILED) if there is one of that id."""
+    def propose(
+        self,
+        run_id: str,
+        key: RunKey,
+        proposal: pb.TrainingProposal,
+        caller: Caller,
+        *,
+        autostart: bool,
+        at: str,
+        expires_at: str,
+    ) -> None:
+        """Registers a proposal. Raises TrainingError (RUN_FAILED) if there is a run of that id or key."""
         ...
 
-    def keep_round(self, run_id: str, rounds_done: int, weights: bytes) -> None:
+    def decide(self, run_id: str, decision: Decision) -> None:
+        """Keeps a partner's word; its last one counts."""
+        ...
+
+    def arm(self, run_id: str) -> None:
+        """The run starts as soon as every partner has approved."""
+        ...
+
+    def begin(self, run_id: str, at: str) -> bool:
+        """The run is under way; again is fine, and keeps the first time. False for one that is over."""
+        ...
+
+    def keep_attempt(self, run_id: str, attempts: int, number: int) -> None:
+        """Partners are about to be asked for an answer."""
+        ...
+
+    def keep_round(self, run_id: str, rounds_done: int, weights: bytes, state: bytes) -> None:
         """A round is complete."""
         ...
 
+    def checkpoint(self, run_id: str) -> Checkpoint:
+        """Where a run goes on. Raises TrainingError (UNKNOWN_RUN)."""
+        ...
+
+    def hold(self, run_id: str, hold: Hold) -> None:
+        """Pauses a run for a party; an earlier pause of the same party stays as it is."""
+        ...
+
+    def release_hold(self, run_id: str, parties: Sequence[str]) -> None:
+        """Ends the pauses of some parties."""
+        ...
+
     def finish(self, model: Model, at: str) -> int:
-        """The run gave a model; returns its version, one above the last."""
+        """The run gave a model; returns its version, one above the last. 0 for one that is over, which stays so."""
         ...
 
-    def fail(self, run_id: str, reason: str, at: str) -> None:
-        """The run ended without a model."""
-        ...
-
-    def fail_interrupted(self, at: str) -> list[str]:
-        """Marks every run that is still running as failed, and returns their ids. For a gateway that starts."""
+    def end(self, run_id: str, state: str, reason: str, at: str) -> bool:
+        """The run ended without a model, as FAILED or STOPPED. False, and nothing changes, for one that is over."""
         ...
 
     def find(self, run_id: str) -> RunRecord | None:
@@ -103,126 +196,3 @@ class RunStore(Protocol):
     def models(self) -> list[Finished]:
         """Every finished model without its weights, newest first."""
         ...
-
-
-_metadata = MetaData()
-_runs = Table(
-    "gateway_training_runs",
-    _metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),
-    Column("run_id", String, unique=True, nullable=False),
-    Column("key_name", String, unique=True, nullable=False),
-    Column("key_request", String, nullable=False),
-    Column("state", String, nullable=False),
-    Column("started_at", String, nullable=False),
-    Column("ended_at", String, nullable=False, default=""),
-    Column("rounds_done", Integer, nullable=False, default=0),
-    Column("proposal", LargeBinary, nullable=False),
-    Column("reason", String, nullable=False, default=""),
-    Column("weights", LargeBinary, nullable=False, default=b""),
-    Column("card_json", String, nullable=False, default=""),
-    Column("signed_card", LargeBinary, nullable=False, default=b""),
-    Column("version", Integer, unique=True),
-)
-
-
-class SqlRunStore:
-    """Runs in SQLite.
-
-    Args:
-        engine: From ``open_database``.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        _metadata.create_all(engine)
-
-    def begin(self, run_id: str, key: RunKey, proposal: pb.TrainingProposal, at: str) -> None:
-        """See RunStore."""
-        row = {"run_id": run_id, "key_name": key.name, "key_request": key.request, "state": RUNNING, "started_at": at}
-        with self._engine.begin() as connection:
-            if connection.scalar(
-                select(_runs.c.number).where((_runs.c.run_id == run_id) | (_runs.c.key_name == key.name))
-            ):
-                raise TrainingError(Reason.RUN_FAILED, item=f"run {run_id} was there before")
-            connection.execute(_runs.insert().values(**row, proposal=proposal.SerializeToString()))
-
-    def keep_round(self, run_id: str, rounds_done: int, weights: bytes) -> None:
-        """See RunStore."""
-        self._update(run_id, rounds_done=rounds_done, weights=weights)
-
-    def finish(self, model: Model, at: str) -> int:
-        """See RunStore."""
-        values = {"weights": model.weights, "card_json": model.card_json, "signed_card": model.signed_card}
-        with self._engine.begin() as connection:
-            version = int(connection.scalar(select(func.max(_runs.c.version))) or 0) + 1
-            done = _runs.update().where(_runs.c.run_id == model.run_id)
-            connection.execute(done.values(**values, state=FINISHED, ended_at=at, version=version))
-        return version
-
-    def fail(self, run_id: str, reason: str, at: str) -> None:
-        """See RunStore."""
-        self._update(run_id, state=FAILED, reason=reason, ended_at=at)
-
-    def fail_interrupted(self, at: str) -> list[str]:
-        """See RunStore."""
-        interrupted = [record for record in self.all() if record.state == RUNNING]
-        for record in interrupted:
-            done = f"{record.rounds_done} of {record.proposal.rounds} rounds"
-            self.fail(record.run_id, f"RUN_FAILED: the gateway stopped after {done}", at)
-        return [record.run_id for record in interrupted]
-
-    def find(self, run_id: str) -> RunRecord | None:
-        """See RunStore."""
-        return next((record for record in self._read() if record.run_id == run_id), None)
-
-    def find_key(self, name: str) -> RunRecord | None:
-        """See RunStore."""
-        return next((record for record in self._read() if record.key.name == name), None)
-
-    def all(self) -> list[RunRecord]:
-        """See RunStore."""
-        return self._read()
-
-    def model(self, run_id: str = "", version: int = 0) -> Model:
-        """See RunStore."""
-        query = select(_runs).where(_runs.c.state == FINISHED).order_by(_runs.c.version.desc()).limit(1)
-        if run_id:
-            query = query.where(_runs.c.run_id == run_id)
-        if version:
-            query = query.where(_runs.c.version == version)
-        with self._engine.begin() as connection:
-            row = connection.execute(query).one_or_none()
-        if row is None:
-            item = run_id[:64] or (f"version {version}" if version else "no run has finished")
-            raise TrainingError(Reason.UNKNOWN_RUN, item=item)
-        return Model(row.run_id, row.weights, row.card_json, row.signed_card, row.version)
-
-    def models(self) -> list[Finished]:
-        """See RunStore."""
-        columns = _runs.c.version, _runs.c.run_id, _runs.c.ended_at, _runs.c.card_json
-        query = select(*columns).where(_runs.c.state == FINISHED).order_by(_runs.c.version.desc())
-        with self._engine.begin() as connection:
-            return [Finished(*row) for row in connection.execute(query)]
-
-    def _update(self, run_id: str, **values: object) -> None:
-        with self._engine.begin() as connection:
-            connection.execute(_runs.update().where(_runs.c.run_id == run_id).values(**values))
-
-    def _read(self) -> list[RunRecord]:
-        with self._engine.begin() as connection:
-            rows = connection.execute(select(_runs).order_by(_runs.c.number.desc())).all()
-        return [_record(row) for row in rows]
-
-
-def _record(row: Row[tuple[object, ...]]) -> RunRecord:
-    return RunRecord(
-        run_id=row.run_id,
-        key=RunKey(row.key_name, row.key_request),
-        state=row.state,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        rounds_done=row.rounds_done,
-        proposal=pb.TrainingProposal.FromString(row.proposal),
-        reason=row.reason,
-    )

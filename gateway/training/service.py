@@ -1,73 +1,61 @@
-"""Joint training as the alliance sees it: start a run, follow it, list runs, hand out a model.
+"""Joint training as the alliance sees it: propose, approve, start, follow, pause, stop; list runs, hand out a model.
 
 A run goes through the release path as one thing that leaves: every partner's data permits it, its cost (for a person
 who may be a customer of every partner) is in the ledger before any partner draws noise, and the intent is in the audit
 log. A round of a secure sum that is tried again is one more thing that leaves, decided, paid and logged before it is.
 Handing out a finished model costs nothing more, and is decided and logged again.
 
-What is released of sums is what the plan's learner makes of them; under local noise, the mean of the models after the
-later half of the rounds: averaging is post-processing, costs no privacy, and takes out much of the last steps' noise.
+A run begins when every partner has approved its proposal (``gateway.training.desk``) and goes on over restarts of the
+gateway (``gateway.training.runner``). One is under way at a time; others wait for approval, or for their turn.
 """
 
 import hashlib
 import secrets
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-import numpy as np
 import structlog
 
 from federation.core.clock import Clock, to_text
-from federation.core.errors import EntenteError, Reason, TrainingError
-from federation.policy.facts import Facts
-from federation.training.flower import ArrayRecord, ConfigRecord, MetricRecord, from_record, to_record
-from federation.training.learner import Learner
-from federation.training.models import Weights, check_weights, initial, save_weights, weights_digest
-from federation.training.plan import PURPOSE, Plan, read_plan
-from federation.training.strategy import AllOrNothing
-from federation.training.summed import SummedTraining
+from federation.core.errors import Reason, TrainingError
+from federation.core.identity import Role
+from federation.training.models import weights_digest
+from federation.training.plan import read_plan
 from federation.v1 import training_pb2 as pb
 from gateway.identity.caller import Caller
-from gateway.release import Cost, Exit, Released, ReleasePath
-from gateway.training.grid import HubGrid
-from gateway.training.hub import Hub
+from gateway.release import AuditLog, Exit, PolicyGate, ReleasePath
+from gateway.training.desk import MAX_TEXT, Prices, ProposalDesk
+from gateway.training.hub import Hub, plain
 from gateway.training.press import Press
-from gateway.training.proposals import TrainingRules, complete
-from gateway.training.runs import FAILED, FINISHED, RUNNING, Model, RunKey, RunRecord, RunStore
+from gateway.training.proposals import TrainingRules
+from gateway.training.runner import LiveRun, Patience, Runner, exit_facts
+from gateway.training.runs import APPROVED, OVER, PROPOSED, RUNNING, STOPPED, Hold, Model, RunKey, RunRecord, RunStore
 from gateway.training.versions import Versions
 
+APPROVAL_S = 7 * 86_400.0
+GRACE_S = 3.0
+"""How long a gateway that stops lets the round under way end."""
 _log = structlog.get_logger()
-CATEGORY = "model"
-
-
-@dataclass
-class LiveRun:
-    """A run in this process; read by any number of followers."""
-
-    run_id: str
-    total: int
-    state: str = RUNNING
-    done: int = 0
-    text: str = "waiting for the gates"
-    reason: str = ""
-    error: EntenteError | None = None
-    """Why a gate refused the run before it began."""
-    ended: threading.Event = field(default_factory=threading.Event)
 
 
 class TrainingService:
-    """Safe to call from any thread.
+    """Safe to call from any thread. A run that was under way when the last process ended goes on by itself.
 
     Args:
         hub: Where the partners are.
         runs: The registry.
         release: The only way out.
+        policy: Decides about proposals before they wait.
+        prices: Says what the budget would have left.
+        audit: Where steps are logged.
         rules: What the active policy says of training.
         clock: Tells the time.
         press: Makes the model with its card.
         versions: Which model is in use.
-        round_timeout_s: How long one round may take.
+        patience: How long a run waits for what.
+        approval_s: How long a proposal waits for approvals.
+        monotonic: Measures waiting and pace.
     """
 
     def __init__(
@@ -76,57 +64,184 @@ class TrainingService:
         hub: Hub,
         runs: RunStore,
         release: ReleasePath,
+        policy: PolicyGate,
+        prices: Prices,
+        audit: AuditLog,
         rules: Callable[[], TrainingRules],
         clock: Clock,
         press: Press,
         versions: Versions,
-        round_timeout_s: float = 120.0,
+        patience: Patience | None = None,
+        approval_s: float = APPROVAL_S,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._hub, self._runs, self._release, self._rules, self._clock = hub, runs, release, rules, clock
-        self._press, self._versions, self._round_timeout_s = press, versions, round_timeout_s
-        self._lock = threading.Lock()
-        self._live: LiveRun | None = None
-        self._live_key: RunKey | None = None
+        self._hub, self._runs, self._release, self._audit, self._clock = hub, runs, release, audit, clock
+        self._desk = ProposalDesk(
+            hub=hub,
+            runs=runs,
+            policy=policy,
+            prices=prices,
+            audit=audit,
+            rules=rules,
+            clock=clock,
+            approval_s=approval_s,
+        )
+        self._runner = Runner(
+            hub=hub,
+            runs=runs,
+            release=release,
+            clock=clock,
+            press=press,
+            versions=versions,
+            patience=patience or Patience(),
+            monotonic=monotonic,
+        )
+        self._versions, self._lock = versions, threading.RLock()
+        self._lives: dict[str, LiveRun] = {}
+        self._current: LiveRun | None = None
         self._worker: threading.Thread | None = None
-        for run_id in runs.fail_interrupted(to_text(clock.now())):
-            _log.warning("run_interrupted", run=run_id)
+        self._halted = False
+        with self._lock:
+            self._dispatch()
 
-    def start(self, caller: Caller, asked: pb.TrainingProposal, idempotency_key: str) -> LiveRun:
-        """Starts a run in a thread of its own, or finds the one that the same call started before.
+    def propose(
+        self, caller: Caller, asked: pb.TrainingProposal, idempotency_key: str, *, autostart: bool
+    ) -> RunRecord:
+        """Registers a proposal, or finds the one that the same call made before. Partners need not be connected.
+
+        Raises:
+            EntenteError: see ``ProposalDesk.propose``; TrainingError: IDEMPOTENCY_CONFLICT.
+        """
+        key = _key(caller, asked, idempotency_key)
+        with self._lock:
+            record = self._find(key)
+            return record or self._desk.propose(caller, asked, key, there=None, autostart=autostart)
+
+    def start(self, caller: Caller, asked: pb.TrainingProposal, idempotency_key: str, run_id: str = "") -> LiveRun:
+        """Proposes a run that starts as soon as it is approved, or finds the one that the same call made before.
 
         Args:
             caller: Who asks.
             asked: Zero or empty fields take the policy's defaults.
             idempotency_key: Empty for a call that is never repeated.
+            run_id: Instead of the two before: of a proposal.
 
         Raises:
-            DataError: BAD_FIELD, or a proposal that the policy does not allow.
-            TrainingError: RUN_BUSY, PARTNER_UNAVAILABLE, TOO_FEW_PARTNERS, IDEMPOTENCY_CONFLICT.
-            BudgetError: BAD_COST.
+            EntenteError: see ``ProposalDesk.propose``.
+            TrainingError: RUN_BUSY, IDEMPOTENCY_CONFLICT, UNKNOWN_RUN, NOT_YOURS.
         """
-        name = f"{caller.party}\0{idempotency_key}" if idempotency_key else secrets.token_hex(16)
-        key = RunKey(_sha256(name.encode()), _sha256(asked.SerializeToString(deterministic=True)))
+        key = _key(caller, asked, idempotency_key)
         with self._lock:
-            known = self._find(key)
-            if known is not None:
-                return known
-            if self._live is not None and not self._live.ended.is_set():
-                raise TrainingError(Reason.RUN_BUSY, item=f"run {self._live.run_id}")
-            proposal = complete(asked, self._rules(), self._hub.connected())
-            # The same key is the same run: repeated after a crash between ledger and registry it pays once.
-            proposal.run_id = f"run-{key.name[:16]}"
-            plan = read_plan(proposal)
-            live = LiveRun(plan.run_id, plan.rounds)
-            self._live, self._live_key = live, key
-            self._worker = threading.Thread(
-                target=self._work, args=(caller, plan, proposal, key, live), name=plan.run_id, daemon=True
-            )
-            self._worker.start()
+            record = self._desk.need(run_id) if run_id else self._find(key)
+            if record is None:
+                self._check_free()
+                record = self._desk.propose(caller, asked, key, there=self._hub.connected(), autostart=True)
+            elif record.stored_state == PROPOSED and not record.autostart:
+                self._check_mine(caller, record)
+                self._check_free()
+                self._audit.append("training_armed", {"caller": str(caller.party), "run": record.run_id})
+                self._runs.arm(record.run_id)
+            live = self._live_of(record)
+            self._dispatch()
             return live
+
+    def decide(self, party: str, said: pb.TrainerDecision) -> RunRecord:
+        """A partner's word on a proposal; the last yes starts a run that is to start by itself.
+
+        Raises:
+            EntenteError: see ``ProposalDesk.decide``.
+        """
+        with self._lock:
+            record = self._desk.decide(party, said)
+            self._tell(record)
+            self._dispatch()
+            return record
+
+    def pause(self, caller: Caller, run_id: str, reason: str) -> RunRecord:
+        """Has a run wait after the round under way, until ``resume``.
+
+        Raises:
+            TrainingError: UNKNOWN_RUN, NOT_YOURS, WRONG_STEP for a run that is not under way.
+        """
+        record = self._desk.need(run_id)
+        self._check_mine(caller, record, partners=True)
+        if record.stored_state != RUNNING:
+            raise TrainingError(Reason.WRONG_STEP, item=f"{run_id} is {record.state}")
+        self._audit.append("training_paused", {"caller": str(caller.party), "run": run_id})
+        hold = Hold(str(caller.party), plain(reason, MAX_TEXT), to_text(self._clock.now()))
+        self._runs.hold(run_id, hold)
+        self._runner.wake()
+        return self._desk.need(run_id)
+
+    def step_aside(self, party: str, run_id: str) -> None:
+        """A partner's agent has paused itself: the round under way is broken off, and the run waits for the partner."""
+        record = self._runs.find(run_id)
+        if record is None or record.stored_state != RUNNING or party not in record.proposal.partners:
+            _log.warning("stray_pause", party=party, run=run_id[:64])
+            return
+        self._audit.append("training_paused", {"caller": party, "run": run_id})
+        self._runs.hold(run_id, Hold(party, "at the partner", to_text(self._clock.now())))
+        self._hub.abort(run_id, TrainingError(Reason.RUN_PAUSED, item=party))
+
+    def resume(self, caller: Caller, run_id: str) -> RunRecord:
+        """Ends the caller's own pause; an operator's call also ends those of people, never a partner's.
+
+        Raises:
+            TrainingError: UNKNOWN_RUN, NOT_YOURS, WRONG_STEP where the caller has no pause to end.
+        """
+        record = self._desk.need(run_id)
+        self._check_mine(caller, record, partners=True)
+        held, partners = {hold.party for hold in record.holds}, set(record.proposal.partners)
+        ended = sorted(held - partners if caller.role is Role.OPERATOR else held & {str(caller.party)})
+        if not ended or record.state in OVER:
+            raise TrainingError(Reason.WRONG_STEP, item=f"{run_id} is {record.state}, not by {caller.party}")
+        self._audit.append("training_resumed", {"caller": str(caller.party), "run": run_id, "pauses_of": ended})
+        self._runs.release_hold(run_id, ended)
+        self._runner.wake()
+        return self._desk.need(run_id)
+
+    def stop_run(self, caller: Caller, run_id: str, reason: str) -> RunRecord:
+        """Ends a run, or its proposal, without a model; the budget stays spent. Again is fine.
+
+        Raises:
+            TrainingError: UNKNOWN_RUN, NOT_YOURS, WRONG_STEP for a run that ended otherwise.
+        """
+        with self._lock:
+            record = self._desk.need(run_id)
+            self._check_mine(caller, record)
+            if record.state == STOPPED:
+                return record
+            self._audit.append("training_stopped", {"caller": str(caller.party), "run": run_id})
+            words = f": {plain(reason, MAX_TEXT)}" if reason else ""
+            why = f"{Reason.RUN_STOPPED}: by {caller.party}{words}"
+            if not self._runs.end(run_id, STOPPED, why, to_text(self._clock.now())):
+                raise TrainingError(Reason.WRONG_STEP, item=f"{run_id} is {record.state}")
+            self._desk.settle(run_id)
+            self._hub.abort(run_id, TrainingError(Reason.RUN_STOPPED, item=f"by {caller.party}"))
+            self._runner.wake()
+            if self._current is None or self._current.run_id != run_id or self._current.ended.is_set():
+                self._hub.tell_ended(run_id, record.proposal.partners)
+                self._tell(self._desk.need(run_id))
+            return self._desk.need(run_id)
 
     def list_runs(self) -> list[RunRecord]:
         """Every run, newest first."""
+        self.expire()
         return self._runs.all()
+
+    def expire(self) -> None:
+        """Ends proposals that have waited too long."""
+        self._desk.expire()
+        with self._lock:
+            for live in list(self._lives.values()):
+                if live.state in (PROPOSED, APPROVED):
+                    self._tell(self._desk.need(live.run_id))
+
+    def at_rest(self, run_id: str) -> bool:
+        """Whether no round of a run is under way in this process."""
+        with self._lock:
+            live = self._lives.get(run_id)
+            return live is None or live.state != RUNNING or live.ended.is_set()
 
     def get_model(self, caller: Caller, run_id: str = "", version: int = 0, *, in_use: bool = False) -> Model:
         """Hands out a finished model by its run or version, or the one in use; without any of them the newest.
@@ -137,144 +252,106 @@ class TrainingService:
             AuditError: AUDIT_UNAVAILABLE.
         """
         model = self._runs.model(run_id, self._versions.in_use() if in_use else version)
-        record = self._runs.find(model.run_id)
-        if record is None:
-            raise TrainingError(Reason.UNKNOWN_RUN, item=model.run_id)
+        record = self._desk.need(model.run_id)
         subject = {"run": model.run_id, "weights_sha256": weights_digest(model.weights)}
-        leaving = Exit("model", subject, self._facts(caller, read_plan(record.proposal)))
+        leaving = Exit("model", subject, exit_facts(caller, read_plan(record.proposal), self._clock))
         return self._release.release(caller, leaving, lambda _: model, lambda given: {"run": given.run_id})
 
-    def stop(self) -> None:
-        """Ends the run under way, as failed, and waits for its thread. For a gateway that shuts down."""
-        self._hub.abort(TrainingError(Reason.RUN_FAILED, item="the gateway is stopping"))
-        if self._worker is not None:
-            self._worker.join(timeout=10)
+    def stop(self, grace_s: float = GRACE_S) -> None:
+        """For a gateway that shuts down: puts the run under way down, where the next process takes it up.
 
-    def _find(self, key: RunKey) -> LiveRun | None:
+        Args:
+            grace_s: How long the round under way may take; then it is broken off, and that attempt is lost.
+        """
+        with self._lock:
+            self._halted, worker, current = True, self._worker, self._current
+        self._runner.halt()
+        if worker is not None and current is not None:
+            worker.join(timeout=grace_s)
+            self._hub.abort(current.run_id, TrainingError(Reason.RUN_PAUSED, item="the gateway is stopping"))
+            worker.join(timeout=10)
+
+    def _check_free(self) -> None:
+        """Raises TrainingError (RUN_BUSY)."""
+        if self._current is not None and not self._current.ended.is_set():
+            raise TrainingError(Reason.RUN_BUSY, item=f"run {self._current.run_id}")
+
+    def _check_mine(self, caller: Caller, record: RunRecord, *, partners: bool = False) -> None:
+        """Raises TrainingError (NOT_YOURS)."""
+        mine = record.caller is not None and record.caller.party == caller.party
+        partner = partners and caller.role is Role.PARTNER and caller.party in record.proposal.partners
+        if not (mine or partner or caller.role is Role.OPERATOR):
+            raise TrainingError(Reason.NOT_YOURS, item=record.run_id)
+
+    def _find(self, key: RunKey) -> RunRecord | None:
         """The run of an earlier call with this key. Raises TrainingError (IDEMPOTENCY_CONFLICT)."""
-        live, known = self._live, self._live_key
-        if live is None or known is None or known.name != key.name or live.error is not None:
-            record = self._runs.find_key(key.name)
-            if record is None:
-                return None
-            live = LiveRun(record.run_id, record.proposal.rounds, record.state, record.rounds_done)
-            live.reason, known = record.reason, record.key
-            live.ended.set()
-        if known != key:
+        record = self._runs.find_key(key.name)
+        if record is not None and record.key != key:
             raise TrainingError(Reason.IDEMPOTENCY_CONFLICT, item="idempotency key")
+        return record
+
+    def _live_of(self, record: RunRecord) -> LiveRun:
+        """A run as its followers see it; the caller holds the lock."""
+        live = self._lives.get(record.run_id)
+        if live is None:
+            live = LiveRun(record.run_id, record.proposal.rounds, done=record.rounds_done)
+            self._lives[record.run_id] = live
+            self._tell(record)
         return live
 
-    def _facts(self, caller: Caller, plan: Plan) -> list[Facts]:
-        """One question per party whose data is in the model; a party needs no permit for its own."""
-        at, fields = self._clock.now(), plan.fields
-        return [
-            Facts(
-                purpose=PURPOSE,
-                data_category=CATEGORY,
-                origin=origin,
-                recipient=caller.party,
-                at=at,
-                fields=fields,
-            )
-            for origin in plan.partners
-            if origin != caller.party
-        ]
-
-    def _work(self, caller: Caller, plan: Plan, proposal: pb.TrainingProposal, key: RunKey, live: LiveRun) -> None:
-        """The run's thread: gates, rounds, outcome. Every ending is told to the followers."""
-        registered = False
-
-        def do(released: Released) -> Model:
-            nonlocal registered
-            self._runs.begin(plan.run_id, key, proposal, to_text(self._clock.now()))
-            registered = True
-            weights, attempts, learner = self._train(caller, plan, proposal, live)
-            version = released.decisions[0].version
-            return self._press.finish(plan, weights, attempts=attempts, learner=learner, policy_version=version)
-
-        cost = Cost(plan.person_event(plan.rounds), PURPOSE, f"run {plan.run_id}", f"run/{plan.run_id}")
-        subject = {"run": plan.run_id, "rounds": plan.rounds, "partners": list(plan.partners)}
-        leaving = Exit("model", subject, self._facts(caller, plan), cost)
-        try:
-            model = self._release.release(caller, leaving, do, _digest)
-            self._runs.finish(model, to_text(self._clock.now()))
-            self._versions.settle()
-            live.state, live.text = FINISHED, "model released"
-        except Exception as exc:
-            error = exc if isinstance(exc, EntenteError) else TrainingError(Reason.INTERNAL)
-            if error is not exc:
-                _log.error("run_crashed", run=plan.run_id, exc_info=exc)
-            reason = f"{error.reason}: {error.item}" if error.item else str(error.reason)
-            if registered:
-                self._runs.fail(plan.run_id, reason, to_text(self._clock.now()))
-            else:
-                live.error = error
-            live.state, live.reason, live.text = FAILED, reason, error.public
-            _log.warning("run_failed", run=plan.run_id, reason=reason)
-        finally:
+    def _tell(self, record: RunRecord) -> None:
+        """Brings followers up to date on a run that no thread works on; the caller holds the lock."""
+        live = self._lives.get(record.run_id)
+        if live is None or live.ended.is_set() or live is self._current:
+            return
+        live.state, live.reason = record.state, record.reason
+        if record.undecided and record.state == PROPOSED:
+            live.text = f"waiting for approval by {', '.join(record.undecided)}"
+        if record.state in OVER:
+            live.text = record.reason
             live.ended.set()
+            del self._lives[record.run_id]
 
-    def _train(
-        self, caller: Caller, plan: Plan, proposal: pb.TrainingProposal, live: LiveRun
-    ) -> tuple[Weights, int, Learner | None]:
-        """All rounds: the model, how many attempts were paid for, and what learned from sums. Raises TrainingError."""
-        later: list[Weights] = []
+    def _dispatch(self) -> None:
+        """Has a thread work on the next run, if there is one; the caller holds the lock."""
+        if self._worker is None or not self._worker.is_alive():
+            first = self._take()
+            if first is not None:
+                self._worker = threading.Thread(target=self._work, args=(first,), name="training", daemon=True)
+                self._worker.start()
 
-        def before_retry(attempts: int) -> None:
-            """One more noisy sum may leave: decided, paid and logged like the run itself, before it is asked for."""
-            name = f"run {plan.run_id}, attempt {attempts + 1}"
-            cost = Cost(plan.person_event(1), PURPOSE, name, f"run/{plan.run_id}/{attempts + 1}")
-            subject = {"run": plan.run_id, "attempt": attempts + 1}
-            leaving = Exit("training_attempt", subject, self._facts(caller, plan), cost)
-            self._release.release(caller, leaving, lambda _: None, lambda _: subject)
-            live.text = f"trying again, attempt {attempts + 1}"
-
-        def after_round(number: int, arrays: ArrayRecord) -> MetricRecord | None:
-            if number:
-                weights = check_weights(from_record(arrays, item="model"), plan.kind, plan.width, item="model")
-                if number > plan.rounds // 2:
-                    later.append(weights)
-                self._runs.keep_round(plan.run_id, number, save_weights(weights))
-                self._press.watch(plan, number, weights)
-                live.done = number
-            live.text = f"round {live.done} of {plan.rounds}"
+    def _take(self) -> LiveRun | None:
+        """The run to work on now: what was under way, else the oldest that may begin; the caller holds the lock."""
+        if self._halted:
             return None
+        records = list(reversed(self._runs.all()))
+        ready = [record for record in records if record.stored_state == RUNNING]
+        ready += [record for record in records if record.state == APPROVED and record.autostart]
+        if not ready:
+            return None
+        self._current = live = self._live_of(ready[0])
+        live.state, live.text = RUNNING, "waiting for the gates"
+        self._desk.settle(live.run_id)
+        return live
 
-        self._hub.open(proposal)
-        try:
-            grid = HubGrid(self._hub, _number(plan.run_id), plan.partners, self._round_timeout_s)
-            summed = None
-            if plan.noise is not None:
-                summed = SummedTraining(plan, grid.nodes, self._round_timeout_s, before_retry)
-                self._press.prepare(plan, summed.learner)
-            (summed or AllOrNothing(plan, grid.nodes)).start(
-                grid=grid,
-                initial_arrays=to_record(initial(plan.kind, plan.width)),
-                num_rounds=plan.rounds,
-                timeout=self._round_timeout_s,
-                train_config=ConfigRecord(),
-                evaluate_fn=after_round,
-            )
-        finally:
-            self._hub.close()
-        if summed is not None:
-            return summed.learner.model(), summed.attempts, summed.learner
-        mean = {
-            name: np.asarray(np.mean([weights[name] for weights in later], axis=0, dtype=np.float64), dtype=np.float32)
-            for name in later[0]
-        }
-        return mean, plan.rounds, None
+    def _work(self, live: LiveRun | None) -> None:
+        """One run after another."""
+        while live is not None:
+            try:
+                self._runner.execute(live)
+            finally:
+                with self._lock:
+                    self._lives.pop(live.run_id, None)
+            with self._lock:
+                live = self._take()
+                if live is None:
+                    self._worker = None
 
 
-def _digest(model: Model) -> dict[str, str]:
-    card = _sha256(model.card_json.encode())
-    return {"run": model.run_id, "weights_sha256": weights_digest(model.weights), "card_sha256": card}
+def _key(caller: Caller, asked: pb.TrainingProposal, idempotency_key: str) -> RunKey:
+    name = f"{caller.party}\0{idempotency_key}" if idempotency_key else secrets.token_hex(16)
+    return RunKey(_sha256(name.encode()), _sha256(asked.SerializeToString(deterministic=True)))
 
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _number(run_id: str) -> int:
-    """A run's number for Flower: 63 bits of its id's digest."""
-    return int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:8], "big") >> 1

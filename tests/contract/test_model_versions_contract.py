@@ -13,7 +13,8 @@ from federation.core.database import open_database
 from federation.core.errors import AuditError, DataError, PolicyError, Reason, TrainingError
 from federation.v1 import training_pb2 as pb
 from gateway.training.losses import LossStore, SqlLossStore
-from gateway.training.runs import Model, RunKey, SqlRunStore
+from gateway.training.runs import Model, RunKey
+from gateway.training.runs_sql import SqlRunStore
 from gateway.training.versions import FIRST, ROLLBACK, USE, SqlStepStore, Step, StepStore, Versions
 from tests.training_kit import NOW, make_caller
 
@@ -67,8 +68,8 @@ class Log:
 
 def finish(engine: Engine, number: int) -> None:
     runs, run_id = SqlRunStore(engine), f"run-{number}"
-    begin: Any = runs.begin
-    begin(run_id, RunKey(f"name-{number}", ""), pb.TrainingProposal(run_id=run_id), AT)
+    proposal, key = pb.TrainingProposal(run_id=run_id), RunKey(f"name-{number}", "")
+    runs.propose(run_id, key, proposal, make_caller(), autostart=True, at=AT, expires_at=AT)
     runs.finish(Model(run_id, b"weights", "{}", b"signed"), AT)
 
 

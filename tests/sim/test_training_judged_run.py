@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("judging")
     make_rows(4_000, 99).to_csv(folder / "test.csv", index=False)
     with alliance(JUDGED, rows=ROWS, evaluation_csv=folder / "test.csv") as (gateway, partners):
-        gateway.service._rules = lambda: TrainingRules(JUDGED, DELTA, PARTNERS, REGIONS)
+        gateway.rules = TrainingRules(JUDGED, DELTA, PARTNERS, REGIONS)
         for place, partner in enumerate(partners.values()):
             frame = partner.data.frame
             frame["region"] = np.random.default_rng(place).choice(

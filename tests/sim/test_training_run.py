@@ -40,12 +40,14 @@ def test_three_partners_train_a_model_that_has_learned(evaluation_csv: Path) -> 
         for partner in partners.values():
             assert partner.agent.accountant.spent() == pytest.approx(card["epsilon_per_customer"], abs=1e-4)
             assert set(partner.data.asked) == {("model_training", "model_update", "gateway")}
-        # the ledger was told before the audit intent, and the audit has intent and outcome
+        # the ledger was told before the audit intent, and the audit has every step, intent and outcome
         assert len(gateway.gates.events) == 1
-        assert [kind for kind, _ in gateway.gates.log] == ["intent", "outcome", "intent", "outcome"]
-        assert {facts.origin for facts in gateway.gates.asked[:3]} == set(PARTNERS)
+        kinds = ["training_proposed", *["training_decision"] * 3, "intent", "outcome", "model_use", "intent", "outcome"]
+        assert [kind for kind, _ in gateway.gates.log] == kinds
+        # asked when it was proposed, and again when it began
+        assert [facts.origin for facts in gateway.gates.asked[:6]] == [*PARTNERS, *PARTNERS]
         # a partner that fetches the model needs no permit for its own part
-        assert {facts.origin for facts in gateway.gates.asked[3:]} == {"airline", "insurer"}
+        assert {facts.origin for facts in gateway.gates.asked[6:]} == {"airline", "insurer"}
 
 
 def test_same_key_follows_the_same_run_and_other_content_is_refused() -> None:
@@ -86,7 +88,7 @@ def test_partner_that_crashes_in_mid_run_comes_back_and_is_charged_truly() -> No
 def test_partner_that_stays_away_fails_the_run_and_is_named() -> None:
     with alliance(spec=SPEC.model_copy(update={"rounds": 8}), reconnect_timeout_s=0.3) as (gateway, partners):
         call = gateway.stub().StartRun(pb.StartRunRequest())
-        next(call)
+        assert any(told.progress.done for told in call)
         partners["insurer"].crash()
         last = list(call)[-1]
         assert last.state == pb.RUN_STATE_FAILED

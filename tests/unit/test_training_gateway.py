@@ -14,13 +14,15 @@ from federation.privacy.composition import epsilon_of
 from federation.training.accounting import Steps, person_event
 from federation.training.flower import ConfigRecord, Message, RecordDict, pack, unpack
 from federation.training.measures import measure_scores
+from federation.training.plan import proposal_digest
 from federation.v1 import training_pb2 as pb
 from gateway.release import ReleasePath
 from gateway.training.evaluation import load_public_set
 from gateway.training.grid import HubGrid
 from gateway.training.hub import Hub
 from gateway.training.proposals import TrainingRules, complete
-from gateway.training.runs import FAILED, SqlRunStore
+from gateway.training.runs import RUNNING
+from gateway.training.runs_sql import SqlRunStore
 from gateway.training.service import TrainingService
 from tests.training_kit import DELTA, NOW, PARTNERS, SPEC, Gates, make_caller, make_press, make_versions, wait_for
 
@@ -110,7 +112,7 @@ def test_partner_that_comes_back_gets_proposal_and_message_again() -> None:
     for party, inbox in (inboxes | {"bank": back}).items():
         hub.deliver(party, answer_of(inbox))
     assert len(list(grid.pull_messages(ids))) == 3
-    hub.close()
+    hub.tell_ended("run-1", PARTNERS)
     assert back.parts[-1] == "ended"
 
 
@@ -181,59 +183,77 @@ def test_one_run_at_a_time_and_none_after_close() -> None:
 
 
 def service(hub: Hub, runs: SqlRunStore, gates: Gates) -> TrainingService:
-    release = ReleasePath(gates, gates, gates)
-    press = make_press(open_database(None))
     return TrainingService(
         hub=hub,
         runs=runs,
-        release=release,
+        release=ReleasePath(gates, gates, gates),
+        policy=gates,
+        prices=gates,
+        audit=gates,
         rules=lambda: RULES,
         clock=FixedClock(NOW),
-        press=press,
+        press=make_press(open_database(None)),
         versions=make_versions(open_database(None), gates),
     )
 
 
-def test_second_run_is_busy_and_a_stopping_gateway_fails_the_first(tmp_path: Path) -> None:
+def say_yes(served: TrainingService, run_id: str) -> None:
+    """Every partner approves."""
+    record = next(record for record in served.list_runs() if record.run_id == run_id)
+    for party in PARTNERS:
+        word = pb.TrainerDecision(run_id=run_id, proposal_sha256=proposal_digest(record.proposal), approved=True)
+        served.decide(party, word)
+
+
+def under_way(runs: SqlRunStore, run_id: str) -> bool:
+    record = runs.find(run_id)
+    return record is not None and record.state == RUNNING
+
+
+def test_second_run_is_busy_and_a_stopping_gateway_puts_the_first_down(tmp_path: Path) -> None:
     hub, runs = Hub(), SqlRunStore(open_database(tmp_path / "runs.db"))
     for party in PARTNERS:
         hub.attach(party, Inbox())
     gates = Gates()
     served = service(hub, runs, gates)
     live = served.start(make_caller(), pb.TrainingProposal(), "k1")
+    say_yes(served, live.run_id)
     with pytest.raises(TrainingError) as caught:
         served.start(make_caller(), pb.TrainingProposal(), "k2")
     assert caught.value.reason == Reason.RUN_BUSY
     assert served.start(make_caller(), pb.TrainingProposal(), "k1") is live
-    wait_for(lambda: runs.find(live.run_id) is not None)
-    served.stop()
-    assert live.ended.wait(5)
-    record = runs.find(live.run_id)
-    assert record is not None
-    assert record.state == FAILED
-    assert "stopping" in record.reason
+    wait_for(lambda: under_way(runs, live.run_id))
+    served.stop(grace_s=0)
+    assert live.ended.is_set()
+    assert under_way(runs, live.run_id)  # on disk: the next process takes it up
 
 
-def test_restarted_gateway_fails_what_was_running_and_the_key_still_finds_it(tmp_path: Path) -> None:
+def test_restarted_gateway_goes_on_by_itself_and_the_key_still_finds_the_run(tmp_path: Path) -> None:
     runs, gates = SqlRunStore(open_database(tmp_path / "runs.db")), Gates()
     hub = Hub()
     for party in PARTNERS:
         hub.attach(party, Inbox())
     first = service(hub, runs, gates)
     live = first.start(make_caller(), pb.TrainingProposal(), "k1")
-    wait_for(lambda: runs.find(live.run_id) is not None)
-    again = service(Hub(), runs, gates)  # the process died; the same database is opened anew
+    say_yes(first, live.run_id)
+    wait_for(lambda: under_way(runs, live.run_id))
+    first.stop(grace_s=0)
+    fresh = Hub()
+    again = service(fresh, runs, gates)  # another process on the same database
     known = again.start(make_caller(), pb.TrainingProposal(), "k1")
-    assert (known.run_id, known.state) == (live.run_id, FAILED)
-    assert "the gateway stopped after 0 of 3 rounds" in known.reason
-    assert len(gates.events) == 1
+    assert known.run_id == live.run_id
+    wait_for(lambda: "waiting for" in known.text)
+    inboxes = {party: Inbox() for party in PARTNERS}
+    for party, inbox in inboxes.items():
+        fresh.attach(party, inbox)
+    wait_for(lambda: all("message" in inbox.parts for inbox in inboxes.values()))
     with pytest.raises(TrainingError) as caught:
         again.start(make_caller(), pb.TrainingProposal(rounds=2), "k1")
     assert caught.value.reason == Reason.IDEMPOTENCY_CONFLICT
     with pytest.raises(TrainingError) as caught:
         again.start(make_caller("bank"), pb.TrainingProposal(), "k1")  # another caller's key is another key
-    assert caught.value.reason == Reason.PARTNER_UNAVAILABLE
-    first.stop()
+    assert caught.value.reason == Reason.RUN_BUSY
+    again.stop(grace_s=0)
 
 
 def test_no_model_is_no_release() -> None:
