@@ -18,6 +18,7 @@ from gateway.overlap.answers import SqlAnswerStore
 from gateway.overlap.cubes import CubeRelease
 from gateway.overlap.links import LinkRelease
 from gateway.overlap.tables import Tables
+from gateway.overlap.withdrawals import Withdrawals
 from gateway.release import ReleasePath
 from gateway.rpc.interceptor import Gatekeeper
 from gateway.rpc.overlap import OverlapServicer
@@ -55,6 +56,8 @@ class Ledger:
 class Gateway:
     """Serves a world's coordinator; agents run in threads while they are attached."""
 
+    connect_s, answer_s = 0.5, 10.0
+
     def __init__(self, world: World, **timeouts: float) -> None:
         self.world, self.log = world, Log()
         self.loop = asyncio.new_event_loop()
@@ -65,6 +68,7 @@ class Gateway:
             store=SqlAnswerStore(open_database(None)),
             path=ReleasePath(world.policy, Ledger(), self.log),
             clock=world.clock,
+            confirm=Withdrawals(coordinator.deltas, connect_s=self.connect_s, answer_s=self.answer_s),
         )
         cubes, questions = CubeRelease(tables, world.policy), AdHocRelease(tables, world.policy, Ledger())
         self.servicer = OverlapServicer(coordinator, cubes, questions, LinkRelease(tables, cubes), **timeouts)

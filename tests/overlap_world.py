@@ -164,14 +164,29 @@ class World:
                 else:
                     self.agents[party].blind(message.blind.batch_id)
                 done += 1
-            if not tasks:
+            if not tasks and not self.coordinator.deltas.settle():
                 return done
 
     def build(self, key_type: str = "email", epoch: str = "") -> str:
         name = self.coordinator.begin(epoch, key_type)
         self.work()
         self.coordinator.finish(name)
+        self.tell()
         return name
+
+    def tell(self) -> None:
+        """Lets every agent hear which epoch is complete."""
+        newest = self.coordinator.deltas.newest()
+        for agent in self.agents.values() if newest is not None else ():
+            agent.complete(newest.plan)
+
+    def update(self, *parties: str, withdrawals_only: bool = False) -> None:
+        """Lets partners, or all of them, send what changed, and waits until it is in both indexes."""
+        newest = self.coordinator.deltas.newest()
+        assert newest is not None
+        for party in parties or tuple(self.agents):
+            self.agents[party].update(newest.plan, withdrawals_only=withdrawals_only)
+        self.work()
 
 
 class Direct:

@@ -1,5 +1,6 @@
 """An epoch made of a list of people, and everything that a question passes on its way; nothing of the protocol."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -156,11 +157,12 @@ class Asking:
         index: People | None = None,
         epochs: int = 1,
         ledger: Any = None,
+        entry_ids: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.index, self.clock, self.log = index or People(people), FixedClock(NOW), log or Log()
         rules = ad_hoc or AdHocSpec(allowed=True, max_epsilon=1.0, default_epsilon=0.5, min_count=0)
         self.policy = Policy({}, {cube.name: cube for cube in cubes}, ad_hoc=rules)
-        self.ledger: Any = ledger or SqlLedger(open_engine("budget"), lambda: self.policy.budget, self.clock)
+        self.ledger: Any = ledger or SqlLedger(open_engine("budget"), lambda: self.policy.budget, self.clock, entry_ids)
         self.store = SqlAnswerStore(open_engine("answers"))
         self.tables = Tables(
             epochs=Epochs(epochs),  # type: ignore[arg-type]
@@ -168,6 +170,7 @@ class Asking:
             store=self.store,
             path=ReleasePath(self.policy, self.ledger, self.log),
             clock=self.clock,
+            confirm=lambda _epoch, _partners: None,
             noise=noise,
         )
         self.cubes = CubeRelease(self.tables, self.policy)

@@ -148,7 +148,7 @@ class DeltaBuilder:
                 sequence=sequence,
             )
             builder.write(draft, folder / f"{number:03d}.points")
-        new = [person for _, operation, label in shape if operation == ADD for person in changes.comes.get(label, [])]
+        new = [person for index, operation, label in shape if (index, operation) == (STATISTICS, ADD) for person in changes.comes.get(label, [])]
         if new:  # their rows were added to the pool in this order
             at = np.searchsorted(changes.after.people["person"], self._digests.of_people(new))
             changes.after.people["place"][at] = np.arange(first, first + len(new))

@@ -27,8 +27,8 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal_column,
     select,
-    text,
 )
 
 from federation.client.overlap_files import sync_folder
@@ -66,7 +66,7 @@ _BLINDED = Table(
 
 _RETIRED = Table("overlap_retired", _META, Column("epoch", String(64), primary_key=True))
 _COMPLETE = Table("overlap_complete", _META, Column("epoch", String(64), primary_key=True))
-_PINNED = text("overlap_plan.rowid")  # the order in which plans were pinned
+_PINNED = literal_column("overlap_plan.rowid", Integer)  # the order in which plans were pinned
 
 
 @dataclass(frozen=True)

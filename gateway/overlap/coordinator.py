@@ -4,7 +4,9 @@ The gateway checks what a hop will check too (signatures, order, labels, digests
 arises, and that a partner sends only its own batches or the one it was asked to blind. It holds no key and cannot make
 a batch that a hop would accept.
 
-A blinded batch is kept until the next stage is durable; when an epoch is complete all its batches are removed.
+A blinded batch is kept until the next stage is durable; when an epoch is complete all its batches are removed, and so
+are the tokens and counts of earlier epochs: their partners delete their keys then, so that no withdrawal could reach
+them. Deltas to the newest complete epoch (``deltas``) come in here like any batch.
 """
 
 import threading
@@ -30,6 +32,7 @@ from federation.overlap.plan import (
     Agreement,
     batch_keys,
     check_epoch_name,
+    delta_keys,
     key_types_of,
     labels_of,
     partners_of,
@@ -37,11 +40,14 @@ from federation.overlap.plan import (
     row_bytes,
 )
 from federation.v1 import overlap_pb2 as pb
+from gateway.overlap.deltas import Deltas
 from gateway.overlap.epochs import Batch, Counts, Epoch, Task, batch_id_of
 from gateway.overlap.epochs_sql import SqlEpochs
-from gateway.overlap.index import StatisticsIndex, TokenBatch
+from gateway.overlap.handles import HandleBatch
+from gateway.overlap.index import StatisticsIndex
+from gateway.overlap.people import TokenBatch
 from gateway.overlap.spool import MAX_NAMED_ROWS, Incoming, Shape, Spool
-from gateway.overlap.switchboard import HandleBatch, Switchboard
+from gateway.overlap.switchboard import Switchboard
 
 _log = structlog.get_logger()
 
@@ -74,7 +80,7 @@ class Coordinator:
         ca: Its certificate authority.
         policies: The active policy: partners and labels.
         clock: Tells the time.
-        keep_tokens: Whether the statistics index keeps tokens.
+        keep_tokens: Whether the indexes keep tokens while their epoch answers; without them no delta is taken.
     """
 
     def __init__(
@@ -85,17 +91,24 @@ class Coordinator:
         ca: Certificate,
         policies: ActivePolicy,
         clock: Clock,
-        keep_tokens: bool = False,
+        keep_tokens: bool = True,
     ) -> None:
         folder = state_dir / "overlap"
         engine = open_database(folder / "overlap.db")
-        self.epochs, self.switchboard = SqlEpochs(engine), Switchboard(engine)
         self.index = StatisticsIndex(folder / "index", keep_tokens=keep_tokens)
+        self.epochs, self.switchboard = (
+            SqlEpochs(engine),
+            Switchboard(engine, folder / "index" if keep_tokens else None),
+        )
         self._spool = Spool(folder / "batches")
+        self.deltas = Deltas(self.epochs, self.index, self.switchboard, self._spool)
         self._alliance, self._ca, self._policies, self._clock = alliance, ca, policies, clock
         self._lock = threading.Lock()  # steps of batches
         self._building = threading.Lock()  # one index at a time
-        self._spool.retain(self.epochs.open_batches())  # a process that was killed may have left finished ones
+        # What a process that was killed had begun.
+        self._spool.retain(self.epochs.open_batches())
+        self._retire()
+        self.deltas.settle()
 
     def begin(self, epoch: str, key_type: str) -> EpochId:
         """Starts an epoch, or goes on with it: what failed is tried again.
@@ -161,13 +174,19 @@ class Coordinator:
             raise OverlapError(Reason.BAD_FIELD, item="field padding")
         if self._epoch(manifest.plan.epoch).plan != manifest.plan:
             raise OverlapError(Reason.BAD_MANIFEST, item="field plan")
-        batch = self._batch(batch_id_of(manifest.plan.epoch, manifest.origin, manifest.index, manifest.label))
+        batch_id = _id_of(manifest)
+        closed = self.epochs.closed(batch_id) if manifest.sequence else None
+        if manifest.sequence and closed is None and not chain.position:
+            origin = self._policies.active.parties[manifest.origin]
+            shapes = (delta_keys(origin, adds=adds) for adds in (False, True))
+            self.deltas.admit(manifest, next(keys for keys in shapes if len(keys) == manifest.batches))
+        batch = closed or self._batch(batch_id)
         known = batch.header.manifest.payload
         if known and known != header.manifest.payload:
             raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"second batch for {manifest.label!r}")
         if batch.position < chain.position - 1:
             raise OverlapError(Reason.UNKNOWN_BATCH, item=f"batch at position {batch.position}")
-        return Expected(batch, header, chain, here=batch.position >= chain.position)
+        return Expected(batch, header, chain, here=closed is not None or batch.position >= chain.position)
 
     def receive(self, expected: Expected) -> Incoming:
         """Opens the spool for the rows of an expected batch; it may hold some of them already."""
@@ -216,13 +235,16 @@ class Coordinator:
         batch = self._batch(batch_id)
         plan = self._epoch(batch.epoch).plan
         hops = ring(tuple(plan.partners), batch.origin)
-        if not 0 <= batch.position < len(hops) or hops[batch.position] != party:
+        turn = not batch.sequence or any(task.batch_id == batch_id for task in self.epochs.tasks(party))
+        if not turn or not 0 <= batch.position < len(hops) or hops[batch.position] != party:
             raise OverlapError(Reason.UNKNOWN_BATCH, item="not this partner's turn")
         header = pb.BatchHeader(manifest=batch.header.manifest, receipts=batch.header.receipts)
         return header, self._spool.chunks(batch_id, batch.position, row_bytes(plan), from_row)
 
-    def report(self, party: PartyId, task_id: str, reason: str, text: str) -> None:
+    def report(self, party: PartyId, task_id: str, reason: str, text: str, sequence: int = 0) -> None:
         """Takes a partner's word on a task. "Done" needs no word: what arrived says it; without that it failed."""
+        if self.deltas.report(party, task_id, reason, text, sequence):
+            return
         open_ids = {task.task_id for task in self.epochs.tasks(party)}
         if task_id in open_ids:
             self.epochs.fail(task_id, party, reason or Reason.TRUNCATED_STREAM, text)
@@ -253,10 +275,18 @@ class Coordinator:
             keys = len(key_types_of(current.plan.key_type))
             self.index.build(epoch, self._labels(current, batches), self._tokens(current.plan, batches), keys)
             self.switchboard.replace(epoch, self._handles(current.plan, batches), keys)
-            self.epochs.complete(epoch, self._clock.now())
-            for batch in batches:
-                self._spool.clear(batch.batch_id)
+            abandoned = self.epochs.complete(epoch, self._clock.now())
+            for batch_id in (*abandoned, *(batch.batch_id for batch in batches)):
+                self._spool.clear(batch_id)
+            self._retire()
+        self.deltas.changed()
         _log.info("epoch_complete", epoch=epoch, rejected_rows=sum(batch.rejected for batch in batches))
+
+    def _retire(self) -> None:
+        """Removes what only fresh answers of earlier epochs would need."""
+        for epoch in self.epochs.replaced():
+            self.index.retire(epoch)
+            self.switchboard.retire(epoch)
 
     def _labels(self, current: Epoch, batches: list[Batch]) -> dict[str, list[str]]:
         """The epoch's labels by partner, in the order in which the policy declares them."""
@@ -296,3 +326,8 @@ class Coordinator:
         if found is None:
             raise OverlapError(Reason.UNKNOWN_BATCH, item="not of an open epoch")
         return found
+
+
+def _id_of(manifest: pb.Manifest) -> str:
+    where = (manifest.plan.epoch, manifest.origin, manifest.index, manifest.label)
+    return batch_id_of(*where, operation=manifest.operation, sequence=manifest.sequence)

@@ -21,7 +21,7 @@ from federation.v1 import overlap_pb2 as pb
 AWAITED = -1
 MAX_WAITING = 16
 """Deltas of one origin that are open: more wait at the origin."""
-Kind = Literal["submit", "blind"]
+Kind = Literal["submit", "blind", "delta"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,10 @@ class Epochs(Protocol):
 
     def batch(self, batch_id: str) -> Batch | None:
         """A batch of an open epoch, or of an open delta."""
+        ...
+
+    def closed(self, batch_id: str) -> Batch | None:
+        """A batch of a delta that is not open any more."""
         ...
 
     def batches(self, epoch: str) -> list[Batch]:

@@ -132,6 +132,13 @@ class SqlEpochs:
             row = db.execute(select(_BATCHES).where(_BATCHES.c.batch_id == batch_id, _is_open())).mappings().first()
         return _batch(dict(row)) if row else None
 
+    def closed(self, batch_id: str) -> Batch | None:
+        """See Epochs."""
+        mine = (_BATCHES.c.batch_id == batch_id) & (_BATCHES.c.sequence > 0)
+        with self._engine.begin() as db:
+            row = db.execute(select(_BATCHES).where(mine, ~_is_open())).mappings().first()
+        return _batch(dict(row)) if row else None
+
     def batches(self, epoch: str) -> list[Batch]:
         """See Epochs."""
         where = _BATCHES.c

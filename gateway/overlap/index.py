@@ -1,53 +1,45 @@
 """The statistics index of an epoch: who is where with which label, as a table of counts that holds no token.
 
-Tokens are read into a scratch database, repetitions within a partner collapse, and what is kept is one row per
-membership bitmap and labels with the number of people. Every question is a scan of that small table. Tokens are dropped
-with the scratch file unless they are to be kept (for comparing an epoch's later additions).
+What is asked is a file with one row per membership bitmap and labels, and the number of people; every question is a
+scan of that small table. Beside it, tokens (128 bits each) stay in a file of their own until a later epoch replaces
+this one, because a delta must find whom it takes away; without ``keep_tokens`` they go at once, and no delta is taken.
+
+A delta is one transaction of the file of tokens, which also holds the regions. Then they are copied to a small file of
+a new name, and only that is read from then on. A process that dies in between copies again when the delta is applied
+again, and until that returned nobody is told that the delta is in.
 
 The counts are exact, so they never leave this package but through ``cubes.CubeRelease``, which adds noise.
 """
 
 import contextlib
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
-import numpy as np
 
 from federation.core.errors import OverlapError, Reason
-from federation.core.ids import POINT_BYTES
 from federation.overlap.plan import check_epoch_name, parse_label
-from gateway.overlap.components import create_links, find_components, insert_links
+from gateway.overlap.people import People, TokenBatch
 
 MEMORY_LIMIT = "768MB"
-PERSON = ("high UBIGINT, low UBIGINT", "row UBIGINT")
-"""What makes a person: with one key type its token, with several the row, until components are known."""
 Region = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
 """Members in the order of the partners asked for, and ("partner.column", value) for each label asked for."""
-
-
-@dataclass(frozen=True)
-class TokenBatch:
-    """One batch at the end of its way."""
-
-    origin: str
-    label: str
-    padding: int
-    chunks: Iterable[bytes]
+_APART = "@"  # no name of an epoch holds it
 
 
 class StatisticsIndex:
-    """Indexes of epochs, one DuckDB file each.
+    """Indexes of epochs in DuckDB files.
 
     Args:
         folder: Where the files are.
-        keep_tokens: Whether a file also keeps 128 bits of each token.
+        keep_tokens: Whether tokens are kept, for deltas.
     """
 
     def __init__(self, folder: Path, *, keep_tokens: bool = False) -> None:
         self._folder, self._keep_tokens = folder, keep_tokens
         self._labels: dict[str, dict[str, tuple[str, ...]]] = {}  # of complete epochs, which do not change
+        self._changing = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left in folder.glob("*.unfinished*"):
             left.unlink()
@@ -66,44 +58,70 @@ class StatisticsIndex:
         Raises:
             OverlapError: BAD_FIELD where a partner declared more padding than its batch can hold.
         """
-        path = self._path(epoch)
-        scratch, done = path.with_suffix(".tokens.unfinished"), path.with_suffix(".unfinished")
-        for file in (scratch, done):
-            file.unlink(missing_ok=True)
-        with contextlib.closing(duckdb.connect(str(scratch), config={"memory_limit": MEMORY_LIMIT})) as db:
-            db.execute(f"CREATE TABLE tokens ({PERSON[key_types > 1]}, partner UTINYINT, label USMALLINT)")
-            if key_types > 1:
-                create_links(db)
-            rows_before = 0
-            partners = list(labels)
-            paddings = []
-            for batch in batches:
-                partner = partners.index(batch.origin)
-                label = labels[batch.origin].index(batch.label)
-                paddings.append((partner, label, batch.padding))
-                for chunk in batch.chunks:
-                    if key_types == 1:
-                        _insert(db, chunk, partner, label)
-                        continue
-                    db.register("arrived", {"row": insert_links(db, chunk, rows_before, key_types)})
-                    db.execute("INSERT INTO tokens SELECT row, ?, ? FROM arrived", [partner, label])
-                    db.unregister("arrived")
-                    rows_before += len(chunk) // (POINT_BYTES * key_types)
-            if key_types > 1:
-                find_components(db)
-            _fold(db, len(partners), several=key_types > 1)
-            _subtract(db, partners, labels, paddings)
-            db.execute(f"ATTACH '{done}' AS done")  # our own path, not input
-            db.execute("CREATE TABLE done.regions AS FROM regions")
-            db.execute("CREATE TABLE done.labels (partner UTINYINT, party VARCHAR, label USMALLINT, value VARCHAR)")
-            rows = [(at, party, n, value) for at, party in enumerate(partners) for n, value in enumerate(labels[party])]
-            db.executemany("INSERT INTO done.labels VALUES (?, ?, ?, ?)", rows)
-            if self._keep_tokens and key_types == 1:
-                db.execute("CREATE TABLE done.tokens AS SELECT DISTINCT * FROM tokens")
-            db.execute("DETACH done")
-        scratch.unlink()
-        done.replace(path)
+        tokens = self._tokens(epoch)
+        scratch = tokens.with_name(f"{tokens.name}.unfinished")
+        self.remove(epoch)
+        scratch.unlink(missing_ok=True)
+        with _connect(scratch) as db:
+            People(db, labels, key_types).build(batches)
+            _insert_labels(db, labels)
+            db.execute("CREATE TABLE applied (party VARCHAR, sequence UINTEGER)")
+            self._publish(db, self._folder / f"{epoch}.duckdb")
+        if self._keep_tokens:
+            scratch.replace(tokens)
+        else:
+            scratch.unlink()
+
+    def apply(self, epoch: str, origin: str, sequence: int, batches: Iterable[TokenBatch], key_types: int = 1) -> None:
+        """Applies a delta, whole or not at all; one that was applied is not applied again.
+
+        Raises:
+            OverlapError: UNKNOWN_EPOCH where there are no tokens; OUT_OF_SEQUENCE; BAD_FIELD for a delta that does not
+                fit what is there.
+        """
+        path = self._tokens(epoch)
+        if not path.exists():
+            raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch} holds no tokens")
+        labels = self.combinations(epoch)
+        with self._changing, _connect(path) as db:
+            known = dict(db.execute("SELECT party, max(sequence) FROM applied GROUP BY party").fetchall())
+            if known.get(origin, 0) < sequence:
+                if known.get(origin, 0) != sequence - 1:
+                    raise OverlapError(Reason.OUT_OF_SEQUENCE, item=f"delta {sequence} of {origin}")
+                db.begin()
+                try:
+                    People(db, labels, key_types).change(origin, batches)
+                    db.execute("DELETE FROM applied WHERE party = ?", [origin])
+                    db.execute("INSERT INTO applied VALUES (?, ?)", [origin, sequence])
+                except BaseException:
+                    db.rollback()
+                    raise
+                db.commit()
+            [[generation]] = db.execute("SELECT sum(sequence) FROM applied").fetchall()
+            # A new name: who has the old file open reads on in it, and nobody opens it again.
+            self._publish(db, self._folder / f"{epoch}{_APART}{generation}.duckdb")
+            for old in self._generations(epoch)[:-2]:  # the last but one may be about to be opened
+                old.unlink(missing_ok=True)
+
+    def retire(self, epoch: str) -> None:
+        """Removes the tokens and counts of an epoch; its labels stay, for answers that are stored."""
+        if not self._has_regions(epoch):
+            return
+        combinations = self.combinations(epoch)
+        labels = self._folder / f"{epoch}{_APART}labels.unfinished"
+        labels.unlink(missing_ok=True)
+        with _connect(labels) as db:
+            _insert_labels(db, combinations)
+        self.remove(epoch, keep=labels)
+        labels.replace(self._folder / f"{epoch}.duckdb")
+
+    def remove(self, epoch: str, keep: Path | None = None) -> None:
+        """Removes every file of an epoch but one."""
+        first, others = f"{check_epoch_name(epoch)}.duckdb", f"{epoch}{_APART}"
         self._labels.pop(epoch, None)
+        for path in self._folder.iterdir():
+            if path != keep and (path.name == first or path.name.startswith(others)):
+                path.unlink()
 
     def labels(self, epoch: str) -> dict[str, dict[str, tuple[str, ...]]]:
         """Every partner of an epoch in the order of the ring, with its columns by name and each one's values.
@@ -112,13 +130,13 @@ class StatisticsIndex:
             OverlapError: UNKNOWN_EPOCH.
         """
         found: dict[str, dict[str, tuple[str, ...]]] = {}
-        for party, combinations in self._combinations(epoch).items():
+        for party, combinations in self.combinations(epoch).items():
             parsed = [parse_label(label) for label in combinations]
             found[party] = {column: tuple(dict.fromkeys(one[column] for one in parsed)) for column in parsed[0]}
         return found
 
-    def _combinations(self, epoch: str) -> dict[str, tuple[str, ...]]:
-        """The labels of each partner as they were sent, by number."""
+    def combinations(self, epoch: str) -> dict[str, tuple[str, ...]]:
+        """The labels of each partner as they were sent, by number. Raises OverlapError (UNKNOWN_EPOCH)."""
         known = self._labels.get(epoch)
         if known is None:
             with self._open(epoch) as db:
@@ -141,9 +159,11 @@ class StatisticsIndex:
             Regions that hold somebody.
 
         Raises:
-            OverlapError: UNKNOWN_EPOCH.
+            OverlapError: UNKNOWN_EPOCH; EPOCH_REPLACED.
         """
-        combinations, labels = self._combinations(epoch), self.labels(epoch)
+        if not self._has_regions(epoch) and self._generations(epoch):
+            raise OverlapError(Reason.EPOCH_REPLACED, item=epoch)
+        combinations, labels = self.combinations(epoch), self.labels(epoch)
         ring = list(labels)
         bits = {party: 1 << ring.index(party) for party in partners}
         owners = [column.partition(".")[0] for column in by]
@@ -173,53 +193,44 @@ class StatisticsIndex:
 
     @contextlib.contextmanager
     def _open(self, epoch: str) -> Iterator[duckdb.DuckDBPyConnection]:
-        path = self._path(epoch)
-        if not path.exists():
+        found = self._generations(check_epoch_name(epoch))
+        if not found:
             raise OverlapError(Reason.UNKNOWN_EPOCH, item=epoch)
-        with contextlib.closing(duckdb.connect(str(path), read_only=True)) as db:
+        with contextlib.closing(duckdb.connect(str(found[-1]), read_only=True)) as db:
             yield db
 
-    def _path(self, epoch: str) -> Path:
-        return self._folder / f"{check_epoch_name(epoch)}.duckdb"
+    def _publish(self, db: duckdb.DuckDBPyConnection, path: Path) -> None:
+        """Copies what is asked to a file of its own, whole or not at all."""
+        done = path.with_name(f"{path.name}.unfinished")
+        done.unlink(missing_ok=True)
+        db.execute(f"ATTACH '{done}' AS done")  # our own path, not input
+        for table in ("regions", "labels"):
+            db.execute(f"CREATE TABLE done.{table} AS FROM {table}")
+        db.execute("DETACH done")
+        done.replace(path)
+
+    def _generations(self, epoch: str) -> list[Path]:
+        """The files that can be asked, the newest last; each delta makes one."""
+        later = self._folder.glob(f"{epoch}{_APART}*.duckdb")
+        first = self._folder / f"{epoch}.duckdb"
+        numbered = sorted(later, key=lambda path: int(path.stem.rpartition(_APART)[2]))
+        return [*([first] if first.exists() else ()), *numbered]
+
+    def _has_regions(self, epoch: str) -> bool:
+        if not self._generations(epoch):
+            return False
+        with self._open(epoch) as db:
+            return bool(db.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'regions'").fetchone())
+
+    def _tokens(self, epoch: str) -> Path:
+        return self._folder / f"{check_epoch_name(epoch)}{_APART}tokens"
 
 
-def _insert(db: duckdb.DuckDBPyConnection, chunk: bytes, partner: int, label: int) -> None:
-    """Adds a chunk's tokens; rows of zeros were points of low order and are nobody."""
-    words = np.frombuffer(chunk, dtype=np.uint64).reshape(-1, POINT_BYTES // 8)
-    words = words[words.any(axis=1)]
-    rows = {"high": np.ascontiguousarray(words[:, 0]), "low": np.ascontiguousarray(words[:, 1])}
-    db.register("rows", rows)
-    db.execute("INSERT INTO tokens SELECT high, low, ?, ? FROM rows", [partner, label])
-    db.unregister("rows")
+def _connect(path: Path) -> "contextlib.closing[duckdb.DuckDBPyConnection]":
+    return contextlib.closing(duckdb.connect(str(path), config={"memory_limit": MEMORY_LIMIT}))
 
 
-def _fold(db: duckdb.DuckDBPyConnection, partners: int, *, several: bool) -> None:
-    """Makes ``regions``: a person that a partner sent twice is one person, with the first of its labels."""
-    people = "tokens LEFT JOIN components USING (row) GROUP BY coalesce(root, row)"
-    labels = ", ".join(f"min(label) FILTER (partner = {at}) AS label_{at}" for at in range(partners))
-    columns = ", ".join(f"label_{at}" for at in range(partners))
-    db.execute(
-        f"CREATE TABLE regions AS SELECT bits, {columns}, count(*)::BIGINT AS people FROM "  # noqa: S608 - our numbers
-        f"(SELECT bit_or(1::USMALLINT << partner) AS bits, {labels} FROM "
-        f"{people if several else 'tokens GROUP BY high, low'}) GROUP BY ALL"
-    )
-
-
-def _subtract(
-    db: duckdb.DuckDBPyConnection,
-    partners: list[str],
-    labels: Mapping[str, Sequence[str]],
-    paddings: list[tuple[int, int, int]],
-) -> None:
-    """Takes padding out of the cell where it must be: at its partner alone, with its batch's label."""
-    for partner, label, padding in paddings:
-        if padding == 0:
-            continue
-        changed = db.execute(
-            f"UPDATE regions SET people = people - ? WHERE bits = ? AND label_{partner} = ? AND people >= ?",  # noqa: S608
-            [padding, 1 << partner, label, padding],
-        ).fetchone()
-        if changed is None or changed[0] != 1:
-            name = partners[partner]
-            raise OverlapError(Reason.BAD_FIELD, item=f"padding of {name}, label {labels[name][label]!r}")
-    db.execute("DELETE FROM regions WHERE people = 0")
+def _insert_labels(db: duckdb.DuckDBPyConnection, labels: Mapping[str, Sequence[str]]) -> None:
+    db.execute("CREATE TABLE labels (partner UTINYINT, party VARCHAR, label USMALLINT, value VARCHAR)")
+    rows = [(at, party, n, value) for at, (party, some) in enumerate(labels.items()) for n, value in enumerate(some)]
+    db.executemany("INSERT INTO labels VALUES (?, ?, ?, ?)", rows)

@@ -3,23 +3,39 @@
 Only the newest complete epoch is held; a new one replaces it in one transaction, so a reader sees one epoch or the
 other. It is keyed apart from the statistics (another hash domain and other blinding keys), so neither can be joined to
 the other. Consent is asked elsewhere, at each decision: this index only says who is the same person.
+
+A delta takes people away by their handles, which the origin gave, and adds others, in one transaction. Where a person
+may have several tokens, who is one person with whom is found in a database of rows and tokens beside this one, with
+what changed there last: if the process dies in between, the same changes are taken from it again.
 """
 
 import contextlib
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import duckdb
-import numpy as np
-from sqlalchemy import Column, Engine, Index, LargeBinary, MetaData, String, Table, delete, insert, select
+from sqlalchemy import (
+    Column,
+    Engine,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    delete,
+    insert,
+    select,
+    update,
+)
 
+from federation.core.errors import OverlapError, Reason
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES, EpochId, Handle, PartyId, Token
 from federation.overlap.blind import ZERO
-from gateway.overlap.components import create_links, find_components, insert_links
+from federation.overlap.plan import REMOVE, check_epoch_name
+from gateway.overlap.handles import HandleBatch, LinkedHandles
 
 _META = MetaData()
 _EPOCH = Table("switchboard_epoch", _META, Column("epoch", String(64), primary_key=True))
@@ -31,23 +47,26 @@ _ROWS = Table(
     Column("token", LargeBinary, nullable=False),
 )
 Index("switchboard_token", _ROWS.c.token, _ROWS.c.party, _ROWS.c.handle)
+_APPLIED = Table(
+    "switchboard_applied",
+    _META,
+    Column("party", String(32), primary_key=True),
+    Column("sequence", Integer, nullable=False),
+)
 _INSERT_ROWS = 10_000
-
-
-@dataclass(frozen=True)
-class HandleBatch:
-    """A partner's tokens at the end of their way, and its handles in the same order."""
-
-    origin: PartyId
-    chunks: Iterable[bytes]
-    handles: Iterable[bytes]  # chunks of as many rows as those of the points
+_SUFFIX = "@handles"  # no name of an epoch holds it
 
 
 class Switchboard:
-    """Token to handle, per partner, in a SQL database."""
+    """Token to handle, per partner, in a SQL database.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Args:
+        engine: The database.
+        folder: Where tokens are kept for deltas to epochs of several key types; None: such deltas are refused.
+    """
+
+    def __init__(self, engine: Engine, folder: Path | None = None) -> None:
+        self._engine, self._folder = engine, folder
         _META.create_all(engine)
 
     def replace(self, epoch: str, batches: Iterable[HandleBatch], key_types: int = 1) -> None:
@@ -56,20 +75,91 @@ class Switchboard:
         A point of low order is nobody. A handle that a partner sent twice keeps its first token. With several points a
         row, rows that share any are one person, and its token is a digest of that person's first row.
         """
-        if key_types > 1:
-            with TemporaryDirectory() as folder, _joined(Path(folder), epoch, batches, key_types) as people:
-                self._replace(epoch, people)
+        if key_types == 1:
+            self._replace(epoch, ((batch.origin, *pair) for batch in batches for pair in _pairs(batch)))
             return
-        self._replace(epoch, ((batch.origin, *pair) for batch in batches for pair in _pairs(batch)))
+        with self._scratch() as path:
+            with LinkedHandles(path) as linked:
+                linked.build(batches)
+                self._replace(epoch, ((p, _name(epoch, root), handle) for p, handle, root in linked.everybody()))
+            if self._folder is not None:
+                path.replace(self._tokens(epoch))
+
+    def apply(self, epoch: str, origin: str, sequence: int, batches: Iterable[HandleBatch], key_types: int = 1) -> None:
+        """Applies a delta of one origin to the epoch that is held; one that was applied is not applied again.
+
+        Raises:
+            OverlapError: UNKNOWN_EPOCH for another epoch; OUT_OF_SEQUENCE; BAD_FIELD for handles that are not there.
+        """
+        if self.epoch() != epoch:
+            raise OverlapError(Reason.UNKNOWN_EPOCH, item=epoch)
+        with self._engine.begin() as db:
+            known = db.execute(select(_APPLIED.c.sequence).where(_APPLIED.c.party == origin)).scalar() or 0
+        if known >= sequence:
+            return
+        if known != sequence - 1:
+            raise OverlapError(Reason.OUT_OF_SEQUENCE, item=f"delta {sequence} of {origin}")
+        gone: list[bytes] = []
+        wanted = 0
+        people: list[tuple[PartyId, bytes, bytes]] = []
+        if key_types == 1:
+            for batch in batches:
+                if batch.operation == REMOVE:
+                    gone += _handles_of(batch)
+                    wanted -= batch.padding
+                else:
+                    people += [(batch.origin, *pair) for pair in _pairs(batch)]
+            wanted += len(gone)
+        elif self._folder is None or not self._tokens(epoch).exists():
+            raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch} holds no tokens")
+        else:
+            with LinkedHandles(self._tokens(epoch)) as linked:
+                linked.change(origin, sequence, batches)
+                gone, wanted = linked.gone(), len(linked.gone())
+                people = [(p, _name(epoch, root), handle) for p, handle, root in linked.moved()]
+        self._change(origin, sequence, gone, wanted, people)
+
+    def _change(
+        self, origin: str, sequence: int, gone: list[bytes], wanted: int, people: list[tuple[PartyId, bytes, bytes]]
+    ) -> None:
+        with self._engine.begin() as db:
+            found = 0
+            for handle in gone:
+                mine = (_ROWS.c.party == origin) & (_ROWS.c.handle == handle)
+                found += db.execute(delete(_ROWS).where(mine)).rowcount
+            if found != wanted:
+                raise OverlapError(Reason.BAD_FIELD, item=f"delta of {origin}: handles to take away that are not there")
+            for party, token, handle in people:
+                mine = (_ROWS.c.party == party) & (_ROWS.c.handle == handle)
+                if not db.execute(update(_ROWS).where(mine).values(token=token)).rowcount:
+                    db.execute(insert(_ROWS).values(party=party, handle=handle, token=token))
+            db.execute(delete(_APPLIED).where(_APPLIED.c.party == origin))
+            db.execute(insert(_APPLIED).values(party=origin, sequence=sequence))
 
     def _replace(self, epoch: str, people: Iterable[tuple[PartyId, bytes, bytes]]) -> None:
         with self._engine.begin() as db:
-            db.execute(delete(_ROWS))
-            db.execute(delete(_EPOCH))
+            for table in (_ROWS, _EPOCH, _APPLIED):
+                db.execute(delete(table))
             db.execute(insert(_EPOCH).values(epoch=epoch))
             rows = ({"party": party, "handle": handle, "token": token} for party, token, handle in people)
             while some := list(itertools.islice(rows, _INSERT_ROWS)):
                 db.execute(insert(_ROWS).prefix_with("OR IGNORE", dialect="sqlite"), some)
+
+    def retire(self, epoch: str) -> None:
+        """Removes the tokens of an epoch that is not held any more."""
+        if self._folder is not None and self.epoch() != epoch:
+            for path in self._folder.glob(f"{check_epoch_name(epoch)}{_SUFFIX}*"):
+                path.unlink()
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        with TemporaryDirectory(dir=self._folder) as folder:
+            yield Path(folder) / "handles"
+
+    def _tokens(self, epoch: str) -> Path:
+        if self._folder is None:
+            raise ValueError("no folder for tokens")
+        return self._folder / f"{check_epoch_name(epoch)}{_SUFFIX}"
 
     def epoch(self) -> EpochId | None:
         """The epoch that is held."""
@@ -101,35 +191,14 @@ def _pairs(batch: HandleBatch) -> Iterator[tuple[bytes, bytes]]:
                 yield token, handles[row * HANDLE_BYTES : (row + 1) * HANDLE_BYTES]
 
 
-@contextlib.contextmanager
-def _joined(
-    folder: Path, epoch: str, batches: Iterable[HandleBatch], key_types: int
-) -> Iterator[Iterator[tuple[PartyId, bytes, bytes]]]:
-    """Party, token of the person and handle of every row of several points, joined in a scratch database."""
-    with contextlib.closing(duckdb.connect(str(folder / "scratch.duckdb"), config={"memory_limit": "768MB"})) as db:
-        create_links(db)
-        db.execute("CREATE TABLE handles (row UBIGINT, party VARCHAR, head UBIGINT, tail UBIGINT)")
-        first = 0
-        for batch in batches:
-            for chunk, handles in zip(batch.chunks, batch.handles, strict=True):
-                rows = insert_links(db, chunk, first, key_types)
-                words = np.frombuffer(handles, dtype="<u8").reshape(-1, 2)[rows - np.uint64(first)]
-                head, tail = np.ascontiguousarray(words[:, 0]), np.ascontiguousarray(words[:, 1])
-                db.register("arrived", {"row": rows, "head": head, "tail": tail})
-                db.execute("INSERT INTO handles SELECT row, ?, head, tail FROM arrived", [batch.origin])
-                db.unregister("arrived")
-                first += len(handles) // HANDLE_BYTES
-        find_components(db)
-        found = db.execute(
-            "SELECT party, coalesce(root, row), head, tail FROM handles LEFT JOIN components USING (row) ORDER BY row"
-        )
-        names = iter(lambda: found.fetchmany(_INSERT_ROWS), [])
-        yield (
-            (PartyId(party), hashlib.sha256(f"{epoch}/{person}".encode()).digest(), _handle(head, tail))
-            for some in names
-            for party, person, head, tail in some
-        )
+def _handles_of(batch: HandleBatch) -> list[bytes]:
+    """Every handle of a batch. Its points are read too: a stream is used up whole."""
+    found: list[bytes] = []
+    for _, handles in zip(batch.chunks, batch.handles, strict=True):
+        found += [handles[at : at + HANDLE_BYTES] for at in range(0, len(handles), HANDLE_BYTES)]
+    return found
 
 
-def _handle(head: int, tail: int) -> bytes:
-    return head.to_bytes(8, "little") + tail.to_bytes(8, "little")
+def _name(epoch: str, root: int) -> bytes:
+    """The token of a person of several: no other component of the epoch has this root at the same time."""
+    return hashlib.sha256(f"{epoch}/{root}".encode()).digest()

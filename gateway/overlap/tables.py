@@ -121,6 +121,7 @@ class Tables:
         store: Keeps answers.
         path: The release path.
         clock: Tells the time.
+        confirm: Called with an epoch and partners before noise is drawn; returns when no withdrawal is outstanding.
         noise: Only a unit test passes another one.
     """
 
@@ -132,8 +133,10 @@ class Tables:
         store: AnswerStore,
         path: ReleasePath,
         clock: Clock,
+        confirm: Callable[[EpochId, Sequence[str]], None],
         noise: Noise = opendp_noise,
     ) -> None:
+        self._confirm = confirm
         self.epochs, self.store, self.noise = epochs, store, noise
         self._index, self._path, self._clock = index, path, clock
         self._lock = threading.Lock()
@@ -188,6 +191,7 @@ class Tables:
             PolicyError: the policy denies it, or the question does not fit the epoch.
             BudgetError: there is not enough left.
             AuditError: nothing was released.
+            OverlapError: WITHDRAWALS_UNCONFIRMED, EPOCH_REPLACED, where there is nothing stored to answer from.
         """
         question, cells = wanted.question, tuple[Cell, ...]()
 
@@ -199,6 +203,8 @@ class Tables:
             floors = [decision.obligations.min_k or 0 for decision in released.decisions]
             return respond(Made(stored, max(floors), version, drawn))
 
+        if find() is None:  # outside of the lock: whoever gets a stored answer waits for nobody
+            self._confirm(wanted.epoch, question.partners)
         with self._lock:
             cost, known = None, find()
             if known is None:

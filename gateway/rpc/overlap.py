@@ -6,6 +6,7 @@ on with the same epoch.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -21,7 +22,7 @@ from gateway.identity.caller import current_caller
 from gateway.overlap.adhoc import AdHocRelease
 from gateway.overlap.coordinator import Coordinator
 from gateway.overlap.cubes import CubeRelease
-from gateway.overlap.epochs import Counts
+from gateway.overlap.epochs import Counts, Task
 from gateway.overlap.links import LinkRelease
 
 MAX_TEXT_CHARS = 200
@@ -53,26 +54,30 @@ class OverlapServicer(OverlapServiceServicer):
         self._coordinator, self._cubes = coordinator, cubes
         self._questions, self._links = questions, links
         self._connect_timeout_s, self._stall_timeout_s = connect_timeout_s, stall_timeout_s
-        self._streams: dict[PartyId, int] = {}
+        self._deltas = coordinator.deltas
+        self._deltas.listen(self._wake)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._settling: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self._moved = 0  # points that came or went, ever: large batches are slow, not stuck
 
     def connected(self) -> list[PartyId]:
         """Partners whose agent has a task stream open."""
-        return sorted(self._streams)
+        return list(self._deltas.connected())
 
     async def WatchOverlapTasks(
         self, _request: pb.WatchOverlapTasksRequest, _context: Context
     ) -> AsyncIterator[pb.WatchOverlapTasksResponse]:
         """Every open task of the caller, once a stream, as it arises."""
         party = current_caller().party
-        self._streams[party] = self._streams.get(party, 0) + 1
+        self._loop = asyncio.get_running_loop()
+        self._deltas.attach(party)
         await self._notify()
         sent: set[tuple[str, int]] = set()
         try:
             while True:
                 async with self._changed:
-                    tasks = await asyncio.to_thread(self._coordinator.tasks, party)
+                    tasks = await asyncio.to_thread(self._tasks, party)
                     waiting = [item for item in tasks if (item[0].task_id, item[0].attempt) not in sent]
                     if not waiting:
                         await self._changed.wait()
@@ -81,9 +86,7 @@ class OverlapServicer(OverlapServiceServicer):
                     sent.add((task.task_id, task.attempt))
                     yield message
         finally:
-            self._streams[party] -= 1
-            if not self._streams[party]:
-                del self._streams[party]
+            self._deltas.detach(party)
 
     async def GetBatch(self, request: pb.GetBatchRequest, _context: Context) -> AsyncIterator[pb.GetBatchResponse]:
         """The batch whose turn at the caller it is."""
@@ -127,6 +130,8 @@ class OverlapServicer(OverlapServiceServicer):
         finally:
             incoming.close()  # a connection that was lost: what came so far stays
         await self._notify()
+        if expected.chain.manifest.sequence and expected.chain.next_hop is None:
+            self._settle()
         yield answer
 
     async def ReportOverlapTask(
@@ -136,7 +141,8 @@ class OverlapServicer(OverlapServiceServicer):
         if request.reason and request.reason not in set(Reason):
             raise DataError(Reason.BAD_FIELD, item="field reason")
         party, text = current_caller().party, request.text[:MAX_TEXT_CHARS]
-        await asyncio.to_thread(self._coordinator.report, party, request.task_id, request.reason, text)
+        sequence = request.sequence
+        await asyncio.to_thread(self._coordinator.report, party, request.task_id, request.reason, text, sequence)
         await self._notify()
         return pb.ReportOverlapTaskResponse()
 
@@ -167,6 +173,39 @@ class OverlapServicer(OverlapServiceServicer):
             complete=True,
         )
 
+    async def UpdateIndex(
+        self, _request: pb.UpdateIndexRequest, _context: Context
+    ) -> AsyncIterator[pb.UpdateIndexResponse]:
+        """Asks every partner for its changes and tells how far they are."""
+        newest = await asyncio.to_thread(self._deltas.newest)
+        if newest is None:
+            raise OverlapError(Reason.UNKNOWN_EPOCH, item="no complete epoch yet")
+        plan, deltas = newest.plan, self._deltas
+        before = await asyncio.to_thread(self._coordinator.epochs.deltas, newest.epoch)
+        asks = [deltas.ask(plan, PartyId(party), withdrawals_only=False) for party in plan.partners]
+        try:
+            told, moved, moved_at = -1, self._moved, time.monotonic()
+            while True:
+                done = [ask for ask in asks if await asyncio.to_thread(deltas.is_done, ask)]
+                if len(done) != told or moved != self._moved:
+                    told, moved, moved_at = len(done), self._moved, time.monotonic()
+                    text = "Partners send what changed, and it goes through the others"
+                    progress = common_pb2.Progress(stage="update", done=told, total=len(asks), text=text)
+                    yield pb.UpdateIndexResponse(epoch=newest.epoch, progress=progress)
+                if len(done) == len(asks):
+                    break
+                late = sorted({ask.party for ask in asks} - {ask.party for ask in done})
+                self._check_still(late, time.monotonic() - moved_at)
+                await self._wait(min(1.0, self._connect_timeout_s))
+        finally:
+            for ask in asks:
+                deltas.drop(ask)
+        after = await asyncio.to_thread(self._coordinator.epochs.deltas, newest.epoch)
+        counts = [sum(delta.origin == party for delta in after) for party in plan.partners]
+        earlier = [sum(delta.origin == party for delta in before) for party in plan.partners]
+        changed = [party for party, now, then in zip(plan.partners, counts, earlier, strict=True) if now > then]
+        yield pb.UpdateIndexResponse(epoch=newest.epoch, complete=True, changed=changed)
+
     async def QueryCube(self, request: pb.QueryCubeRequest, _context: Context) -> pb.QueryCubeResponse:
         """A declared table with noise."""
         return await asyncio.to_thread(self._cubes.query, current_caller(), request.cube, request.epoch)
@@ -196,12 +235,33 @@ class OverlapServicer(OverlapServiceServicer):
             first = failed[0]
             text = f": {first.text}" if first.text else ""
             raise OverlapError(Reason.BUILD_FAILED, item=f"partner {first.party}: {first.reason}{text}")
-        away = sorted({task.party for task in counts.waiting} - set(self._streams))
+        self._check_still(sorted({task.party for task in counts.waiting}), still_s)
+
+    def _check_still(self, late: list[PartyId], still_s: float) -> None:
+        away = [party for party in late if party not in self._deltas.connected()]
         if away and still_s >= self._connect_timeout_s:
             raise OverlapError(Reason.PARTNER_UNAVAILABLE, item=f"partner {', '.join(away)}")
         if still_s >= self._stall_timeout_s:
-            slow = sorted({task.party for task in counts.waiting})
-            raise OverlapError(Reason.BUILD_FAILED, item=f"partner {', '.join(slow)}: no progress")
+            raise OverlapError(Reason.BUILD_FAILED, item=f"partner {', '.join(late)}: no progress")
+
+    def _tasks(self, party: PartyId) -> list[tuple[Task, pb.WatchOverlapTasksResponse]]:
+        return [*self._coordinator.tasks(party), *self._deltas.tasks(party)]
+
+    def _settle(self) -> None:
+        """Applies in the background what a delivery completed: who delivered it is not its origin."""
+
+        async def settle() -> None:
+            await asyncio.to_thread(self._deltas.settle)
+
+        task = asyncio.create_task(settle())
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    def _wake(self) -> None:
+        """From any thread: there may be new tasks."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                asyncio.run_coroutine_threadsafe(self._notify(), self._loop)
 
     async def _notify(self) -> None:
         async with self._changed:

@@ -10,6 +10,7 @@ from federation.core.clock import FixedClock
 from federation.core.errors import DataError, EntenteError, OverlapError, Reason
 from federation.core.ids import Handle, PartyId
 from federation.v1 import overlap_pb2 as pb
+from gateway.overlap.coordinator import Coordinator
 from tests.overlap_world import World, make_policy, people, small_world
 
 ALL = ("bank", "insurer", "airline")
@@ -147,10 +148,11 @@ def test_a_new_epoch_re_keys_while_the_old_one_answers_and_then_the_old_keys_are
     assert world.coordinator.epochs.newest_complete() == first
     assert venn(world, first) == VENN  # all through the second one's build
     world.coordinator.finish(second)
+    world.tell()
     assert world.coordinator.epochs.newest_complete() == second
     for party in ALL:
         assert [path.name for path in (tmp_path / party / "epochs").iterdir()] == [second]
-        assert not any((tmp_path / party / "hops").iterdir())
+        assert not list((tmp_path / party).glob("hops/*"))
         agent = world.open_agent(party)
         assert "replaced" in refused(Reason.UNKNOWN_EPOCH, agent.submit, plan)
         assert [path.name for path in (tmp_path / party / "epochs").iterdir()] == [second]
@@ -170,7 +172,11 @@ def test_batches_that_a_new_epoch_overtook_are_forgotten(world: World, tmp_path:
     assert not any((tmp_path / "bank" / "hops").iterdir())
 
 
-def test_a_complete_epoch_leaves_no_token_behind(world: World, tmp_path: Path) -> None:
+def test_where_no_tokens_are_kept_a_complete_epoch_leaves_none_behind(world: World, tmp_path: Path) -> None:
+    ca = world.authority.certificate
+    world.coordinator = Coordinator(
+        tmp_path / "gateway", alliance="skyline", ca=ca, policies=world.policy, clock=world.clock, keep_tokens=False
+    )
     epoch = world.coordinator.begin("", "email")
     world.work()
     spool = tmp_path / "gateway" / "overlap" / "batches"

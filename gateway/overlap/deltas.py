@@ -1,0 +1,253 @@
+"""What changes within an epoch: who is asked for it, what came, and when it is in both indexes.
+
+A partner sends deltas by itself or because it is asked; either way they come in as batches (``coordinator``) and go
+round the ring one delta of an origin after another. When the last batch of one has passed its last hop, ``settle``
+applies it to the statistics and then to the switchboard. Each of the two knows what it applied, so a process that dies
+in between applies the rest, and only the rest, after the next start.
+
+What is asked is kept in memory: whoever asks waits for the answer, and asks again where the process died. What a
+partner sent is durable, on both ends.
+
+A delta that does not fit what its origin sent before is refused, and so is all that would come after it: then no fresh
+answer can be given with that partner until a new epoch is built.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from federation.core.errors import EntenteError, OverlapError, Reason
+from federation.core.ids import EpochId, PartyId
+from federation.overlap.plan import ADD, STATISTICS, SWITCHBOARD, key_types_of, row_bytes
+from federation.v1 import overlap_pb2 as pb
+from gateway.overlap.epochs import Batch, Delta, Epoch, Epochs, Task
+from gateway.overlap.handles import HandleBatch
+from gateway.overlap.index import StatisticsIndex
+from gateway.overlap.people import TokenBatch
+from gateway.overlap.spool import Spool
+from gateway.overlap.switchboard import Switchboard
+
+_log = structlog.get_logger()
+
+
+@dataclass
+class Ask:
+    """A partner is asked what changed; ``sequence`` is its answer: all of it is in the deltas up to that number."""
+
+    task_id: str
+    plan: pb.EpochPlan
+    party: PartyId
+    withdrawals_only: bool
+    sequence: int | None = None
+    reason: str = ""
+    text: str = ""
+
+
+class Deltas:
+    """Changes of the newest complete epoch. Safe to call from several threads.
+
+    Args:
+        epochs: What came so far.
+        index: The statistics.
+        switchboard: The handles.
+        spool: The batches.
+    """
+
+    def __init__(self, epochs: Epochs, index: StatisticsIndex, switchboard: Switchboard, spool: Spool) -> None:
+        self._epochs, self._index, self._switchboard, self._spool = epochs, index, switchboard, spool
+        self._asks: dict[str, Ask] = {}
+        self._connected: dict[PartyId, int] = {}
+        self._changed = threading.Condition()
+        self._settling = threading.Lock()
+        self._wake: list[Callable[[], None]] = []
+
+    def newest(self) -> Epoch | None:
+        """The epoch that changes are of."""
+        name = self._epochs.newest_complete()
+        return self._epochs.get(name) if name else None
+
+    def admit(self, manifest: pb.Manifest, keys: Sequence[tuple[int, int, str]]) -> None:
+        """Opens the delta that a verified manifest belongs to, if it is the next one of its origin.
+
+        Args:
+            manifest: Verified.
+            keys: Index, operation and label of all of the delta's batches.
+
+        Raises:
+            OverlapError: UNKNOWN_EPOCH for any but the newest complete one; OUT_OF_SEQUENCE; BAD_MANIFEST for a label
+                that was declared after the epoch was built.
+        """
+        newest = self.newest()
+        if newest is None or newest.epoch != manifest.plan.epoch:
+            raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{manifest.plan.epoch} is not the epoch that answers")
+        known = self._index.combinations(newest.epoch)[manifest.origin]
+        if any((index, operation) == (STATISTICS, ADD) and label not in known for index, operation, label in keys):
+            raise OverlapError(Reason.BAD_MANIFEST, item="label that is not of this epoch")
+        self._epochs.open_delta(newest.epoch, manifest.origin, manifest.sequence, keys)
+
+    def settle(self) -> bool:
+        """Applies what is there whole; returns whether anything was."""
+        done = False
+        with self._settling:
+            while (ready := self._ready()) is not None:
+                self._apply(*ready)
+                done = True
+        if done:
+            self.changed()
+        return done
+
+    def ask(self, plan: pb.EpochPlan, party: PartyId, *, withdrawals_only: bool) -> Ask:
+        """Asks a partner for its changes, and hops that failed to try again. End it with ``drop``."""
+        self._epochs.reopen(plan.epoch)
+        ask = Ask(secrets.token_hex(16), plan, party, withdrawals_only)
+        with self._changed:
+            self._asks[ask.task_id] = ask
+        self.changed()
+        return ask
+
+    def drop(self, ask: Ask) -> None:
+        """Ends a question, answered or not."""
+        with self._changed:
+            self._asks.pop(ask.task_id, None)
+
+    def report(self, party: PartyId, task_id: str, reason: str, text: str, sequence: int) -> bool:
+        """Takes a partner's answer; returns whether it was asked."""
+        with self._changed:
+            ask = self._asks.get(task_id)
+            if ask is None or ask.party != party:
+                return False
+            ask.sequence, ask.reason, ask.text = sequence, reason, text
+        self.changed()
+        return True
+
+    def is_done(self, ask: Ask) -> bool:
+        """Whether everything that a partner was asked for is in both indexes.
+
+        Raises:
+            OverlapError: BUILD_FAILED where the partner could not do it, or what it sent does not fit.
+        """
+        if ask.reason:
+            text = f": {ask.text}" if ask.text else ""
+            raise OverlapError(Reason.BUILD_FAILED, item=f"partner {ask.party}: {ask.reason}{text}")
+        if ask.sequence is None:
+            return False
+        mine = [delta for delta in self._epochs.deltas(ask.plan.epoch) if delta.origin == ask.party]
+        for delta in mine:
+            if delta.state == "failed":
+                item = f"partner {ask.party}: delta {delta.sequence}: {delta.reason}: {delta.text}"
+                raise OverlapError(Reason.BUILD_FAILED, item=item, fix="Build a new epoch.")
+        self._check_hops(ask)
+        return sum(delta.state == "applied" for delta in mine) >= ask.sequence
+
+    def tasks(self, party: PartyId) -> list[tuple[Task, pb.WatchOverlapTasksResponse]]:
+        """What a partner is asked or told that is not kept on disk."""
+        found = []
+        newest = self.newest()
+        if newest is not None and party in newest.plan.partners:
+            message = pb.WatchOverlapTasksResponse(
+                task_id=f"complete {newest.epoch}", complete=pb.CompleteTask(plan=newest.plan)
+            )
+            found.append((_task(message.task_id, newest.epoch, party), message))
+        with self._changed:
+            asks = [ask for ask in self._asks.values() if ask.party == party and ask.sequence is None]
+        for ask in asks:
+            delta = pb.DeltaTask(plan=ask.plan, withdrawals_only=ask.withdrawals_only)
+            message = pb.WatchOverlapTasksResponse(task_id=ask.task_id, delta=delta)
+            found.append((_task(ask.task_id, EpochId(ask.plan.epoch), party), message))
+        return found
+
+    def attach(self, party: PartyId) -> None:
+        """Notes that an agent has a task stream open."""
+        with self._changed:
+            self._connected[party] = self._connected.get(party, 0) + 1
+            self._changed.notify_all()
+
+    def detach(self, party: PartyId) -> None:
+        """Notes that a stream ended."""
+        with self._changed:
+            self._connected[party] -= 1
+            if not self._connected[party]:
+                del self._connected[party]
+            self._changed.notify_all()
+
+    def connected(self) -> Collection[PartyId]:
+        """Partners whose agent has a task stream open."""
+        with self._changed:
+            return sorted(self._connected)
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        """Has a function called, from any thread, when there may be new tasks."""
+        self._wake.append(wake)
+
+    def changed(self) -> None:
+        """Wakes whoever waits for tasks or answers."""
+        for wake in self._wake:
+            wake()
+        with self._changed:
+            self._changed.notify_all()
+
+    def wait(self, until_s: float) -> bool:
+        """Waits for a change until a time of the monotonic clock; False when it is over."""
+        left_s = until_s - time.monotonic()
+        if left_s <= 0:
+            return False
+        with self._changed:
+            self._changed.wait(min(left_s, 0.2))  # a change between a look and this wait is seen at the next look
+        return True
+
+    def _check_hops(self, ask: Ask) -> None:
+        for task in self._epochs.counts(ask.plan.epoch).waiting:
+            batch = self._epochs.batch(task.batch_id) if task.state == "failed" else None
+            if batch is not None and batch.origin == ask.party:
+                text = f": {task.text}" if task.text else ""
+                raise OverlapError(Reason.BUILD_FAILED, item=f"partner {task.party}: {task.reason}{text}")
+
+    def _ready(self) -> tuple[Epoch, Delta, list[Batch]] | None:
+        newest = self.newest()
+        if newest is None:
+            return None
+        seen: set[PartyId] = set()
+        for delta in self._epochs.deltas(newest.epoch):
+            if delta.state == "open" and delta.origin not in seen:
+                batches = self._epochs.delta_batches(delta)
+                if all(batch.position == len(newest.plan.partners) - 1 for batch in batches):
+                    return newest, delta, batches
+            if delta.state != "applied":
+                seen.add(delta.origin)
+        return None
+
+    def _apply(self, epoch: Epoch, delta: Delta, batches: list[Batch]) -> None:
+        kinds = len(key_types_of(epoch.plan.key_type))
+        try:
+            self._index.apply(epoch.epoch, delta.origin, delta.sequence, self._tokens(epoch, batches), kinds)
+            self._switchboard.apply(epoch.epoch, delta.origin, delta.sequence, self._handles(epoch, batches), kinds)
+        except EntenteError as exc:
+            about = {"origin": delta.origin, "sequence": delta.sequence}
+            _log.error("delta_refused", **about, reason=str(exc.reason), item=exc.item)
+            self._epochs.close_delta(delta, str(exc.reason), exc.item)
+        else:
+            self._epochs.close_delta(delta)
+            _log.info("delta_applied", epoch=epoch.epoch, origin=delta.origin, sequence=delta.sequence)
+        for batch in batches:
+            self._spool.clear(batch.batch_id)
+
+    def _tokens(self, epoch: Epoch, batches: list[Batch]) -> Iterator[TokenBatch]:
+        for batch in batches:
+            if batch.index == STATISTICS:
+                chunks = self._spool.chunks(batch.batch_id, batch.position, row_bytes(epoch.plan))
+                yield TokenBatch(batch.origin, batch.label, batch.header.padding, chunks, batch.operation)
+
+    def _handles(self, epoch: Epoch, batches: list[Batch]) -> Iterator[HandleBatch]:
+        for batch in batches:
+            if batch.index == SWITCHBOARD:
+                chunks = self._spool.chunks(batch.batch_id, batch.position, row_bytes(epoch.plan))
+                handles = self._spool.handles(batch.batch_id)
+                yield HandleBatch(batch.origin, chunks, handles, batch.operation, batch.header.padding)
+
+
+def _task(task_id: str, epoch: EpochId, party: PartyId) -> Task:
+    return Task(task_id, epoch, party, "delta", "", "open", "", "", 0)

@@ -1,0 +1,316 @@
+"""Deltas through the whole chain, against plain set arithmetic: who comes, goes, changes a label, withdraws."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from federation.core.clock import FixedClock
+from federation.core.errors import EntenteError, Reason
+from federation.core.ids import EpochId, Handle, PartyId
+from federation.overlap.plan import STATISTICS, SWITCHBOARD
+from federation.v1 import overlap_pb2 as pb
+from gateway.overlap.withdrawals import Withdrawals
+from tests.overlap_world import Data, World, make_policy, people, small_world
+
+ALL = ("bank", "insurer", "airline")
+BANK, INSURER = PartyId("bank"), PartyId("insurer")
+TIER = "bank.value_tier"
+Cells = dict[tuple[tuple[str, ...], tuple[tuple[str, str], ...]], int]
+
+
+@pytest.fixture(params=[1, 8], ids=["unpadded", "padded"])
+def world(tmp_path: Path, clock: FixedClock, request: pytest.FixtureRequest) -> World:
+    return small_world(tmp_path, clock, pad_to=request.param)
+
+
+def refused(reason: Reason, act: Any, *args: Any, **kwargs: Any) -> str:
+    with pytest.raises(EntenteError) as caught:
+        act(*args, **kwargs)
+    assert caught.value.reason is reason, caught.value
+    return caught.value.item
+
+
+def row_of(data: Data, person: str) -> str:
+    return str(data.table.index[data.table["email"] == f"{person}@example.com"][0])
+
+
+def consent(data: Data, **ids: Sequence[str]) -> None:
+    data.consented = {**data.consented, **ids}
+
+
+def remove(data: Data, person: str) -> None:
+    name = row_of(data, person)
+    data.table = data.table.drop(index=name)
+    data.consented = {use: [i for i in ids if i != name] for use, ids in data.consented.items()}
+
+
+def withdraw(data: Data, person: str, use: str = "overlap_statistics") -> None:
+    name = row_of(data, person)
+    consent(data, **{use: [i for i in data.consented[use] if i != name]})
+
+
+def add(data: Data, name: str, person: str, **columns: str) -> None:
+    row = dict.fromkeys(data.table.columns, "") | {"email": f"{person}@example.com"} | columns
+    data.table = pd.concat([data.table, pd.DataFrame([row], index=[name])])
+    data.consented = {use: [*ids, name] for use, ids in data.consented.items()}
+
+
+def relabel(data: Data, person: str, **columns: str) -> None:
+    table = data.table.copy()
+    for column, value in columns.items():
+        table.loc[row_of(data, person), column] = value
+    data.table = table
+
+
+def expected(world: World) -> Cells:
+    """What set arithmetic over the files says, by the bank's label."""
+    found: Counter[tuple[tuple[str, ...], tuple[tuple[str, str], ...]]] = Counter()
+    where: dict[str, dict[str, str]] = {}
+    for party in ALL:
+        data = world.data[party]
+        for name in data.table.index:
+            if name in data.consented["overlap_statistics"]:
+                values = data.table.loc[name]
+                mail = str(values["email"]).strip().lower()
+                tier = str(values.get("value_tier", ""))
+                where.setdefault(mail, {}).setdefault(party, tier if tier in {"basic", "high"} else "unknown")
+    for places in where.values():
+        members = tuple(party for party in ALL if party in places)
+        found[members, ((TIER, places["bank"]),) if "bank" in places else ()] += 1
+    return dict(found)
+
+
+def counted(world: World, epoch: str) -> Mapping[Any, int]:
+    return world.coordinator.index.exact(epoch, ALL, (TIER,))
+
+
+def handle(name: str) -> Handle:
+    return Handle(name.encode().ljust(16, b"."))
+
+
+def test_who_comes_goes_and_changes_a_label(world: World) -> None:
+    epoch = world.build()
+    bank, insurer = world.data["bank"], world.data["insurer"]
+    remove(bank, "p0")
+    relabel(bank, "p1", value_tier="basic")
+    relabel(bank, "p2", email="p18@example.com")
+    add(bank, "B100", "p14", value_tier="high")
+    add(insurer, "I100", "p0", life_stage="family")
+    assert counted(world, epoch) != expected(world)
+    world.update()
+    assert counted(world, epoch) == expected(world)
+    world.update()  # nothing changed: nothing is sent
+    assert [(d.origin, d.sequence) for d in world.coordinator.epochs.deltas(epoch)] == [("bank", 1), ("insurer", 1)]
+    remove(bank, "p14")
+    relabel(bank, "p1", value_tier="high")
+    world.update()
+    assert counted(world, epoch) == expected(world)
+    spool = world.folder / "gateway" / "overlap" / "batches"
+    assert list(spool.iterdir()) == []
+
+
+def test_the_switchboard_follows(world: World) -> None:
+    world.build()
+    board = world.coordinator.switchboard
+    bank, insurer = world.data["bank"], world.data["insurer"]
+    person = board.person(BANK, handle("B000006"))
+    assert person is not None
+    assert board.handle_at(person, INSURER) == handle("I000001")
+    withdraw(bank, "p6", "offer_sharing")
+    add(insurer, "I100", "p0", life_stage="family")
+    relabel(bank, "p7", email="p8@example.com")  # from now on the same person as B000008
+    world.update()
+    assert board.person(BANK, handle("B000006")) is None
+    assert board.handle_at(person, INSURER) == handle("I000001")
+    joined = board.person(INSURER, handle("I100"))
+    assert joined is not None
+    assert board.handle_at(joined, BANK) == handle("B000000")
+    assert board.person(BANK, handle("B000007")) == board.person(BANK, handle("B000008"))
+
+
+def test_a_withdrawal_removes_the_person_and_needs_no_identifier(world: World) -> None:
+    epoch = world.build()
+    bank = world.data["bank"]
+    withdraw(bank, "p6")
+    vars(bank)["columns"] = lambda *_: 1 / 0
+    world.update(withdrawals_only=True)
+    del vars(bank)["columns"]
+    assert counted(world, epoch) == expected(world)
+    [delta] = world.coordinator.epochs.deltas(epoch)
+    assert {batch.operation for batch in world.coordinator.epochs.delta_batches(delta)} == {pb.OPERATION_REMOVE}
+
+
+def test_withdrawals_only_takes_nobody_in(world: World) -> None:
+    epoch = world.build()
+    before = counted(world, epoch)
+    add(world.data["bank"], "B100", "p14", value_tier="high")
+    relabel(world.data["bank"], "p1", value_tier="basic")
+    world.update(withdrawals_only=True)
+    assert counted(world, epoch) == before
+    assert world.coordinator.epochs.deltas(epoch) == []
+
+
+def test_a_person_under_two_customer_ids_goes_with_the_last_of_them(tmp_path: Path, clock: FixedClock) -> None:
+    bank = people("bank", {"p1": "basic", "P1": "high", "p2": "high"}, "value_tier")
+    world = small_world(tmp_path, clock, extra={"bank": bank})
+    epoch = world.build()
+    consent(bank, overlap_statistics=bank.table.index[1:])
+    world.update(withdrawals_only=True)
+    assert counted(world, epoch) == expected(world)  # there as "high" now
+    consent(bank, overlap_statistics=bank.table.index[2:])
+    world.update(withdrawals_only=True)
+    assert counted(world, epoch) == expected(world)
+
+
+def test_withdrawals_of_everybody(world: World) -> None:
+    epoch = world.build()
+    for party in ALL:
+        consent(world.data[party], overlap_statistics=[], offer_sharing=[])
+    world.update(withdrawals_only=True)
+    assert counted(world, epoch) == {}
+    assert world.coordinator.switchboard.person(BANK, handle("B000001")) is None
+
+
+def test_several_key_types_join_and_fall_apart(tmp_path: Path, clock: FixedClock) -> None:
+    def rows(party: str, *some: tuple[str, str]) -> Data:
+        ids = [f"{party[:1].upper()}{n}" for n in range(len(some))]
+        table = pd.DataFrame({"email": [e for e, _ in some], "phone": [p for _, p in some]}, index=ids)
+        return Data(table, {"overlap_statistics": ids, "offer_sharing": ids})
+
+    phone = "+1 202 555 01"
+    data = {
+        "airline": rows("airline", ("a@example.com", "")),
+        "bank": rows("bank", ("a@example.com", f"{phone}11"), ("b@example.com", f"{phone}33")),
+        "insurer": rows("insurer", ("c@example.com", f"{phone}11")),
+    }
+    world = World(tmp_path, clock, make_policy(sorted(data), {}, 4), data)
+    epoch = world.build("email+phone")
+    exact = world.coordinator.index.exact
+    board = world.coordinator.switchboard
+    three = tuple(sorted(data))
+    assert exact(epoch, three, ()) == {(three, ()): 1, (("bank",), ()): 1}
+    at_airline = board.person(PartyId("airline"), handle("A0"))
+    assert at_airline is not None
+    assert board.handle_at(at_airline, INSURER) == handle("I0")
+    consent(data["bank"], overlap_statistics=["B1"], offer_sharing=["B1"])  # the bridge goes
+    world.update(withdrawals_only=True)
+    assert exact(epoch, three, ()) == {((party,), ()): 1 for party in three}
+    at_airline = board.person(PartyId("airline"), handle("A0"))
+    assert at_airline is not None
+    assert board.handle_at(at_airline, INSURER) is None
+    data["insurer"].table.loc["I0", "phone"] = f"{phone}33"
+    world.update()
+    assert exact(epoch, three, ()) == {(("airline",), ()): 1, (("bank", "insurer"), ()): 1}
+    at_bank = board.person(BANK, handle("B1"))
+    assert at_bank is not None
+    assert board.handle_at(at_bank, INSURER) == handle("I0")
+
+
+def test_a_new_epoch_while_deltas_arrive(world: World, tmp_path: Path) -> None:
+    """The old epoch answers, with its keys, until the new one is complete; then it is gone, but for its labels."""
+    first = world.build()
+    second = world.coordinator.begin("", "email")
+    world.work(5)
+    withdraw(world.data["bank"], "p6")
+    add(world.data["insurer"], "I100", "p0", life_stage="family")
+    newest = world.coordinator.deltas.newest()
+    assert newest is not None
+    assert newest.epoch == first
+    world.update()
+    assert counted(world, first) == expected(world)
+    world.coordinator.finish(second)
+    assert refused(Reason.EPOCH_REPLACED, counted, world, first) == first
+    assert world.coordinator.index.labels(first) == world.coordinator.index.labels(second)
+    world.tell()
+    assert [path.name for path in (tmp_path / "bank" / "epochs").iterdir()] == [second]
+    refused(Reason.UNKNOWN_EPOCH, world.agents["bank"].update, newest.plan, withdrawals_only=True)
+    world.update()
+    assert counted(world, second) == expected(world)  # also whoever withdrew while it was built
+    tokens = [path.name for path in (tmp_path / "gateway" / "overlap" / "index").iterdir() if "@tokens" in path.name]
+    assert tokens == [f"{second}@tokens"]
+
+
+def test_old_answers_need_no_partner_and_fresh_ones_need_all(world: World) -> None:
+    epoch = EpochId(world.build())
+    confirm = Withdrawals(world.coordinator.deltas, connect_s=0, answer_s=0)
+    assert "not connected" in refused(Reason.WITHDRAWALS_UNCONFIRMED, confirm, epoch, ALL)
+    world.coordinator.deltas.attach(BANK)
+    assert "bank: no answer" in refused(Reason.WITHDRAWALS_UNCONFIRMED, confirm, epoch, ["bank"])
+    assert refused(Reason.EPOCH_REPLACED, confirm, EpochId("2026-10-01.1"), ALL) == "2026-10-01.1"
+    assert world.coordinator.deltas.tasks(BANK)[1:] == []  # what was asked is asked no more
+
+
+def test_a_partner_that_cannot_read_its_consents_stops_fresh_answers(world: World) -> None:
+    epoch = EpochId(world.build())
+    deltas = world.coordinator.deltas
+
+    def answer() -> None:
+        for party in ALL:
+            for task, message in deltas.tasks(PartyId(party)):
+                if message.WhichOneof("task") == "delta":
+                    report = world.agents[party].work(message)
+                    world.coordinator.report(PartyId(party), task.task_id, report.reason, report.text, report.sequence)
+        world.work()
+
+    deltas.listen(answer)
+    confirm = Withdrawals(deltas, connect_s=0, answer_s=0)
+    confirm(epoch, ALL)
+    withdraw(world.data["bank"], "p6")
+    confirm(epoch, ALL)
+    assert counted(world, epoch) == expected(world)
+    world.data["bank"].eligible = lambda *_, **__: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+    assert "bank" in refused(Reason.WITHDRAWALS_UNCONFIRMED, confirm, epoch, ALL)
+    confirm(epoch, ["insurer", "airline"])
+
+
+def test_a_label_that_the_policy_declared_later_waits_for_a_new_epoch(world: World) -> None:
+    epoch = world.build()
+    party = world.policy.parties["bank"]
+    segments = {"value_tier": ("basic", "high", "gold")}
+    world.policy.parties["bank"] = party.model_copy(update={"segments": segments})
+    relabel(world.data["bank"], "p1", value_tier="gold")
+    withdraw(world.data["bank"], "p6")
+    assert "label" in refused(Reason.BAD_FIELD, world.update)
+    world.update(withdrawals_only=True)  # nobody has to wait for a label to withdraw
+    assert counted(world, epoch)[("bank", "insurer", "airline"), ((TIER, "basic"),)] == 1
+    world.build()
+    assert "gold" in str(counted(world, str(world.coordinator.epochs.newest_complete())))
+
+
+def test_what_a_partner_remembers_names_nobody(world: World, tmp_path: Path) -> None:
+    epoch = world.build()
+    add(world.data["bank"], "B100", "p14", value_tier="high")
+    world.update()
+    for path in (tmp_path / "bank" / "epochs" / epoch).rglob("*"):
+        if path.is_file():
+            assert path.stat().st_mode & 0o077 == 0
+            assert b"@example.com" not in (data := path.read_bytes())
+            assert b"B00000" not in data.replace(b"B100", b"") or path.suffix in {".handles", ".table"}
+
+
+@pytest.mark.parametrize("index", [STATISTICS, SWITCHBOARD])
+def test_points_of_a_removal(world: World, index: int) -> None:
+    """In the statistics the row that was sent; in the switchboard nothing that the base sent."""
+    epoch = world.build()
+    agent, sent = world.agents["bank"], []
+    send = agent._send
+
+    def keep(batch: Any, width: int) -> None:
+        manifest = pb.Manifest.FromString(batch.header.manifest.payload)
+        if (manifest.index, manifest.operation) == (index, pb.OPERATION_REMOVE):
+            sent.append(batch.points.read_bytes())
+        send(batch, width)
+
+    agent._send = keep  # type: ignore[method-assign]
+    withdraw(world.data["bank"], "p6")
+    withdraw(world.data["bank"], "p6", "offer_sharing")
+    world.update(withdrawals_only=True)
+    pool = (world.folder / "bank" / "epochs" / epoch / "rows").read_bytes()
+    rows = {pool[at : at + 32] for at in range(0, len(pool), 32)}
+    [points] = sent
+    known = [points[at : at + 32] in rows for at in range(0, len(points), 32)]
+    assert sum(known) == (1 if index == STATISTICS else 0)
