@@ -68,6 +68,8 @@ class Limits(Section):
     max_epsilon_per_run: float = Field(default=3.0, gt=0)
     features: tuple[str, ...] | None = None
     """Columns a model may use; None: those of the partner's own policy."""
+    models: tuple[str, ...] | None = None
+    """Kinds of models that may be trained; None: those of the partner's own policy."""
     training_approval: Literal["automatic", "manual"] = "automatic"
     """manual: every training run waits for ``entente train approve`` here. automatic: only one beyond the next."""
     automatic_within: StandingRule = StandingRule()

@@ -18,7 +18,9 @@ _MORE_IS_LOOSER = frozenset({
     "epsilon", "delta", "max_epsilon", "max_rounds", "max_open_per_person", "max_valid_days", "valid_to", "period_end",
     "overlap_statistics", "model_training", "offer_sharing", "max_tokens_per_person",
 })  # fmt: skip
-_PERMITTING = frozenset({"sharing", "transfers", "cubes", "products", "channels", "attributes", "segments", "purposes"})
+_PERMITTING = frozenset(
+    {"sharing", "transfers", "cubes", "products", "channels", "attributes", "segments", "purposes", "models"}
+)
 """Lists in which an entry more permits more."""
 _KINDS = {
     "rules": "rule", "sharing": "clause", "transfers": "transfer", "cubes": "cube", "parties": "party",

@@ -201,6 +201,9 @@ class JudgingSpec(Spec):
     """Columns with numbers, by the edges of their bands."""
 
 
+ModelKind = Literal["logistic_regression", "linear_discriminant", "perceptron"]
+
+
 class TrainingSpec(Spec):
     """What a joint training run may be at most, and what it is when the proposal is silent."""
 
@@ -221,6 +224,8 @@ class TrainingSpec(Spec):
     feature_schema: Name = "marketing-v1"
     features: tuple[Name, ...] = Field(min_length=1)
     label: Name
+    models: tuple[ModelKind, ...] = Field(default=("logistic_regression",), min_length=1)
+    """Kinds that may be trained; the first is the default."""
     rounds: int = Field(ge=1)
     steps_per_round: int = Field(ge=1, le=1000)
     sampling_rate: float = Field(gt=0, le=1)
@@ -234,6 +239,9 @@ class TrainingSpec(Spec):
     def _one_step_of_all_rows(self) -> "TrainingSpec":
         if self.trust == "secure_sum" and (self.steps_per_round, self.sampling_rate) != (1, 1):
             raise ValueError("secure_sum takes one step of all rows a round: steps_per_round 1, sampling_rate 1")
+        unfit = {"secure_sum": "perceptron", "local": "linear_discriminant"}[self.trust]
+        if unfit in self.models:
+            raise ValueError(f"{unfit} cannot be trained with trust {self.trust}")
         if self.trust == "secure_sum" and self.min_partners < 3:
             raise ValueError("secure_sum needs min_partners of at least 3")
         if self.judging is not None and self.trust != "secure_sum":

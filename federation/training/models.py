@@ -20,6 +20,8 @@ LOGISTIC_REGRESSION, LINEAR_DISCRIMINANT, PERCEPTRON = "logistic_regression", "l
 KINDS = (LOGISTIC_REGRESSION, LINEAR_DISCRIMINANT, PERCEPTRON)
 LINEAR = frozenset({LOGISTIC_REGRESSION, LINEAR_DISCRIMINANT})
 """Kinds whose log odds are a weighted sum of the encoded columns: "weight" and "bias"."""
+STEPPED = frozenset({LOGISTIC_REGRESSION, PERCEPTRON})
+"""Kinds that a partner can train by gradient steps on its own rows, under local noise."""
 HIDDEN = 32
 """Units in the one hidden layer of a perceptron."""
 MAX_MODEL_BYTES = 4 << 20

@@ -1,6 +1,7 @@
 """What a run may do, read from a proposal of the contract and checked; the same for the gateway and every partner."""
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 
 from dp_accounting import DpEvent
@@ -12,14 +13,14 @@ from federation.training.joint_noise import MAX_SCALE_BITS, MIN_SHARE_SIGMA, Joi
 from federation.training.judging import Judging, JudgingLearner, read_judging
 from federation.training.learner import Course, Learner
 from federation.training.learners import build_learner
-from federation.training.models import shapes
+from federation.training.models import LINEAR, STEPPED, shapes
 from federation.training.secure_sum import MIN_PARTIES
 from federation.v1 import training_pb2 as pb
 
 PURPOSE = "model_training"
 MAX_ROUNDS, MAX_STEPS, MAX_PARTNERS = 1_000, 1_000, 64
 MAX_ROW_NORM = 1.5
-"""Of the gradient of one row before clipping: an encoded row has norm 1, the constant term adds at most sqrt(2)."""
+"""Of the gradient of one row of a linear model before clipping: an encoded row has norm 1, so has the constant term."""
 UPDATE_NORM_FACTOR = 10.0
 """A round's update may be this many times what its clipped gradients alone can make; the rest is room for noise."""
 
@@ -124,7 +125,8 @@ class Plan:
     @property
     def max_update_norm(self) -> float:
         """Largest L2 norm of one partner's update in a round."""
-        reach = self.settings.steps * self.settings.learning_rate * min(self.settings.clipping_norm, MAX_ROW_NORM)
+        longest = MAX_ROW_NORM if self.kind in LINEAR else math.inf
+        reach = self.settings.steps * self.settings.learning_rate * min(self.settings.clipping_norm, longest)
         return UPDATE_NORM_FACTOR * reach
 
 
@@ -144,6 +146,7 @@ def read_plan(proposal: pb.TrainingProposal) -> Plan:
     shapes(proposal.model, schema.width(features))
     in_range = {
         "purpose": proposal.purpose == PURPOSE,
+        "model": proposal.trust != pb.TRUST_LOCAL or proposal.model in STEPPED,
         "run_id": 0 < len(proposal.run_id) <= 64,
         "label": 0 < len(proposal.label) <= 48 and proposal.label not in features,
         "rounds": 1 <= proposal.rounds <= MAX_ROUNDS,

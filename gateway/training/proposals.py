@@ -8,7 +8,6 @@ from federation.policy.specs import JudgingSpec, TrainingSpec
 from federation.training.accounting import calibrate_steps, calibrate_sums
 from federation.training.joint_noise import best_scale_bits
 from federation.training.judging import REGION, Grouping, Judging, write_judging
-from federation.training.models import LOGISTIC_REGRESSION
 from federation.training.plan import PURPOSE
 from federation.v1 import training_pb2 as pb
 
@@ -44,7 +43,7 @@ def complete(asked: pb.TrainingProposal, rules: TrainingRules, connected: frozen
     spec = rules.spec
     filled = pb.TrainingProposal(
         purpose=asked.purpose or PURPOSE,
-        model=asked.model or LOGISTIC_REGRESSION,
+        model=asked.model or spec.models[0],
         feature_schema=asked.feature_schema or spec.feature_schema,
         features=list(asked.features) or list(spec.features),
         label=asked.label or spec.label,
@@ -68,6 +67,7 @@ def complete(asked: pb.TrainingProposal, rules: TrainingRules, connected: frozen
         "trust": asked.trust in {pb.TRUST_UNSPECIFIED, filled.trust},
         "collusion, scale_bits or spare_attempts": not (asked.collusion or asked.scale_bits or asked.spare_attempts),
         "purpose": filled.purpose == PURPOSE,
+        "model": filled.model in spec.models,
         "features": set(filled.features) <= set(spec.features),
         "feature_schema": filled.feature_schema == spec.feature_schema,
         "label": filled.label == spec.label,

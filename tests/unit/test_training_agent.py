@@ -97,6 +97,8 @@ def propose(agent: TrainingAgent, **changes: Any) -> pb.ExchangeMessagesRequest 
         ({"rounds": 11, "epsilon": 3.0}, "rounds"),
         ({"noise_multiplier": 0.5 * NOISE}, "not true"),
         ({"model": "neural_oracle"}, "neural_oracle"),
+        ({"model": "perceptron"}, "model perceptron"),  # known, but not in this partner's policy
+        ({"model": "linear_discriminant"}, "model"),  # has no steps to take under local noise
         ({"epsilon": 50.0}, "epsilon"),
         ({"sampling_rate": 0.0}, "sampling_rate"),
     ],
@@ -118,6 +120,13 @@ def test_own_limits_are_stronger_than_the_alliance_policy(setup: Setup) -> None:
     answer = propose(setup.restart())
     assert answer is not None
     assert answer.refusal.reason == "BUDGET_EXHAUSTED"
+
+
+def test_models_are_those_of_the_policy_and_of_the_own_limits(setup: Setup) -> None:
+    setup.limits = Limits(models=("perceptron",))
+    answer = propose(setup.restart())
+    assert answer is not None
+    assert "model logistic_regression" in answer.refusal.text
 
 
 def test_run_that_would_not_fit_is_refused_before_a_row_is_touched(setup: Setup) -> None:

@@ -5,11 +5,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from federation.training.dpsgd import train_round
 from federation.training.draws import poisson_sample, standard_gaussians
-from federation.training.models import initial
+from federation.training.models import PERCEPTRON, Weights, initial, predict
+from federation.training.networks import build_network
 from federation.training.plan import Settings
 
 KIND = "logistic_regression"
@@ -68,18 +70,56 @@ def test_update_is_the_noise_that_was_paid_for() -> None:
     assert abs(values.mean()) < 4 * values.std() / np.sqrt(len(values))
 
 
-def test_one_customer_moves_a_noiseless_step_by_no_more_than_the_clipping_norm() -> None:
+def flat(update: Weights) -> np.ndarray:
+    return np.concatenate([array.reshape(-1) for array in update.values()])
+
+
+@pytest.mark.parametrize("kind", [KIND, PERCEPTRON])
+def test_one_customer_moves_a_noiseless_step_by_no_more_than_the_clipping_norm(kind: str) -> None:
     settings = Settings(steps=1, sampling_rate=1.0, clipping_norm=0.25, noise_multiplier=0.0, learning_rate=1.0)
     x, y = rows(40)
 
     def move(count: int) -> np.ndarray:
         update = train_round(
-            KIND, initial(KIND, 5), (x[:count], y[:count]), settings=settings, size=1.0, random_bytes=fixed_bytes("one")
+            kind, initial(kind, 5), (x[:count], y[:count]), settings=settings, size=1.0, random_bytes=fixed_bytes("one")
         )
-        return np.concatenate([update["weight"][0], update["bias"]])
+        return flat(update)
 
     for count in range(1, 40):
         assert np.linalg.norm(move(count) - move(count - 1)) <= 0.25 + 1e-5
+
+
+@pytest.mark.parametrize("norm", [0.05, 0.5, 100.0])
+def test_ghost_clipping_is_clipping_of_each_row_by_itself(norm: float) -> None:
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(60, 5)).astype(np.float32), rng.integers(0, 2, 60).astype(np.float32)
+    settings = Settings(steps=1, sampling_rate=1.0, clipping_norm=norm, noise_multiplier=0.0, learning_rate=1.0)
+    network = build_network(PERCEPTRON, initial(PERCEPTRON, 5))
+    total = np.zeros(sum(array.size for array in initial(PERCEPTRON, 5).values()))
+    for row, label in zip(torch.from_numpy(x), torch.from_numpy(y), strict=True):
+        network.zero_grad()
+        torch.nn.functional.binary_cross_entropy_with_logits(network(row[None])[0, 0], label).backward()
+        gradient = np.concatenate([each.grad.numpy().reshape(-1) for each in network.parameters()])  # type: ignore[union-attr]
+        total += gradient * min(1.0, norm / np.linalg.norm(gradient))
+    update = train_round(
+        PERCEPTRON, initial(PERCEPTRON, 5), (x, y), settings=settings, size=60, random_bytes=fixed_bytes("ghost")
+    )
+    assert np.allclose(flat(update), -total / 60, rtol=1e-3, atol=1e-6)
+
+
+def test_perceptron_learns_what_no_line_can_and_numpy_scores_it_as_torch_does() -> None:
+    rng = np.random.default_rng(5)
+    corner = rng.integers(0, 2, (2000, 2))
+    x = np.concatenate([corner, 1 - corner], axis=1).astype(np.float32)
+    y = (corner[:, 0] ^ corner[:, 1]).astype(np.float32)
+    settings = Settings(steps=300, sampling_rate=0.5, clipping_norm=1.0, noise_multiplier=1.0, learning_rate=1.0)
+    start = initial(PERCEPTRON, 4)
+    update = train_round(PERCEPTRON, start, (x, y), settings=settings, size=2000, random_bytes=fixed_bytes("xor"))
+    weights = {name: start[name] + update[name] for name in start}
+    found = predict(PERCEPTRON, weights, x)
+    assert ((found > 0.5) == (y == 1)).all()
+    logits = build_network(PERCEPTRON, weights)(torch.from_numpy(x))[:, 0]
+    assert np.allclose(found, torch.sigmoid(logits).detach().numpy(), atol=1e-5)
 
 
 def test_noiseless_round_is_gradient_descent() -> None:

@@ -46,6 +46,7 @@ def test_silent_proposal_takes_the_defaults_and_the_noise_that_keeps_them_true()
         ({"label": "age"}, Reason.BAD_FIELD, "label"),
         ({"rounds": 11}, Reason.BAD_FIELD, "rounds"),
         ({"epsilon": 3.1}, Reason.BAD_FIELD, "epsilon"),
+        ({"model": "perceptron"}, Reason.BAD_FIELD, "model"),
         ({"epsilon": float("nan")}, Reason.BAD_FIELD, "epsilon"),
         ({"delta": 1e-5}, Reason.BAD_FIELD, "delta"),
         ({"partners": ["bank", "stranger"]}, Reason.BAD_FIELD, "partners"),

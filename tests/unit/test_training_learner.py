@@ -1,16 +1,19 @@
 """Learners go on from their state as if nothing had happened, alone and one after another."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from federation.core.errors import DataError, TrainingError
+from federation.policy.specs import ModelKind
 from federation.training.counts import CountsLearner
 from federation.training.features import Categorical, Flag
 from federation.training.gradient import GradientLearner
 from federation.training.joint_noise import FINE_BITS
 from federation.training.learner import Course, Learner, Rows
 from federation.training.learners import build_learner
-from federation.training.models import Weights
+from federation.training.models import KINDS, Weights
 
 FEATURES = (Flag("flag"),)
 
@@ -73,3 +76,7 @@ def test_too_few_rows_for_the_noise_end_the_run() -> None:
 def test_unknown_kind_has_no_learner() -> None:
     with pytest.raises(DataError):
         build_learner("neural_oracle", FEATURES, rounds=1, clipping_norm=1, learning_rate=1, momentum=0)
+
+
+def test_policy_knows_the_kinds_there_are() -> None:
+    assert set(get_args(ModelKind)) == set(KINDS)
