@@ -1,4 +1,4 @@
-"""``entente overlap``: build the index of an epoch, ask its tables."""
+"""``entente overlap``: build the index of an epoch, keep it up to date, ask its tables."""
 
 from typing import Annotated
 
@@ -27,6 +27,22 @@ def build(
         last = follow(stream, lambda message: message.progress, quiet=as_json)
     done = {"epoch": last.epoch if last else "", "complete": bool(last and last.complete)}
     emit(as_json, done, lambda: out.print(f"Epoch [bold]{done['epoch']}[/] is complete."))
+
+
+@app.command(epilog="Example: entente overlap update --config people/operator")
+def update(config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Let every partner send what changed since its last batches: who came, went, or changed a label (operator).
+
+    Answers that were released stay as they are; later fresh answers count the people as they are then. Running it again
+    continues what was interrupted.
+    """
+    with connect(config) as connection:
+        stream = connection.overlap.UpdateIndex(pb.UpdateIndexRequest())
+        last = follow(stream, lambda message: message.progress, quiet=as_json)
+    changed = list(last.changed) if last else []
+    done = {"epoch": last.epoch if last else "", "complete": bool(last and last.complete), "changed": changed}
+    text = f"Epoch [bold]{done['epoch']}[/] is up to date; changed: {', '.join(changed) or 'nothing'}."
+    emit(as_json, done, lambda: out.print(text))
 
 
 app.command(

@@ -101,6 +101,7 @@ def run(config: ConfigOption) -> None:
     from federation.client.agent import Agent, Part, Status
     from federation.client.offers import MASK_KEY_FILE, OfferProposer
     from federation.client.overlap import OverlapAgent
+    from federation.client.overlap_withdrawals import WithdrawalWatch
     from federation.client.training import TrainingAgent
 
     with workplace(config) as place:
@@ -129,6 +130,7 @@ def run(config: ConfigOption) -> None:
         offers = OfferProposer(connection.offers, place.data, place.handles, place.engine, mask_key)
         parts: dict[str, Part] = {
             "overlap": overlap,
+            "withdrawals": WithdrawalWatch(overlap, place.data.consents.revision),
             "training": training,
             "consents": place.consents,
             "offers": offers,
