@@ -1,6 +1,5 @@
 """``entente offers``: propose offers about one's own customers, receive others', see how they were decided."""
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +11,6 @@ from federation.core.clock import to_text
 from federation.core.identity import keep_secret
 from federation.core.ids import Handle
 from federation.v1 import offers_pb2 as pb
-from federation.v1 import training_pb2
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +33,7 @@ def propose(
     channel: Annotated[str, typer.Option(help="app, email, phone or branch.")] = "app",
     top: Annotated[int, typer.Option(min=1, help="How many people at most, the best first.")] = 100,
     attributes: Annotated[str, typer.Option(help="Columns that go along, masked; separated by commas.")] = "",
-    run_id: Annotated[str, typer.Option("--run", help="Model to score with; empty for the newest.")] = "",
+    run_id: Annotated[str, typer.Option("--run", help="Run whose model scores; empty for the one in use.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Score the customers here, pick the best whom the own policy permits, and propose offers for them.
@@ -80,18 +78,14 @@ def propose(
 
 
 def _score(place: "Workplace", run_id: str) -> "pd.Series[float]":
-    """Scores of the partner's own customers by a finished model; nothing leaves."""
-    from federation.training.features import find_schema
-    from federation.training.models import load_weights
+    """Scores of the partner's own customers by a model whose card verifies; nothing leaves."""
+    from federation.client.models import ModelShelf
     from federation.training.scoring import score
 
+    shelf = ModelShelf(place.connection.training, place.connection.models, place.identity, place.config.state)
     with translated():
-        request = training_pb2.GetModelRequest(run_id=run_id)
-        answer = place.connection.training.GetModel(request, timeout=RPC_TIMEOUT_S)
-    card = json.loads(answer.card_json)
-    schema, features, kind = find_schema(card["feature_schema"]), card["features"], card["model"]
-    weights = load_weights(answer.weights, kind, schema.width(features))
-    return score(kind, weights, place.data.customers(), schema, features)
+        model = shelf.of_run(run_id) if run_id else shelf.in_use()
+    return score(model.kind, model.weights, place.data.customers(), model.schema, model.features)
 
 
 @app.command(epilog="Example: entente offers inbox --config insurer")

@@ -19,6 +19,7 @@ from federation.v1.audit_pb2_grpc import AuditServiceStub
 from federation.v1.budget_pb2_grpc import BudgetServiceStub
 from federation.v1.consent_pb2_grpc import ConsentServiceStub
 from federation.v1.enrolment_pb2_grpc import EnrolmentServiceStub
+from federation.v1.models_pb2_grpc import ModelServiceStub
 from federation.v1.offers_pb2_grpc import OfferServiceStub
 from federation.v1.overlap_pb2_grpc import OverlapServiceStub
 from federation.v1.policy_pb2_grpc import PolicyServiceStub
@@ -59,6 +60,7 @@ class Connection:
         self.enrolment = EnrolmentServiceStub(self.channel)
         self.overlap = OverlapServiceStub(self.channel)
         self.training = TrainingServiceStub(self.channel)
+        self.models = ModelServiceStub(self.channel)
         self.consent = ConsentServiceStub(self.channel)
         self.policy = PolicyServiceStub(self.channel)
         self.budget = BudgetServiceStub(self.channel)
