@@ -14,7 +14,7 @@ and when. If one person alone changes in both indexes at once, the gateway can t
 belong together. Many changes in one delta hide that; a withdrawal does not wait for them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -26,7 +26,6 @@ from federation.client.overlap_batches import BatchBuilder, Data, Draft, Handles
 from federation.client.overlap_memory import (
     Digests,
     Memory,
-    Person,
     Pool,
     Table,
     customers_table,
@@ -34,9 +33,10 @@ from federation.client.overlap_memory import (
     label_numbers,
     sharing_table,
 )
+from federation.client.overlap_people import People
 from federation.core.ids import Handle
 from federation.overlap.batch import padding_rows
-from federation.overlap.plan import ADD, REMOVE, STATISTICS, SWITCHBOARD, delta_keys
+from federation.overlap.plan import ADD, REMOVE, STATISTICS, SWITCHBOARD, delta_keys, labels_of
 from federation.policy.specs import PartySpec
 
 
@@ -47,9 +47,9 @@ class Changes:
     after: Memory  # places of people who are new are set when they are written
     goes: Table  # places of rows
     back: Mapping[str, Table]  # label to places of rows that were sent before
-    comes: Mapping[str, list[Person]]  # label to people who were not there
+    comes: Mapping[str, People]  # label to people who were not there
     leaves: list[Handle]
-    joins: list[tuple[Person, Handle]]
+    joins: tuple[People, list[Handle]]
 
     @property
     def empty(self) -> bool:
@@ -59,12 +59,12 @@ class Changes:
     @property
     def adds(self) -> bool:
         """Whether anybody comes."""
-        return bool(self.back or self.comes or self.joins)
+        return bool(self.back or self.comes or self.joins[1])
 
     def counts(self) -> dict[str, int]:
         """How many, for the partner's own log."""
         comes = sum(map(len, self.back.values())) + sum(map(len, self.comes.values()))
-        return {"goes": len(self.goes), "comes": comes, "leaves": len(self.leaves), "joins": len(self.joins)}
+        return {"goes": len(self.goes), "comes": comes, "leaves": len(self.leaves), "joins": len(self.joins[1])}
 
 
 class DeltaBuilder:
@@ -100,38 +100,38 @@ class DeltaBuilder:
         customers = before.customers[self._may(before.customers, STATISTICS)]
         stays = self._may(before.sharing, SWITCHBOARD)
         after = replace(before, customers=customers, sharing=before.sharing[stays])
-        return self._compare(after, _handles(before.sharing[~stays]), [], [])
+        return self._compare(after, _handles(before.sharing[~stays]), (self._builder.nobody, []), self._builder.nobody)
 
     def current(self) -> Changes:
         """All that changed. Raises DataError, and OverlapError (BAD_FIELD) for a label that the epoch does not have."""
         before, digests = self._memory, self._digests
-        ids, people = self._builder.usable(STATISTICS)
-        numbers = label_numbers(before.labels, self._builder.labels(ids))
-        customers = customers_table(digests.of(ids), digests.of_people(people), numbers)
-        ids, sharers = self._builder.usable(SWITCHBOARD)
-        handles = self._handles.handles_for(ids)
-        sharing = sharing_table(digests.of(ids), digests.of_people(sharers), handles)
+        there = self._builder.usable(STATISTICS)
+        numbers = label_numbers(before.labels, labels_of(self._party), self._builder.labels(there))
+        customers = customers_table(digests.of(there.ids), digests.of_people(there.people), numbers)
+        sharers = self._builder.usable(SWITCHBOARD)
+        handles = self._handles.handles_for(sharers.ids.to_pylist())
+        sharing = sharing_table(digests.of(sharers.ids), digests.of_people(sharers.people), handles)
         same, kept = _is_in(sharing, before.sharing), _is_in(before.sharing, sharing)
-        joins = [(sharers[at], handles[at]) for at in np.flatnonzero(~same)]
+        new = np.flatnonzero(~same)
+        joins = (sharers.people.take(new), [handles[at] for at in new])
         after = replace(before, customers=customers, sharing=sharing)
-        return self._compare(after, _handles(before.sharing[~kept]), joins, people)
+        return self._compare(after, _handles(before.sharing[~kept]), joins, there.people)
 
     def write(self, changes: Changes, sequence: int, keys: Mapping[int, X25519PrivateKey], folder: Path) -> None:
         """Writes every batch of a delta and the memory after it."""
         shape = delta_keys(self._party, adds=changes.adds)
         builder, first = self._builder, self._pool.rows
         for number, (index, operation, label) in enumerate(shape):
-            people: Sequence[Person] = []
-            given: list[Handle] = []
+            people, given = builder.nobody, list[Handle]()
             sent = np.empty(0, np.uint32)
             if operation == REMOVE and index == STATISTICS:
                 sent = changes.goes
             elif operation == REMOVE:  # found by their handles: the points, all random, only pass the same way
                 given = changes.leaves
             elif index == STATISTICS:
-                sent, people = changes.back.get(label, sent), changes.comes.get(label, [])
+                sent, people = changes.back.get(label, sent), changes.comes.get(label, people)
             else:
-                people, given = [person for person, _ in changes.joins], [handle for _, handle in changes.joins]
+                people, given = changes.joins
             rows = max(len(given), len(sent) + len(people))
             padding = padding_rows(rows, self._party.pad_to)
             random_rows = rows - len(sent) - len(people) + padding
@@ -148,18 +148,21 @@ class DeltaBuilder:
                 sequence=sequence,
             )
             builder.write(draft, folder / f"{number:03d}.points")
-        new = [person for index, operation, label in shape if (index, operation) == (STATISTICS, ADD) for person in changes.comes.get(label, [])]
-        if new:  # their rows were added to the pool in this order
-            at = np.searchsorted(changes.after.people["person"], self._digests.of_people(new))
-            changes.after.people["place"][at] = np.arange(first, first + len(new))
+        place = first  # new rows were added to the pool in this order
+        for index, operation, label in shape:
+            if (index, operation) == (STATISTICS, ADD) and label in changes.comes:
+                new = self._digests.of_people(changes.comes[label])
+                at = np.searchsorted(changes.after.people["person"], new)
+                changes.after.people["place"][at] = np.arange(place, place + len(new))
+                place += len(new)
         self._pool.sync()
         replace(changes.after, rows=self._pool.rows).save(folder)
 
     def _may(self, table: Table, index: int) -> Table:
-        return np.isin(table["customer"], self._digests.of(allowed(self._data, self._party, index).ids))
+        return np.isin(table["customer"], self._digests.of(allowed(self._data, self._party, index).permitted))
 
     def _compare(
-        self, after: Memory, leaves: list[Handle], joins: list[tuple[Person, Handle]], rows: Sequence[Person]
+        self, after: Memory, leaves: list[Handle], joins: tuple[People, list[Handle]], rows: People
     ) -> Changes:
         """The changes that lead to a memory whose people are still to be found among its customers.
 
@@ -177,13 +180,13 @@ class DeltaBuilder:
         same = known.copy()
         same[known] = before["label"][at[known]] == now["label"][known]
         back: dict[str, Table] = {}
-        comes: dict[str, list[Person]] = {}
+        comes: dict[str, People] = {}
         for number, label in enumerate(after.labels):
             mine = ~same & (now["label"] == number)
             if (mine & known).any():
                 back[label] = now["place"][mine & known]
             if (mine & ~known).any():
-                comes[label] = [rows[place] for place in first[mine & ~known]]
+                comes[label] = rows.take(first[mine & ~known])
         goes = before["place"][~np.isin(before["person"], now["person"][same])]
         return Changes(replace(after, people=now), goes, back, comes, leaves, joins)
 
