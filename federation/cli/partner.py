@@ -117,6 +117,11 @@ def run(config: ConfigOption) -> None:
             place.clock,
             before_switchboard=lambda ids: _upload(place, ids),
         )
+        state = Status(settings.state / STATUS_FILE, place.clock)
+
+        def on_progress(run_id: str, done: int, rounds: int, left_s: float) -> None:
+            state.set("training", "serving", f"{run_id}: {done} of {rounds} rounds, about {left_s:.0f} s left")
+
         training = TrainingAgent(
             connection.training,
             data=place.data,
@@ -125,6 +130,7 @@ def run(config: ConfigOption) -> None:
             clock=place.clock,
             identity=place.identity,
             engine=place.engine,
+            on_progress=on_progress,
         )
         mask_key = keep_secret(settings.state / MASK_KEY_FILE)
         offers = OfferProposer(connection.offers, place.data, place.handles, place.engine, mask_key)
@@ -135,7 +141,7 @@ def run(config: ConfigOption) -> None:
             "consents": place.consents,
             "offers": offers,
         }
-        agent = Agent(parts, Status(settings.state / STATUS_FILE, place.clock), connection.close)
+        agent = Agent(parts, state, connection.close)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())
         out.print(f"Agent of [bold]{settings.party}[/] serves {settings.gateway}; stop it with Ctrl-C.")
@@ -167,6 +173,7 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
             "gateway": {"address": place.config.gateway, **gateway},
             "agent": agent,
             "unsent_withdrawals": place.consents.pending(),
+            "training_proposals": _proposals(place),
             "egress": place.egress.summary(),
             "reports": reports,
         }
@@ -179,12 +186,37 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
         for name, part in agent["parts"].items():
             parts.add_row(name, part["state"], part["since"][:19], part["text"])
         out.print(parts)
+        if value["training_proposals"]:
+            waiting = table("Training runs that wait for your word", "run", "model", "epsilon", "rounds", "until")
+            for row in value["training_proposals"]:
+                epsilon, rounds = f"{row['epsilon']:g}", str(row["rounds"])
+                waiting.add_row(row["run_id"], row["model"], epsilon, rounds, row["expires_at"][:19])
+            out.print(waiting)
+            out.print("  entente train approve RUN, or refuse RUN")
         left = table("What left this partner", "call", "messages", "bytes", right=["messages", "bytes"])
         for row in value["egress"]:
             left.add_row(row["method"], f"{row['messages']:,}", f"{row['bytes']:,}")
         out.print(left)
 
     emit(as_json, value, text)
+
+
+def _proposals(place: "Workplace") -> list[dict[str, Any]]:
+    """Training runs that wait for a person at this partner."""
+    from federation.client.approvals import Approvals
+
+    return [
+        {
+            "run_id": waiting.run_id,
+            "proposed_by": waiting.proposed_by,
+            "expires_at": waiting.expires_at,
+            "model": waiting.proposal.model,
+            "features": list(waiting.proposal.features),
+            "epsilon": waiting.proposal.epsilon,
+            "rounds": waiting.proposal.rounds,
+        }
+        for waiting in Approvals(place.engine, place.clock).waiting()
+    ]
 
 
 @contextmanager

@@ -1,41 +1,27 @@
-"""``entente train``: start a joint training run, look at its model."""
+"""``entente train``: propose, approve and follow joint training runs, look at their models."""
 
 import json
-import secrets
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, follow, out, table
+from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out, table
 from federation.cli.train_audit import audit
-from federation.core.errors import Reason, TrainingError
+from federation.cli.train_control import approve, pause, refuse, resume, stop
+from federation.cli.train_runs import list_runs, propose, run
 from federation.v1 import training_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, help="Joint models under differential privacy.")
+app.command(epilog="Example: entente train run --config people/marketing --epsilon 2")(run)
+app.command(epilog="Example: entente train propose --epsilon 1.5 --rounds 30 --config people/marketing")(propose)
+app.command("list", epilog="Example: entente train list --config people/marketing")(list_runs)
+app.command(epilog="Example: entente train approve RUN --config bank")(approve)
+app.command(epilog='Example: entente train refuse RUN --reason "not before the audit" --config bank')(refuse)
+app.command(epilog="Example: entente train pause RUN --config people/marketing")(pause)
+app.command(epilog="Example: entente train resume RUN --config people/marketing")(resume)
+app.command(epilog="Example: entente train stop RUN --config people/operator")(stop)
 app.command(epilog="Example: entente train audit --config people/marketing --plot audit.svg")(audit)
-
-
-@app.command(epilog="Example: entente train run --config people/marketing --epsilon 2")
-def run(
-    config: ConfigOption,
-    rounds: Annotated[int, typer.Option(min=0, help="0: as the policy says.")] = 0,
-    epsilon: Annotated[
-        float, typer.Option(min=0, help="For one person, over all partners; 0: as the policy says.")
-    ] = 0,
-    key: Annotated[str, typer.Option(help="Idempotency key: the same key follows the same run.")] = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Start a run with all partners and follow it to its end (marketing, operator)."""
-    proposal = pb.TrainingProposal(rounds=rounds, epsilon=epsilon)
-    request = pb.StartRunRequest(proposal=proposal, idempotency_key=key or secrets.token_hex(8))
-    with connect(config) as connection:
-        last = follow(connection.training.StartRun(request), lambda message: message.progress, quiet=as_json)
-    if last is None or last.state != pb.RUN_STATE_FINISHED:
-        reason = last.reason if last else "no answer"
-        raise TrainingError(Reason.RUN_FAILED, item=reason, fix="See the agents' status, then start again.")
-    value = {"run_id": last.run_id, "state": "finished"}
-    emit(as_json, value, lambda: out.print(f"Run [bold]{last.run_id}[/] is finished. See: entente train show"))
 
 
 @app.command(epilog="Example: entente train show --config people/marketing --save model/")
@@ -65,30 +51,3 @@ def show(
         out.print(shown)
 
     emit(as_json, {"run_id": answer.run_id, "card": card}, text)
-
-
-@app.command("list", epilog="Example: entente train list --config people/marketing")
-def list_runs(config: ConfigOption, as_json: JsonOption = False) -> None:
-    """List all runs."""
-    with connect(config) as connection:
-        runs = connection.training.ListRuns(pb.ListRunsRequest(), timeout=RPC_TIMEOUT_S).runs
-    names = {pb.RUN_STATE_RUNNING: "running", pb.RUN_STATE_FINISHED: "finished", pb.RUN_STATE_FAILED: "failed"}
-    rows: list[dict[str, Any]] = [
-        {
-            "run_id": r.run_id,
-            "state": names.get(r.state, "unknown"),
-            "started_at": r.started_at,
-            "ended_at": r.ended_at,
-            "rounds_done": r.rounds_done,
-            "reason": r.reason,
-        }
-        for r in runs
-    ]
-
-    def text() -> None:
-        shown = table("Runs", "run", "state", "rounds", "started", "reason", right=["rounds"])
-        for r in rows:
-            shown.add_row(r["run_id"], r["state"], str(r["rounds_done"]), r["started_at"][:19], r["reason"])
-        out.print(shown)
-
-    emit(as_json, {"runs": rows}, text)

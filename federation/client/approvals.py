@@ -186,11 +186,13 @@ class ProposalRules:
         plan = read_plan(proposal)
         limits, spec = self._limits, self._policy.training
         allowed = set(spec.features if limits.features is None else limits.features)
+        models = set(spec.models if limits.models is None else limits.models) & set(spec.models)
         checks = {
             "run has ended": not self._memory.ended(plan.run_id),
             "this partner is not in it": self._party in plan.partners,
             "too few partners": len(plan.partners) >= spec.min_partners,
             f"features {', '.join(sorted(set(plan.features) - allowed))}": set(plan.features) <= allowed,
+            f"model {plan.kind}": plan.kind in models,
             f"label {plan.label[:48]}": plan.label == spec.label,
             "rounds": plan.learning_rounds <= spec.max_rounds,
             "judging: this partner's policy has none": plan.judging is None or spec.judging is not None,
