@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from federation.cli import audit, budget, consent, offers, overlap, partner, policy, train
+from federation.cli import audit, budget, consent, models, offers, overlap, partner, policy, score, train
 from federation.cli.console import ConfigOption, JsonOption, connect, emit, err, exit_code, out, report, table
 from federation.core.errors import ConfigError, EntenteError, IdentityError, Reason
 from federation.v1 import enrolment_pb2
@@ -30,6 +30,7 @@ for name, part in (
     ("partner", partner),
     ("overlap", overlap),
     ("train", train),
+    ("model", models),
     ("offers", offers),
     ("consent", consent),
     ("policy", policy),
@@ -37,6 +38,7 @@ for name, part in (
     ("audit", audit),
 ):
     app.add_typer(part.app, name=name)
+app.command("score", epilog="Example: entente score --config bank --out scores.parquet")(score.score)
 
 AuthorityOption = Annotated[Path, typer.Option("--ca", help="Folder with the CA's key (ca.key, ca.pem).")]
 
@@ -167,6 +169,39 @@ def invite(
 
     invite_party(folder, party, SystemClock()).save(out_file)
     emit(as_json, {"invitation": str(out_file)}, lambda: out.print(f"Invitation for {party} is in {out_file}"))
+
+
+@operator_app.command(
+    "flower-run", epilog="Example: entente operator flower-run run-7 --policies my-alliance/policies && flwr run run-7"
+)
+def flower_run(
+    folder: Annotated[Path, typer.Argument(help="Folder to make; its name is the run's.")],
+    policies: Annotated[Path, typer.Option(help="The alliance's policy.")],
+    epsilon: Annotated[float, typer.Option(help="For a person, all partners together; 0: the policy's.")] = 0,
+    rounds: Annotated[int, typer.Option(help="0: the policy's.")] = 0,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds for one phase of a round.")] = 300,
+    as_json: JsonOption = False,
+) -> None:
+    """Propose a training run for a stock Flower SuperLink: the folder that `flwr run` takes, without code.
+
+    Such a run is in no ledger or audit log of the alliance; each partner decides and pays as always.
+    """
+    from federation.policy.load import load_policy
+    from federation.training.stock_bundle import write_bundle
+    from federation.v1 import training_pb2
+    from gateway.training.proposals import TrainingRules, complete
+
+    policy = load_policy(policies)
+    spec = policy.training.model_copy(update={"judging": None})  # there is no model card for it at a SuperLink
+    rules = TrainingRules(spec, policy.budget.delta, policy.partners)
+    asked = training_pb2.TrainingProposal(epsilon=epsilon, rounds=rounds)
+    proposal = complete(asked, rules, frozenset(rules.partners))
+    proposal.run_id = folder.name
+    write_bundle(folder, proposal, timeout_s)
+    value = {"run_id": proposal.run_id, "folder": str(folder), "partners": list(proposal.partners)}
+    emit(
+        as_json, value, lambda: out.print(f"Run [bold]{proposal.run_id}[/] is in {folder}. Start it: flwr run {folder}")
+    )
 
 
 @app.command(epilog="Example: entente demo --data my-data")

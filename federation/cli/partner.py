@@ -99,6 +99,7 @@ def enrol_command(
 def run(config: ConfigOption) -> None:
     """Run the agent until it is stopped (SIGTERM or Ctrl-C)."""
     from federation.client.agent import Agent, Part, Status
+    from federation.client.models import ModelShelf
     from federation.client.offers import MASK_KEY_FILE, OfferProposer
     from federation.client.overlap import OverlapAgent
     from federation.client.overlap_withdrawals import WithdrawalWatch
@@ -138,6 +139,7 @@ def run(config: ConfigOption) -> None:
             "overlap": overlap,
             "withdrawals": WithdrawalWatch(overlap, place.data.consents.revision),
             "training": training,
+            "models": ModelShelf(connection.training, connection.models, place.identity, settings.state),
             "consents": place.consents,
             "offers": offers,
         }
@@ -146,6 +148,32 @@ def run(config: ConfigOption) -> None:
             signal.signal(number, lambda *_: agent.stop())
         out.print(f"Agent of [bold]{settings.party}[/] serves {settings.gateway}; stop it with Ctrl-C.")
         agent.run()
+
+
+@app.command(epilog="Example: entente partner supernode --config bank --runtime 127.0.0.1:9094")
+def supernode(
+    config: ConfigOption,
+    runtime: Annotated[
+        str, typer.Option(help="Where the SuperNode serves its apps: host and port.")
+    ] = "127.0.0.1:9094",
+    root_certificates: Annotated[Path | None, typer.Option(help="PEM, where that is served with TLS.")] = None,
+) -> None:
+    """Answer for a Flower SuperNode that was started with --isolation process, with the installed app alone.
+
+    The same checks, limits and account as under the gateway; code that a SuperLink ships is never unpacked.
+    """
+    import threading
+
+    from federation.client.stock_runner import serve
+    from federation.training.flower_runtime import TaskDoor
+
+    settings, stop = load_partner_config(config), threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    trusted = root_certificates.read_bytes() if root_certificates is not None else None
+    out.print(f"[bold]{settings.party}[/] answers for the SuperNode at {runtime}; stop it with Ctrl-C.")
+    with TaskDoor(runtime, trusted) as door:
+        serve(door, config, SystemClock(), stop)
 
 
 def _upload(place: "Workplace", ids: Any) -> None:
