@@ -6,12 +6,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from federation.client.config import DataConfig, PartnerConfig
 from federation.client.overlap import OverlapAgent
 from federation.core.clock import Clock
-from federation.core.errors import OverlapError
+from federation.core.errors import DataError, OverlapError, Reason
 from federation.core.identity import Identity, Role, Subject, new_key
 from federation.core.ids import CustomerId, Handle, PartyId
 from federation.policy.facts import Decision, Facts, Given, Obligations
@@ -66,8 +69,11 @@ class Policy:
 
 @dataclass(frozen=True)
 class Eligible:
-    ids: list[CustomerId]
+    permitted: pa.Array
     refused: dict[str, int]
+
+    def rows_among(self, customers: pa.Array) -> Any:
+        return np.flatnonzero(np.asarray(pc.is_in(customers, value_set=self.permitted)))
 
 
 @dataclass
@@ -77,18 +83,22 @@ class Data:
     table: pd.DataFrame
     consented: Mapping[str, Sequence[str]]
 
-    def customers(self) -> pd.DataFrame:
-        return self.table
+    def columns(self, names: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+        if missing := [name for name in names if name not in self.table.columns]:
+            raise DataError(Reason.MISSING_COLUMN, item=f"column {missing[0]}")
+        found: dict[str, Any] = {"customer_id": self.table.index}
+        found |= {name: self.table[name] for name in (*names, *optional) if name in self.table.columns}
+        return pa.table({name: ["" if pd.isna(value) else str(value) for value in found[name]] for name in found})
 
-    def identifier(self, kind: str) -> "pd.Series[str]":
-        return self.table[kind]
+    def holdings(self) -> pd.DataFrame:
+        raise AssertionError("nothing is derived from holdings")
 
     def eligible(
         self, purpose: str, data_category: str, recipient: str, *, fields: frozenset[str] = frozenset()
     ) -> Eligible:
         assert (data_category, recipient) == ("blinded_identifier", "gateway")
-        ids = [CustomerId(name) for name in self.consented[purpose]]
-        return Eligible(ids, {"consent_missing": len(self.table) - len(ids)})
+        names = pa.array(list(self.consented[purpose]), pa.string())
+        return Eligible(names, {"consent_missing": len(self.table) - len(names)})
 
 
 class Handles:
@@ -121,7 +131,7 @@ class World:
         self, folder: Path, clock: Clock, policy: Policy, data: Mapping[str, Any], config: DataConfig | None = None
     ) -> None:
         self.folder, self.clock, self.policy, self.data = folder, clock, policy, data
-        self.config = config or DataConfig(phone_numbers="possible")
+        self.config = config or DataConfig(phone_numbers="possible", max_empty_share=1)
         self.authority = Authority.create(ALLIANCE, clock.now())
         self.identities = {name: self.identity(name) for name in policy.parties}
         self.coordinator = self.open_coordinator()

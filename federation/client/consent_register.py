@@ -62,7 +62,8 @@ class Statements(Mapping[str, ConsentFact]):
         """The statement at a position."""
         rows = self._rows
         given, until = _time(int(rows.given[position])), _time(int(rows.until[position]))
-        return replace(self._kinds[rows.kind[position]], given_at=given, expires_at=until)
+        kind: ConsentFact = self._kinds[rows.kind[position]]
+        return replace(kind, given_at=given, expires_at=until)
 
     def classes(self, positions: Numbers, at: datetime) -> Numbers:
         """A number for the statement at each position, the same for all that differ in nothing but what a time is.
@@ -164,7 +165,8 @@ def _read_times(column: pa.DictionaryArray) -> Times:
         plain[:] = False
     for number in np.flatnonzero(~plain).tolist():
         values[number] = _read_time(texts[number].as_py())
-    return values[np.asarray(column.indices)]
+    times: Times = values[np.asarray(column.indices)]
+    return times
 
 
 def _read_time(text: str) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -24,14 +24,11 @@ from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
 from federation.client.consents import ConsentBook
-from federation.client.tables import FileStamp, read_columns, read_table, stamp
+from federation.client.tables import FileStamp, read_columns, read_header, read_table, stamp
 from federation.core.clock import Clock
-from federation.core.errors import DataError, Reason
 from federation.core.ids import CustomerId
 from federation.policy.facts import ConsentFact, Decision, Facts, Given
 from federation.policy.vocabulary import OBJECTION_PURPOSE, SENSITIVE_SUFFIX
-
-IdentifierKind = Literal["email", "phone", "national_id"]
 
 _NO_REASON = Given("default", "no_reason", "The policy gave no reason.")
 
@@ -65,15 +62,20 @@ class Eligible:
     """One reason in full for each code of ``refused``."""
 
     @property
+    def permitted(self) -> pa.Array:
+        """Who may, in the order of the file, as text."""
+        return self.customers.take(pa.array(self.rows))
+
+    @property
     def ids(self) -> list[CustomerId]:
         """Who may, in the order of the file."""
-        return cast(list[CustomerId], self.customers.take(pa.array(self.rows)).to_pylist())
+        return cast(list[CustomerId], self.permitted.to_pylist())
 
     def rows_among(self, customers: pa.Array) -> NDArray[np.intp]:
         """Places of those who may among other customers, rising; the file may have changed meanwhile."""
         if self.customers.equals(customers):
             return self.rows
-        found = pc.is_in(customers, value_set=self.customers.take(pa.array(self.rows)))
+        found = pc.is_in(customers, value_set=self.permitted)
         return np.flatnonzero(np.asarray(found))
 
 
@@ -136,32 +138,20 @@ class PartnerData:
         path = self.config.holdings
         return self._cached(path, "frame", lambda: read_table(path, required=needed, text=needed))
 
-    def columns(self, names: Sequence[str]) -> pa.Table:
+    def columns(self, names: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
         """Columns of the customers' file as text, "" where empty, the id first; rows as in the file. They are not kept.
+
+        Args:
+            names: Columns that must be there.
+            optional: Columns that are left out where they are not.
 
         Raises:
             DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW.
         """
-        key = self.config.columns.id
-        return read_columns(self.config.customers, required=tuple(dict.fromkeys((key, *names))), key=key)
-
-    def identifier(self, kind: IdentifierKind) -> "pd.Series[str]":
-        """One identifier column, by customer id, "" where empty.
-
-        Raises:
-            DataError: MISSING_COLUMN; HALF_EMPTY_COLUMN where more than ``max_empty_share`` of it is empty, which means
-                a wrong file more often than a fact.
-        """
-        table, column = self.customers(), getattr(self.config.columns, kind)
-        if column not in table.columns:
-            raise DataError(Reason.MISSING_COLUMN, item=f"{self.config.customers.name}, column {column}")
-        values: pd.Series[str] = table[column]
-        empty = float((values.str.strip() == "").mean()) if len(values) else 1.0
-        if empty > self.config.max_empty_share:
-            fix = "Check the file, or raise data.max_empty_share in partner.yaml if this is how your data is."
-            item = f"{self.config.customers.name}, column {column}: {empty:.0%} empty"
-            raise DataError(Reason.HALF_EMPTY_COLUMN, item=item, fix=fix)
-        return values
+        path, key = self.config.customers, self.config.columns.id
+        there = read_header(path) if optional else ()
+        wanted = (key, *names, *(name for name in optional if name in there))
+        return read_columns(path, required=tuple(dict.fromkeys(wanted)), key=key)
 
     def eligible(
         self,

@@ -8,24 +8,25 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, cast
+from typing import IO, Any, Protocol
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import DataConfig
 from federation.client.overlap_files import create_private, shuffled, write_rows
-from federation.client.overlap_labels import Tables, customer_labels
-from federation.client.overlap_memory import Person, Recorder
+from federation.client.overlap_labels import Numbers, columns_read, label_numbers
+from federation.client.overlap_memory import Recorder
+from federation.client.overlap_people import Customers, People, Rows, read_customers
 from federation.client.overlap_state import StoredBatch
-from federation.core.errors import DataError, OverlapError, Reason
+from federation.core.errors import OverlapError, Reason
 from federation.core.identity import Identity
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES, CustomerId, Handle
 from federation.overlap.batch import Random, padding_rows, sign_manifest
 from federation.overlap.blind import CHUNK_ROWS, blind
-from federation.overlap.hash_to_curve import domain, hash_to_curve
-from federation.overlap.normalise import normalise
+from federation.overlap.hash_to_curve import domain, hash_column, hash_to_curve
 from federation.overlap.plan import (
     BASE,
     INDEX_NAMES,
@@ -41,28 +42,35 @@ from federation.v1 import overlap_pb2 as pb
 
 PURPOSES: Mapping[int, str] = {STATISTICS: "overlap_statistics", SWITCHBOARD: "offer_sharing"}
 DATA_CATEGORY, RECIPIENT = "blinded_identifier", "gateway"
-IdentifierKind = Literal["email", "phone", "national_id"]
 
 
 class Eligible(Protocol):
     """Who may be in a use, and how many may not, by reason code."""
 
     @property
-    def ids(self) -> list[CustomerId]:
-        """Customers that may."""
-        ...
-
-    @property
     def refused(self) -> dict[str, int]:
         """The others, counted by the first reason's code."""
         ...
 
+    @property
+    def permitted(self) -> pa.Array:
+        """Ids of customers that may."""
+        ...
 
-class Data(Tables, Protocol):
+    def rows_among(self, customers: pa.Array) -> Rows:
+        """Places of those who may among customers, rising."""
+        ...
+
+
+class Data(Protocol):
     """What the overlap needs of a partner's data."""
 
-    def identifier(self, kind: IdentifierKind) -> "pd.Series[str]":
-        """One identifier column; raises DataError where it is missing or mostly empty."""
+    def columns(self, names: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+        """Columns of the customers file as text, the id first; of the second names those that are there."""
+        ...
+
+    def holdings(self) -> pd.DataFrame:
+        """Which products each customer has, with what they bring in a year."""
         ...
 
     def eligible(
@@ -106,6 +114,18 @@ class Draft:
     handles: Sequence[Handle] = ()  # of the rows before the padding; switchboard only
     operation: int = BASE
     sequence: int = 0
+
+
+@dataclass(frozen=True)
+class Usable:
+    """Customers that may be in an index and have a usable identifier, in the order of the file."""
+
+    rows: Rows  # of the file
+    ids: pa.Array
+    people: People
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 @dataclass
@@ -153,9 +173,8 @@ class BatchBuilder:
         self._plan, self._identity, self._data, self._handles = plan, identity, data, handles
         self._config, self._random = config, random
         self._party: PartySpec = agreement.parties[identity.subject.party]
-        self._kinds = cast(tuple[IdentifierKind, ...], key_types_of(plan.key_type))
-        self._raw: list[pd.Series[str]] | None = None  # read when they are needed: whoever goes needs none
-        self._normal: dict[str, Person] = {}
+        self._kinds = key_types_of(plan.key_type)
+        self._customers: Customers | None = None  # read when they are needed: whoever goes needs none
         self._progress, self._done, self._total = progress, 0, 0
         self._shares: dict[int, Share] = {STATISTICS: Share(), SWITCHBOARD: Share()}
 
@@ -166,15 +185,15 @@ class BatchBuilder:
             DataError: MISSING_COLUMN, HALF_EMPTY_COLUMN and what reading the files raises.
         """
         groups = self._groups()
-        self._total = sum(map(len, groups.values()))
+        sharers = self.usable(SWITCHBOARD)
+        self._total = sum(map(len, groups.values())) + len(sharers)
         batches = batch_keys(self._party)
         for number, (index, label) in enumerate(batches):
-            people, handles = groups.get(label, []), list[Handle]()
             if index == SWITCHBOARD:
-                ids, people = self.usable(index)
-                self._total += len(ids)
-                handles = self._handles.handles_for(ids)
-                self._memory.switchboard(ids, people, handles)
+                people, handles = sharers.people, self._handles.handles_for(sharers.ids.to_pylist())
+                self._memory.switchboard(sharers.ids, people, handles)
+            else:
+                people, handles = groups[label], []
             padding = padding_rows(len(people), self._party.pad_to)
             self._shares[index].padding += padding
             rows = self.points(index, label, people, padding, keys[index])
@@ -186,67 +205,50 @@ class BatchBuilder:
         shares = {INDEX_NAMES[index]: asdict(share) for index, share in self._shares.items()}
         return {"epoch": self._plan.epoch, "key_type": self._plan.key_type, **shares}
 
-    def _identifiers(self) -> list["pd.Series[str]"]:
-        """One column for each key type. With several, a partner may be without some of them, but not without all."""
-        columns, missing = [], None
-        for kind in self._kinds:
-            try:
-                columns.append(self._data.identifier(kind))
-            except DataError as exc:
-                if len(self._kinds) == 1 or exc.reason is not Reason.MISSING_COLUMN:
-                    raise
-                columns.append(pd.Series(dtype=str))
-                missing = exc
-        if missing is not None and all(column.empty for column in columns):
-            raise missing
-        return columns
+    @property
+    def nobody(self) -> People:
+        """No people, of the plan's key types."""
+        return People([pa.array([], pa.string())] * len(self._kinds))
 
-    def usable(self, index: int) -> tuple[list[CustomerId], list[Person]]:
-        """Customers that may be in an index and have a usable identifier, with the normal form of each key type."""
-        share = self._shares[index]
-        eligible = allowed(self._data, self._party, index)
-        share.customers, share.refused = len(self._data.customers()), dict(eligible.refused)
-        ids, people = [], []
-        if self._raw is None:
-            self._raw = self._identifiers()
-        raw = [column.reindex(eligible.ids).tolist() for column in self._raw]
-        for customer, *values in zip(eligible.ids, *raw, strict=True):
-            given = [value if isinstance(value, str) and value.strip() else "" for value in values]
-            if not any(given):
-                share.without_identifier += 1
-                continue
-            if customer not in self._normal:
-                self._normal[customer] = tuple(map(self._normalise, given, self._kinds))
-            if not any(normal := self._normal[customer]):
-                share.invalid_identifier += 1
-                continue
-            ids.append(customer)
-            people.append(normal)
-        share.used = len(ids)
-        return ids, people
+    @property
+    def customers(self) -> Customers:
+        """The partner's customers, read once. Raises DataError."""
+        if self._customers is None:
+            columns = columns_read(self._party)
+            self._customers = read_customers(self._data.columns, self._config, self._kinds, columns)
+        return self._customers
 
-    def _normalise(self, raw: str, kind: str) -> str | None:
-        if not raw:
-            return None
-        return normalise(raw, kind, region=self._config.phone_region, mode=self._config.phone_numbers)
+    def usable(self, index: int) -> Usable:
+        """Customers that may be in an index and have a usable identifier. Raises DataError."""
+        share, eligible, all_of = self._shares[index], allowed(self._data, self._party, index), self.customers
+        rows = eligible.rows_among(all_of.ids)
+        share.customers, share.refused = len(all_of.ids), dict(eligible.refused)
+        given, usable = all_of.given[rows], all_of.usable[rows]
+        share.without_identifier = int((~given).sum())
+        share.invalid_identifier = int((given & ~usable).sum())
+        rows = rows[usable]
+        share.used = len(rows)
+        return Usable(rows, all_of.ids.take(pa.array(rows)), all_of.people.take(rows))
 
-    def _groups(self) -> dict[str, list[Person]]:
+    def labels(self, usable: Usable) -> Numbers:
+        """The label of each of some customers, as its place in ``plan.labels_of``. Raises DataError."""
+        table = self.customers.table.take(pa.array(usable.rows))
+        return label_numbers(self._party, self._config.columns, usable.ids, table, self._data.holdings)
+
+    def _groups(self) -> dict[str, People]:
         """People by label, each once: of rows with equal identifiers the first in the file counts."""
-        groups: dict[str, list[Person]] = {label: [] for label in labels_of(self._party)}
-        ids, people = self.usable(STATISTICS)
-        labels = self.labels(ids)
-        self._memory.statistics(ids, people, labels)
-        first = dict(zip(reversed(people), reversed(labels), strict=True))
-        for person, label in first.items():
-            groups[label].append(person)
+        usable = self.usable(STATISTICS)
+        numbers = self.labels(usable)
+        first = self._memory.statistics(usable.ids, usable.people, numbers)
         share = self._shares[STATISTICS]
-        share.repeated_identifier = len(ids) - len(first)
+        share.repeated_identifier = len(usable) - len(first)
         share.used = len(first)
+        groups = {}
+        for number, label in enumerate(labels_of(self._party)):
+            mine = first[numbers[first] == number]
+            self._memory.sent(mine)
+            groups[label] = usable.people.take(mine)
         return groups
-
-    def labels(self, ids: Sequence[CustomerId]) -> list[str]:
-        """The label of each of some customers."""
-        return customer_labels(self._party, self._data, self._config.columns, ids)
 
     def write(self, draft: Draft, target: Path) -> None:
         """Shuffles, writes and signs one batch."""
@@ -282,28 +284,36 @@ class BatchBuilder:
         header.padding = draft.padding
         StoredBatch(header, target, None).save()
 
-    def points(
-        self, index: int, label: str, people: Sequence[Person], padding: int, key: X25519PrivateKey
-    ) -> Iterator[bytes]:
+    def points(self, index: int, label: str, people: People, padding: int, key: X25519PrivateKey) -> Iterator[bytes]:
         """Blinded rows, padding last. Where somebody has no identifier of a key type, and in padding: random points."""
         domains = [domain(self._for_one(kind), index) for kind in self._kinds]
-        nobody: Person = (None,) * len(self._kinds)
         rows = len(people) + padding
         for start in range(0, rows, CHUNK_ROWS):
-            real = list(people[start : start + CHUNK_ROWS])
-            chunk = real + [nobody] * (min(CHUNK_ROWS, rows - start) - len(real))
-            table = np.empty((len(chunk), len(self._kinds)), dtype=f"V{POINT_BYTES}")
+            real = people.part(start, min(start + CHUNK_ROWS, max(len(people), start)))
+            table = np.empty((min(CHUNK_ROWS, rows - start), len(domains)), dtype=f"V{POINT_BYTES}")
             for slot, dst in enumerate(domains):
-                messages = [self._random(32) if (text := one[slot]) is None else text.encode() for one in chunk]
-                blinded = blind(hash_to_curve(messages, dst), key)
+                blinded = blind(self._hashed(real.columns[slot], dst, len(table)), key)
                 if blinded.low_order_rows:  # one in 2^252: more likely a broken library
                     raise OverlapError(Reason.BAD_POINT, item=f"own batch {label!r}")
                 table[:, slot] = np.frombuffer(blinded.points, dtype=f"V{POINT_BYTES}")
-            self._done += len(chunk)
+            self._done += len(table)
             self._progress("build", self._done, max(self._total, self._done))
             if index == STATISTICS:
-                self._memory.points(real, table[: len(real)].tobytes())
+                self._memory.points(table[: len(real)].tobytes())
             yield table.tobytes()
+
+    def _hashed(self, texts: pa.Array, dst: bytes, rows: int) -> bytes:
+        """Points of texts; random ones for nulls, and behind them as far as rows are wanted."""
+        there = np.zeros(rows, bool)
+        there[: len(texts)] = np.asarray(texts.is_valid())
+        if there.all():
+            return hash_column(texts, dst)
+        noise = self._random(32 * int((~there).sum()))
+        points = np.empty(rows, dtype=f"V{POINT_BYTES}")
+        points[there] = np.frombuffer(hash_column(texts.drop_null(), dst), points.dtype)
+        invented = hash_to_curve([noise[at : at + 32] for at in range(0, len(noise), 32)], dst)
+        points[~there] = np.frombuffer(invented, points.dtype)
+        return points.tobytes()
 
     def _for_one(self, kind: str) -> pb.EpochPlan:
         """The plan as it would be for one key type alone: a point's domain does not depend on what stands beside it."""

@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from federation.client.overlap_people import People
 from federation.core.errors import OverlapError, Reason
-from federation.core.ids import CustomerId, Handle
+from federation.core.ids import Handle
 from federation.overlap.blind import CHUNK_ROWS
 
-Person = tuple[str | None, ...]
-"""The normal form of one customer's identifier of each key type of the plan."""
 Table = NDArray[Any]
 KEY_BYTES = 24  # twelve for each of the two digests: 96 bits, as the text of 16 letters that the hash takes
 CUSTOMERS = np.dtype([("customer", "S16"), ("person", "S16"), ("label", "<u2")])
@@ -35,7 +35,7 @@ PEOPLE = np.dtype([("person", "S16"), ("label", "<u2"), ("place", "<u4")])
 SHARING = np.dtype([("customer", "S16"), ("person", "S16"), ("handle", "V16")])
 _TABLES = {"customers": CUSTOMERS, "people": PEOPLE, "sharing": SHARING}
 _ABOUT, _POOL = "memory.json", "rows"
-_APART = "\x1f"  # no normal form holds it
+_SLICE_ROWS = 1 << 16
 
 
 class Digests:
@@ -48,18 +48,19 @@ class Digests:
     def __init__(self, key: bytes) -> None:
         self._keys = [base64.b64encode(part).decode() for part in (key[:12], key[12:])]
 
-    def of(self, texts: Sequence[str]) -> Table:
+    def of(self, texts: pa.Array) -> Table:
         """The digest of each text, as ``S16``."""
-        if not len(texts):
-            return np.empty(0, "S16")
-        values = np.empty(len(texts), dtype=object)
-        values[:] = texts
-        both = [pd.util.hash_array(values, hash_key=key, categorize=False) for key in self._keys]
-        return np.ascontiguousarray(np.column_stack(both)).view("S16").reshape(-1)
+        digests = np.empty((len(texts), len(self._keys)), np.uint64)
+        for start in range(0, len(texts), _SLICE_ROWS):  # a part at a time: as objects they are large
+            values = np.array(texts.slice(start, _SLICE_ROWS).to_pylist(), dtype=object)
+            for number, key in enumerate(self._keys):
+                part = pd.util.hash_array(values, hash_key=key, categorize=False)
+                digests[start : start + _SLICE_ROWS, number] = part
+        return digests.view("S16").reshape(-1)
 
-    def of_people(self, people: Sequence[Person]) -> Table:
+    def of_people(self, people: People) -> Table:
         """The digest of each person."""
-        return self.of([_APART.join(part or "" for part in person) for person in people])
+        return self.of(people.texts())
 
 
 @dataclass(frozen=True)
@@ -97,32 +98,44 @@ class Recorder:
 
     def __init__(self, labels: Sequence[str], digests: Digests, pool: "Pool") -> None:
         self.digests, self._labels, self._pool = digests, tuple(labels), pool
-        self._number = {label: number for number, label in enumerate(labels)}
         self._customers, self._sharing = np.empty(0, CUSTOMERS), np.empty(0, SHARING)
-        self._seen: list[Table] = []
+        self._sent: list[Table] = []
 
-    def statistics(self, ids: Sequence[CustomerId], people: Sequence[Person], labels: Sequence[str]) -> None:
-        """Takes everybody who may be in the statistics, in the order of the file, those who are there twice too."""
-        numbers = _numbers(self._number, labels)
-        self._customers = customers_table(self.digests.of(ids), self.digests.of_people(people), numbers)
+    def statistics(self, ids: pa.Array, people: People, labels: Table) -> Table:
+        """Takes everybody who may be in the statistics, in the order of the file, those who are there twice too.
 
-    def points(self, people: Sequence[Person], rows: bytes) -> None:
-        """Takes the blinded rows of some people of the statistics."""
-        self._seen.append(self.digests.of_people(people))
+        Args:
+            ids: The customers.
+            people: Their normal forms.
+            labels: The number of each one's label.
+
+        Returns:
+            Where each person is first among them, rising.
+        """
+        self._customers = customers_table(self.digests.of(ids), self.digests.of_people(people), labels)
+        _, first = first_of_each(self._customers)
+        return np.sort(first)
+
+    def sent(self, places: Table) -> None:
+        """Says whose rows of the statistics come next, by their place among the customers."""
+        self._sent.append(places)
+
+    def points(self, rows: bytes) -> None:
+        """Takes blinded rows of people of the statistics."""
         self._pool.append(rows)
 
-    def switchboard(self, ids: Sequence[CustomerId], people: Sequence[Person], handles: Sequence[Handle]) -> None:
+    def switchboard(self, ids: pa.Array, people: People, handles: Sequence[Handle]) -> None:
         """Takes everybody who is on the switchboard."""
         self._sharing = sharing_table(self.digests.of(ids), self.digests.of_people(people), handles)
 
     def memory(self) -> Memory:
         """What was taken down, once every batch is built."""
         self._pool.sync()
-        seen = np.concatenate(self._seen) if self._seen else np.empty(0, "S16")
-        people, _ = first_of_each(self._customers)
-        order = np.argsort(seen)
-        # Whoever is in the statistics was blinded, once.
-        people["place"] = order[np.searchsorted(seen, people["person"], sorter=order)]
+        people, first = first_of_each(self._customers)
+        order = np.concatenate(self._sent) if self._sent else np.empty(0, np.intp)
+        place = np.empty(len(self._customers), np.uint32)
+        place[order] = np.arange(len(order), dtype=np.uint32)
+        people["place"] = place[first]  # whoever is in the statistics was sent, once
         return Memory(self._labels, self._customers, people, self._sharing, self._pool.rows)
 
 
@@ -187,23 +200,28 @@ def first_of_each(customers: Table) -> tuple[Table, Table]:
 
     Their ``place`` is not known yet.
     """
-    people, first = np.unique(customers["person"], return_index=True)
-    table = np.zeros(len(people), PEOPLE)
-    table["person"], table["label"] = people, customers["label"][first]
+    words = np.ascontiguousarray(customers["person"]).view(">u8").reshape(-1, 2).astype(np.uint64)
+    order = np.lexsort((words[:, 1], words[:, 0]))  # as the digests themselves sort, but many times as fast; stable
+    new = np.ones(len(order), bool)
+    new[1:] = (words[order[1:]] != words[order[:-1]]).any(axis=1)
+    first = order[new]
+    table = np.zeros(len(first), PEOPLE)
+    table["person"], table["label"] = customers["person"][first], customers["label"][first]
     return table, first
 
 
-def label_numbers(labels: tuple[str, ...], chosen: Sequence[str]) -> list[int]:
-    """The number of each label. Raises OverlapError (BAD_FIELD) for one that the epoch does not have."""
-    return _numbers({label: number for number, label in enumerate(labels)}, chosen)
+def label_numbers(labels: tuple[str, ...], names: Sequence[str], chosen: Table) -> Table:
+    """Labels, given as places in a list of names, as places in an epoch's list.
 
-
-def _numbers(numbers: dict[str, int], chosen: Sequence[str]) -> list[int]:
-    try:
-        return [numbers[label] for label in chosen]
-    except KeyError as exc:
+    Raises:
+        OverlapError: BAD_FIELD for one that the epoch does not have.
+    """
+    numbers = {label: number for number, label in enumerate(labels)}
+    found = np.array([numbers.get(name, -1) for name in names], np.intp)[chosen]
+    if (found < 0).any():
         item = "a label that the policy declared after this epoch was built"
-        raise OverlapError(Reason.BAD_FIELD, item=item, fix="Build a new epoch.") from exc
+        raise OverlapError(Reason.BAD_FIELD, item=item, fix="Build a new epoch.")
+    return found
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -83,6 +83,12 @@ def read_table(path: Path, *, required: Collection[str], text: Collection[str], 
     return table
 
 
+def read_header(path: Path) -> list[str]:
+    """The names of the columns. Raises DataError (MISSING_FILE, BROKEN_ROW)."""
+    with _opened(path) as file:
+        return next(_checked(path, file))
+
+
 def read_rows(path: Path, *, required: Collection[str]) -> Iterator[list[str]]:
     """The rows of one CSV file with a header, one at a time, as strictly as ``read_table`` and without its memory.
 

@@ -23,6 +23,8 @@ import hashlib
 from collections.abc import Sequence
 
 import gmpy2
+import numpy as np
+import pyarrow as pa
 
 from federation.core.errors import OverlapError, Reason
 from federation.overlap.native import load_kernel
@@ -107,3 +109,19 @@ def hash_to_curve(messages: Sequence[bytes], dst: bytes) -> bytes:
     if kernel is not None:
         return kernel.hash_to_curve(messages, dst)
     return b"".join(u.to_bytes(32, "little") for u in map_to_curve([hash_to_field(m, dst) for m in messages]))
+
+
+def hash_column(texts: pa.Array, dst: bytes) -> bytes:
+    """As ``hash_to_curve``, for a column of texts without nulls, which is not copied.
+
+    Raises:
+        OverlapError: BAD_FIELD for a tag of more than 255 bytes.
+    """
+    kernel = load_kernel()
+    if kernel is None or len(dst) > MAX_DST_BYTES:
+        return hash_to_curve([text.encode() for text in texts.to_pylist()], dst)
+    _, places, data = texts.buffers()
+    ends = np.frombuffer(places, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    first, last = (int(ends[0]), int(ends[-1])) if len(texts) else (0, 0)
+    text = np.frombuffer(data, np.uint8)[first:last] if last > first else np.empty(0, np.uint8)
+    return kernel.hash_texts(text, (ends[1:] - first).astype(np.uint64), dst)

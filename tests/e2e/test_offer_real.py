@@ -48,7 +48,7 @@ class Side:
         return cls(data, handles, parts)
 
     def emails(self) -> "pd.Series[str]":
-        mails = self.data.identifier("email").str.strip().str.lower()
+        mails = self.data.customers()["email"].str.strip().str.lower()
         return mails[mails != ""]
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from federation.client.config import DataConfig
 from federation.core.clock import FixedClock
-from federation.core.errors import DataError, EntenteError, OverlapError, Reason
+from federation.core.errors import EntenteError, OverlapError, Reason
 from federation.core.ids import Handle, PartyId
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.coordinator import Coordinator
@@ -256,12 +257,11 @@ def test_a_file_without_its_columns_sends_nothing(tmp_path: Path, clock: FixedCl
 def test_an_unusable_identifier_column_is_the_datas_word(tmp_path: Path, clock: FixedClock) -> None:
     world = small_world(tmp_path, clock)
 
-    def identifier(_kind: str) -> Any:
-        raise DataError(Reason.HALF_EMPTY_COLUMN, item="column email")
-
-    world.data["bank"].identifier = identifier
+    world.data["bank"].table["email"] = ""
+    config = world.partner_config("bank")
+    world.agents["bank"] = world.open_agent("bank", config=config.model_copy(update={"data": DataConfig()}))
     world.coordinator.begin("", "email")
-    assert refused(Reason.HALF_EMPTY_COLUMN, world.work) == "column email"
+    assert "column email: 100% empty" in refused(Reason.HALF_EMPTY_COLUMN, world.work)
 
 
 def test_consent_states_go_first_and_only_for_real_customers(tmp_path: Path, clock: FixedClock) -> None:

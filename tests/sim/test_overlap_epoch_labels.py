@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
@@ -95,7 +96,7 @@ def test_the_partners_own_rules_are_asked_about_every_column_that_labels_a_perso
         ) -> Eligible:
             asked[purpose] = fields
             refused = {"field_not_allowed": len(self.table)} if fields else {}
-            return Eligible([] if fields else list(self.consented[purpose]), refused)
+            return Eligible(pa.array([] if fields else list(self.consented[purpose]), pa.string()), refused)
 
     data = airline(HELD)
     world = world_of(tmp_path, clock, Asking(data.table, data.consented, data.held))

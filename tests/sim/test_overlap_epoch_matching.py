@@ -87,18 +87,12 @@ def test_the_switchboard_finds_a_person_by_any_identifier(tmp_path: Path, clock:
 
 
 def test_a_partner_may_lack_a_key_type_but_not_all(tmp_path: Path, clock: FixedClock) -> None:
-    class Without(Data):
-        def identifier(self, kind: str) -> "pd.Series[str]":
-            if kind not in self.table.columns:
-                raise DataError(Reason.MISSING_COLUMN, item=f"column {kind}")
-            return self.table[kind]
-
     world = world_of(tmp_path, clock)
     bank = world.data["bank"]
-    partial = Without(bank.table.drop(columns=["national_id"]), bank.consented)
+    partial = Data(bank.table.drop(columns=["national_id"]), bank.consented)
     world = World(tmp_path, clock, world.policy, {**world.data, "bank": partial})
     assert world.coordinator.index.exact(world.build("any"), BOTH, ())[BOTH, ()] == 2
-    empty = Without(bank.table[[]], bank.consented)
+    empty = Data(bank.table[[]], bank.consented)
     world = World(tmp_path, clock, world.policy, {**world.data, "bank": empty})
     with pytest.raises(DataError) as caught:
         world.build("any")

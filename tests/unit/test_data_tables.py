@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from federation.client.data import PartnerData
+from federation.client.overlap_people import Customers, read_customers
 from federation.client.tables import read_rows, read_table
 from federation.core.clock import FixedClock
 from federation.core.errors import DataError, Reason
@@ -77,17 +78,21 @@ def test_a_missing_file_is_named(partner: Partner) -> None:
 
 
 def test_an_identifier_column_must_be_there_and_mostly_filled(partner: Partner) -> None:
-    partner.lines("customers", HEADER, "1,a@x,,PT", "2, ,,PT", "3,,5,PT", "4,b@x,6,PT")
-    assert partner.data.identifier("email").tolist() == ["a@x", " ", "", "b@x"]
-    partner.lines("customers", HEADER, "1,a@x,,PT", "2, ,,PT", "3,,5,PT")
+    partner.lines("customers", HEADER, "1,a@example.org,,PT", "2, ,,PT", "3,,5,PT", "4,B@example.org,6,PT")
+    assert read_email(partner).people.columns[0].to_pylist() == ["a@example.org", None, None, "b@example.org"]
+    partner.lines("customers", HEADER, "1,a@example.org,,PT", "2, ,,PT", "3,,5,PT")
     with pytest.raises(DataError) as caught:
-        partner.data.identifier("email")
+        read_email(partner)
     assert caught.value.reason is Reason.HALF_EMPTY_COLUMN
     assert "column email: 67% empty" in caught.value.item
     partner.lines("customers", "customer_id,phone,region", "1,2,PT")
     with pytest.raises(DataError) as caught:
-        partner.data.identifier("email")
+        read_email(partner)
     assert caught.value.reason is Reason.MISSING_COLUMN
+
+
+def read_email(partner: Partner) -> Customers:
+    return read_customers(partner.data.columns, partner.data.config, ["email"], [])
 
 
 def test_a_file_is_read_once_until_it_changes(partner: Partner) -> None:

@@ -84,18 +84,29 @@ class Kernel:
 
     def hash_to_curve(self, messages: Sequence[bytes], dst: bytes) -> bytes:
         """Points for messages, as ``hash_to_curve.hash_to_curve``; ``dst`` has at most 255 bytes."""
+        ends = np.cumsum(np.fromiter(map(len, messages), np.uint64, len(messages)), dtype=np.uint64)
+        return self.hash_texts(np.frombuffer(b"".join(messages), np.uint8), ends, dst)
+
+    def hash_texts(self, text: Rows, ends: "NDArray[np.uint64]", dst: bytes) -> bytes:
+        """Points for messages that stand one after another.
+
+        Args:
+            text: All messages.
+            ends: Where each one ends, never falling; the last end is not behind that of ``text``.
+            dst: At most 255 bytes.
+        """
         tag = dst + bytes([len(dst)])
-        ends = np.zeros(len(messages) + 1, np.uint64)
-        np.cumsum(np.fromiter(map(len, messages), np.uint64, len(messages)), out=ends[1:])
-        text, out = np.frombuffer(b"".join(messages) or b"\0", np.uint8), _zeros(len(messages))
+        count = len(ends)
+        starts = np.concatenate([np.zeros(1, np.uint64), ends])
+        text, out = text if len(text) else _zeros(1), _zeros(count)
 
         def run(start: int, stop: int) -> None:
-            first, at = int(ends[start]), start * POINT_BYTES
-            own = ends[start + 1 : stop + 1] - ends[start]
-            self._hash(_at(text, first), _at(own, 0), tag, len(tag), _at(out, at), stop - start)
+            at = start * POINT_BYTES
+            own = ends[start:stop] - starts[start]
+            self._hash(_at(text, int(starts[start])), _at(own, 0), tag, len(tag), _at(out, at), stop - start)
             self._map(_at(out, at), _at(out, at), stop - start)
 
-        _split(len(messages), run)
+        _split(count, run)
         return out.tobytes()
 
 
