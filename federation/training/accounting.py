@@ -24,6 +24,7 @@ from dp_accounting import (
     calibrate_dp_mechanism,
 )
 from dp_accounting.mechanism_calibration import NoBracketIntervalFoundError
+from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 
 from federation.core.errors import BudgetError, Reason
@@ -111,6 +112,19 @@ def calibrate(epsilon: float, delta: float, event_of: Callable[[float], DpEvent]
     if not math.isfinite(found):
         raise BudgetError(Reason.BAD_COST, item="epsilon too small for this run")
     return float(found)
+
+
+def tight_epsilon(events: Iterable[DpEvent], delta: float) -> float:
+    """Epsilon of all events together by their privacy loss distribution: an upper bound, within a thousandth.
+
+    Limits and ledgers count by Renyi DP, which is up to a seventh higher, adds up at once and has a proof for the
+    discrete Gaussian. This number is for people: it is exact for continuous Gaussians. For the shares of a secure sum
+    it takes the continuous Gaussian of the same zCDP; shares are so wide that the two cannot be told apart in a double,
+    but that is a computation, not a proof. So nothing is permitted because of it.
+
+    Source: Meiser and Mohammadi 2018; Doroshenko et al. 2022, arXiv:2207.04380 (the library's pessimistic estimate).
+    """
+    return float(PLDAccountant().compose(ComposedDpEvent(list(events))).get_epsilon(delta))
 
 
 def total_epsilon(events: Iterable[DpEvent], delta: float) -> float:

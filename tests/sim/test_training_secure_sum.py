@@ -46,6 +46,8 @@ def check_books(gateway: Gateway, partners: dict[str, Partner], attempts: int) -
     assert card["attempts"] == attempts
     assert epsilon_of(gateway.gates.events, DELTA) == pytest.approx(card["epsilon_per_person"], abs=1e-4)
     assert card["epsilon_per_customer"] < card["epsilon_per_person"] <= SUMMED.epsilon
+    for whom in ("customer", "person"):
+        assert 0.85 < card[f"tight_epsilon_per_{whom}"] / card[f"epsilon_per_{whom}"] <= 1
     for partner in partners.values():
         assert partner.agent.accountant.spent() == pytest.approx(card["epsilon_per_customer"], abs=1e-4)
 
