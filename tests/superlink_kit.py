@@ -1,12 +1,13 @@
 """Three partners on synthetic rows, and a stock SuperLink with SuperNodes: real processes, TLS and node keys."""
 
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -39,6 +40,8 @@ BIN = Path(sys.executable).parent
 PARTNERS = ("bank", "insurer", "airline")
 START_S = 90.0
 RUN_S = 400.0
+LOOK_S = 15.0
+"""A look at a run is a process of its own, so it is seldom."""
 ROUND_TIMEOUT_S = 120.0
 
 
@@ -57,9 +60,10 @@ class Site:
         return self.folder / party
 
     def propose(self, run_id: str, **fields: Any) -> pb.TrainingProposal:
-        """A complete proposal under the shipped policy."""
+        """A complete proposal under the shipped policy, without the rounds that judge a model."""
         policy = load_policy(self.alliance / "policies")
-        rules = TrainingRules(policy.training, policy.budget.delta, PARTNERS)
+        spec = policy.training.model_copy(update={"judging": None})
+        rules = TrainingRules(spec, policy.budget.delta, PARTNERS)
         filled = complete(pb.TrainingProposal(**fields), rules, frozenset(PARTNERS))
         filled.run_id = run_id
         return filled
@@ -102,8 +106,11 @@ def free_port() -> int:
 class SuperLink:
     """A stock SuperLink and the partners' SuperNodes, as their commands start them."""
 
-    def __init__(self, site: Site, folder: Path) -> None:
-        self.site, self.folder, self.port = site, folder, free_port()
+    def __init__(
+        self, site: Site, folder: Path, env: Mapping[str, str] | None = None, *, own_runners: Sequence[str] = ()
+    ) -> None:
+        self._own_runners = own_runners
+        self.site, self.folder, self.port, self._env = site, folder, free_port(), dict(env or {})
         self.home = folder / "home"
         self.home.mkdir(parents=True)
         (self.home / "ca.pem").write_bytes((site.partner(PARTNERS[0]) / "identity" / "ca.pem").read_bytes())
@@ -119,7 +126,7 @@ class SuperLink:
         """Flower is silent and keeps to our folder."""
         ours = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_HOME": str(self._flwr)}
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-        return {**os.environ, **ours, "PATH": path, HOME_VARIABLE: str(self.home)}
+        return {**os.environ, **ours, "PATH": path, HOME_VARIABLE: str(self.home), **self._env}
 
     def start(self) -> None:
         """Starts everything; nodes are registered by their public keys before they connect."""
@@ -137,35 +144,63 @@ class SuperLink:
             self.flwr("supernode", "register", str(public))
             self.start_node(party)
 
-    def start_node(self, party: str, *options: str) -> None:
-        tls, config = self.folder / "tls", self.site.partner(party) / "partner.yaml"
+    def start_node(self, party: str) -> None:
+        """The partner's SuperNode; beside it, where asked for, our runner instead of Flower's own processes."""
+        own, home = party in self._own_runners, {"FLWR_HOME": str(self.unpacked(party).parent)}
+        tls, config, runtime = self.folder / "tls", self.site.partner(party) / "partner.yaml", free_port()
         self._popen(
             "flower-supernode",
             f"--superlink=127.0.0.1:{self.port}",
             f"--root-certificates={tls / 'ca.pem'}",
             f"--auth-supernode-private-key={tls / f'{party}.key'}",
             "--host=127.0.0.1",
-            f"--port={free_port()}",
+            f"--port={runtime}",
             f'--node-config=partner="{config}"',
-            *options,
+            f"--isolation={'process' if own else 'subprocess'}",
             log=f"supernode-{party}",
+            env=home,
         )
+        if own:
+            options = (f"--config={config}", f"--runtime=127.0.0.1:{runtime}")
+            self._popen("entente", "partner", "supernode", *options, log=f"runner-{party}", env=home)
+
+    def unpacked(self, party: str) -> Path:
+        """Where Flower unpacks bundles at a partner."""
+        return self.folder / f"flwr-{party}" / "apps"
 
     def run(self, proposal: pb.TrainingProposal) -> float:
         """Runs a proposal to its end; the seconds from ``flwr run`` to the model."""
+        start = time.monotonic()
+        run, model, looked = self._start(proposal), self.model(proposal.run_id), start
+        while not model.exists():
+            now = time.monotonic()
+            if now - looked > LOOK_S and (looked := now) and (ended := self._ended(run)) and not model.exists():
+                raise AssertionError(f"{ended}\n{self.logs()}")
+            if now - start > RUN_S:
+                raise AssertionError(f"no model in time\n{self.logs()}")
+            time.sleep(0.1)
+        return time.monotonic() - start
+
+    def run_refused(self, proposal: pb.TrainingProposal) -> str:
+        """Runs a proposal that fails; what Flower says of it."""
+        run, deadline = self._start(proposal), time.monotonic() + RUN_S
+        while not (details := self._ended(run)):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no end in time\n{self.logs()}")
+            time.sleep(1)
+        return details
+
+    def _start(self, proposal: pb.TrainingProposal) -> str:
+        """Flower's number of the run."""
         bundle = self.folder / "bundles" / proposal.run_id
         write_bundle(bundle, proposal, ROUND_TIMEOUT_S)
-        start = time.monotonic()
-        self.flwr("run", str(bundle))
-        model = self.model(proposal.run_id)
-        while not model.exists():
-            listed = self.flwr("list")
-            if "finished:failed" in listed or "finished:stopped" in listed:
-                raise AssertionError(f"{listed}\n{self.logs()}")
-            if time.monotonic() - start > RUN_S:
-                raise AssertionError(f"no model in time\n{self.logs()}")
-            time.sleep(0.5)
-        return time.monotonic() - start
+        started = json.loads(self.flwr("run", str(bundle), "--format", "json"))
+        return str(started["run-id"])
+
+    def _ended(self, run: str) -> str:
+        """How a run ended, empty while it runs."""
+        listed = json.loads(self.flwr("list", "--run-id", run, "--format", "json"))["runs"][0]
+        return f"{listed['status']}: {listed['status-details']}" if listed["status"].startswith("finished") else ""
 
     def model(self, run_id: str) -> Path:
         return self.home / "models" / f"{run_id}.safetensors"
@@ -184,11 +219,11 @@ class SuperLink:
         return done.stdout
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that was started with our Flower folder, however far removed."""
+        """Every process that was started for this SuperLink, however far removed."""
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get("FLWR_HOME") == str(self._flwr) and process.status() != psutil.STATUS_ZOMBIE:
+                if process.environ().get(HOME_VARIABLE) == str(self.home) and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except psutil.Error:
                 continue

@@ -1,8 +1,10 @@
-"""The one door to Flower: every name we take from it, and the only place that touches its private ones.
+"""The one door to Flower: every name we take from it, and the only place that touches its private ones (those of a
+SuperNode's own runtime are behind ``federation.training.flower_runtime``).
 
-Flower's telemetry and update check are switched off before it is imported, and its log is cut to warnings. Private are:
-the process-wide ``TaskIdentity`` that new messages take their run and node from, and the message id, which Flower's own
-transport writes into the message's dictionary. The version is pinned; a test fails loudly when any of this changes.
+Flower's telemetry and update check are switched off before it is imported, and its log is cut to warnings. Private
+are: the process-wide ``TaskIdentity`` that new messages take their run and node from, and the message id, which
+Flower's own transport writes into the message's dictionary. The version is pinned; a test fails loudly when any of
+this changes.
 """
 
 import os

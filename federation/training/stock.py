@@ -24,7 +24,9 @@ put nobody in between: it sees signed public keys, masked vectors, and the sum w
 - Flower ships an app's code in a bundle (FAB). Ours holds no code, only the names of two modules of this package,
   which every party has installed (``federation.training.stock_bundle``). A stock SuperNode would also run the code of
   any other bundle that its SuperLink sends, with the rights of its user: Flower checks signatures of bundles with a
-  licensed SuperLink alone. Who cannot trust its SuperLink with that must not connect a stock SuperNode to it.
+  licensed SuperLink alone. So whoever cannot trust its SuperLink with that starts the SuperNode with ``--isolation
+  process`` and ``entente partner supernode`` beside it, which never unpacks a bundle
+  (``federation.client.stock_runner``).
 """
 
 import base64
@@ -66,7 +68,7 @@ HOME_VARIABLE = "ENTENTE_SUPERLINK_HOME"
 """Names the operator's folder: ``ca.pem`` of the alliance is in it, models go to it."""
 MAX_PROPOSAL_BYTES = 65_536
 ROUND_TIMEOUT_S = 300.0
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _log = structlog.get_logger()
 
 
@@ -154,7 +156,7 @@ def keep_run(run: StockRun, home: Path, clock: Clock) -> Path:
     """Writes the model and the facts about it; returns the model's path. Raises TrainingError (RUN_FAILED)."""
     plan, data = run.plan, save_weights(run.weights)
     path = home / "models" / f"{plan.run_id}.safetensors"
-    if not _RUN_ID.fullmatch(plan.run_id) or path.exists():
+    if not RUN_ID.fullmatch(plan.run_id) or path.exists():
         raise TrainingError(Reason.RUN_FAILED, item=f"run {plan.run_id[:64]!r} was there before, or is no file name")
     facts = {
         "run_id": plan.run_id,

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from federation.core.errors import ConfigError, Reason
-from federation.training.stock import proposal_text
+from federation.training.stock import RUN_ID, proposal_text
 from federation.v1 import training_pb2 as pb
 
 SERVER_APP = "federation.training.stock:app"
@@ -42,8 +42,10 @@ def write_bundle(folder: Path, proposal: pb.TrainingProposal, timeout_s: float) 
         timeout_s: Of one phase of a round.
 
     Raises:
-        ConfigError: BAD_CONFIG where the folder is there.
+        ConfigError: BAD_CONFIG where the folder is there, or the run's id is no file name.
     """
+    if not RUN_ID.fullmatch(proposal.run_id):
+        raise ConfigError(Reason.BAD_CONFIG, item=f"run id {proposal.run_id[:64]!r}")
     try:
         folder.mkdir(parents=True)
     except FileExistsError as exc:
