@@ -88,7 +88,8 @@ class Data:
             raise DataError(Reason.MISSING_COLUMN, item=f"column {missing[0]}")
         found: dict[str, Any] = {"customer_id": self.table.index}
         found |= {name: self.table[name] for name in (*names, *optional) if name in self.table.columns}
-        return pa.table({name: ["" if pd.isna(value) else str(value) for value in found[name]] for name in found})
+        texts = {name: ["" if pd.isna(value) else str(value) for value in found[name]] for name in found}
+        return pa.table({name: pa.array(values, pa.string()) for name, values in texts.items()})
 
     def holdings(self) -> pd.DataFrame:
         raise AssertionError("nothing is derived from holdings")

@@ -1,0 +1,99 @@
+"""Deltas and withdrawals with real TLS and three agents: an update, a withdrawal before an answer, who is away."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federation.client.connection import translated
+from federation.core.clock import SystemClock
+from federation.core.errors import EntenteError, Reason
+from federation.core.identity import Role
+from federation.policy.specs import CubeSpec
+from federation.v1 import overlap_pb2 as pb
+from tests.overlap_gateway import Gateway
+from tests.overlap_world import small_world
+
+pytestmark = pytest.mark.e2e
+ALL = ("bank", "insurer", "airline")
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    world = small_world(tmp_path, SystemClock(), pad_to=4)
+    world.policy.cubes = {
+        name: CubeSpec(name=name, partners=partners, epsilon=1.0, min_count=0)
+        for name, partners in (("venn", ALL), ("two", ("insurer", "airline")), ("three", ("bank", "airline")))
+    }
+    with Gateway(world, connect_timeout_s=0.5, stall_timeout_s=20.0) as opened:
+        for party in ALL:
+            opened.attach(party)
+        with opened.connect("ops", Role.OPERATOR) as connection, translated():
+            list(connection.overlap.BuildIndex(pb.BuildIndexRequest(), timeout=60))
+        yield opened
+
+
+def ask(gateway: Gateway, cube: str) -> pb.QueryCubeResponse:
+    with gateway.connect("mkt", Role.MARKETING) as connection, translated():
+        return connection.overlap.QueryCube(pb.QueryCubeRequest(cube=cube), timeout=30)
+
+
+def update(gateway: Gateway) -> list[pb.UpdateIndexResponse]:
+    with gateway.connect("ops", Role.OPERATOR) as connection, translated():
+        return list(connection.overlap.UpdateIndex(pb.UpdateIndexRequest(), timeout=60))
+
+
+def refused(reason: Reason, call: Callable[..., Any], *args: Any) -> str:
+    with pytest.raises(EntenteError) as caught:
+        call(*args)
+    assert caught.value.reason is reason, caught.value
+    return caught.value.item
+
+
+def people(gateway: Gateway) -> int:
+    coordinator = gateway.world.coordinator
+    newest = coordinator.epochs.newest_complete()
+    assert newest is not None
+    return sum(coordinator.index.exact(newest, ("bank",), ()).values())
+
+
+def drop(gateway: Gateway, *rows: str) -> None:
+    data = gateway.world.data["bank"]
+    data.consented = {use: [i for i in ids if i not in rows] for use, ids in data.consented.items()}
+
+
+def test_an_update_and_a_withdrawal_before_the_next_answer(gateway: Gateway) -> None:
+    assert people(gateway) == 10
+    first = ask(gateway, "venn")
+    drop(gateway, "B000001", "B000002")
+    messages = update(gateway)
+    assert (messages[-1].complete, list(messages[-1].changed)) == (True, ["bank"])
+    assert messages[-2].progress.done == messages[-2].progress.total == 3
+    assert people(gateway) == 8
+    assert list(update(gateway)[-1].changed) == []
+    drop(gateway, "B000003")
+    assert ask(gateway, "venn").cells == first.cells  # stored: nothing is drawn, nobody is asked
+    assert people(gateway) == 8
+    assert ask(gateway, "three").spent_now
+    assert people(gateway) == 7
+    gateway.world.data["airline"].consented = {"overlap_statistics": [], "offer_sharing": []}
+    assert ask(gateway, "two").spent_now  # everybody at the airline is gone, and the answer is drawn of that
+    newest = gateway.world.coordinator.epochs.newest_complete()
+    assert gateway.world.coordinator.index.exact(str(newest), ("airline",), ()) == {}
+
+
+def test_who_is_away_stops_fresh_answers_and_no_stored_one(gateway: Gateway) -> None:
+    stored = ask(gateway, "venn")
+    gateway.detach()
+    assert ask(gateway, "venn").cells == stored.cells
+    assert "not connected" in refused(Reason.WITHDRAWALS_UNCONFIRMED, ask, gateway, "two")
+    assert "partner" in refused(Reason.PARTNER_UNAVAILABLE, update, gateway)
+    gateway.attach("insurer")
+    gateway.attach("airline")
+    assert ask(gateway, "two").spent_now  # the bank is not in it
+    assert "bank" in refused(Reason.WITHDRAWALS_UNCONFIRMED, ask, gateway, "three")
+    drop(gateway, "B000001")
+    gateway.attach("bank")
+    assert ask(gateway, "three").spent_now
+    assert people(gateway) == 9
