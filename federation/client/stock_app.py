@@ -16,6 +16,7 @@ to the SuperLink, and the text of some other library's error may hold data.
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
@@ -24,7 +25,7 @@ from federation.client.config import load_partner_config
 from federation.client.stock_keys import SplitKeys
 from federation.client.training import TrainingAgent
 from federation.client.workplace import Workplace, open_workplace
-from federation.core.clock import Clock, SystemClock
+from federation.core.clock import Clock, SystemClock, to_text
 from federation.core.errors import ConfigError, DataError, EntenteError, Reason, TrainingError
 from federation.training.flower import ClientApp, ConfigRecord, Context, Message, RecordDict, pack, refused, unpack
 from federation.training.plan import read_plan
@@ -36,6 +37,9 @@ from federation.v1 import training_pb2 as pb
 MEMORY = "entente"
 """Our record in ``Context.state``."""
 EGRESS_PREFIX = "/flower/"
+PROPOSER = "flower-superlink"
+PERSON_TIME = timedelta(days=7)
+"""How long a proposal waits for a person."""
 _log = structlog.get_logger()
 
 
@@ -123,6 +127,8 @@ class _Partner:
         if not isinstance(data, bytes):
             raise TrainingError(Reason.PROPOSAL_REFUSED, item="a message before the proposal")
         proposal = read_proposal(data)
+        if asked:
+            self._propose(proposal)
         self._tell(pb.ExchangeMessagesResponse(proposal=proposal))
         if asked:
             plan, metadata = read_plan(proposal), message.metadata
@@ -134,11 +140,26 @@ class _Partner:
             raise TrainingError(Reason.INTERNAL)
         return unpack(answer.reply.message, item="own reply")
 
+    def _propose(self, proposal: pb.TrainingProposal) -> None:
+        """Raises TrainingError where this partner says no, or leaves it to a person.
+
+        What waits for a person can be approved by ``entente train approve``; then the same proposal is run again.
+        """
+        expires_at = to_text(self._place.clock.now() + PERSON_TIME)
+        asked = pb.ProposedRun(proposal=proposal, proposed_by=PROPOSER, expires_at=expires_at)
+        answer = self._tell(pb.ExchangeMessagesResponse(proposed=asked))
+        if answer is None:
+            raise TrainingError(Reason.NOT_APPROVED, item="the proposal waits for a person here; run it again then")
+        if not answer.decision.approved:
+            raise TrainingError(Reason.PROPOSAL_REFUSED, item=answer.decision.reason)
+
     def _tell(self, told: pb.ExchangeMessagesResponse) -> pb.ExchangeMessagesRequest | None:
         """What the agent says; raises TrainingError (PROPOSAL_REFUSED) with its words where it refuses."""
         answer = self._agent.answer(told)
         if answer is not None and answer.HasField("refusal"):
             raise TrainingError(Reason.PROPOSAL_REFUSED, item=f"{answer.refusal.reason}: {answer.refusal.text}")
+        if answer is not None and answer.HasField("paused"):
+            raise TrainingError(Reason.PROPOSAL_REFUSED, item="paused here; Flower's transport cannot wait for it")
         return answer
 
 

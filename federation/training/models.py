@@ -4,7 +4,7 @@ Files are safetensors: no code in them, and equal weights give equal bytes.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -94,12 +94,6 @@ def check_weights(arrays: Mapping[str, npt.NDArray[np.generic]], kind: str, widt
 def norm(weights: Mapping[str, Floats]) -> float:
     """L2 norm over all arrays."""
     return float(np.sqrt(sum(float(np.square(array.astype(np.float64)).sum()) for array in weights.values())))
-
-
-def mean_weights(models: Sequence[Weights]) -> Weights:
-    """The mean of models of one kind, at least one, each array on its own."""
-    means = {name: np.mean([weights[name] for weights in models], axis=0, dtype=np.float64) for name in models[0]}
-    return {name: np.asarray(mean, dtype=np.float32) for name, mean in means.items()}
 
 
 def save_weights(weights: Weights) -> bytes:

@@ -47,20 +47,11 @@ from federation.core.clock import Clock, SystemClock, to_text
 from federation.core.errors import ConfigError, DataError, Reason, TrainingError
 from federation.core.identity import write_secret
 from federation.privacy.composition import epsilon_of
-from federation.training.flower import (
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Grid,
-    MetricRecord,
-    ServerApp,
-    from_record,
-    to_record,
-)
-from federation.training.models import Weights, check_weights, initial, mean_weights, save_weights, weights_digest
+from federation.training.flower import ArrayRecord, Context, Grid, ServerApp, to_record
+from federation.training.models import Weights, initial, save_weights, weights_digest
 from federation.training.plan import Plan, read_plan
 from federation.training.stock_nodes import PartnerGrid, introduce
-from federation.training.strategy import AllOrNothing
+from federation.training.strategy import AllOrNothing, TrainOnly, run_rounds
 from federation.training.summed import SummedTraining
 from federation.v1 import training_pb2 as pb
 
@@ -125,7 +116,7 @@ def train_over(
         DataError: the proposal makes no sense.
         TrainingError: see ``introduce`` and the strategies.
     """
-    plan, later = read_plan(proposal), list[Weights]()
+    plan = read_plan(proposal)
     nodes = introduce(grid, proposal, ca, clock, timeout_s=timeout_s)
     _log.info("stock_run_begins", run=plan.run_id, nodes=len(nodes))
 
@@ -133,23 +124,15 @@ def train_over(
         """Spare attempts are in the epsilon that every partner approved; the strategy allows no more."""
         _log.warning("stock_round_lost", run=plan.run_id, attempts=attempts)
 
-    def after_round(number: int, arrays: ArrayRecord) -> MetricRecord | None:
-        if number > plan.rounds // 2:
-            later.append(check_weights(from_record(arrays, item="model"), plan.kind, plan.width, item="model"))
-        return None
+    def after_round(number: int, arrays: ArrayRecord) -> None:
+        _log.info("stock_round_done", run=plan.run_id, round=number, rounds=plan.rounds)
 
-    summed = None if plan.noise is None else SummedTraining(plan, nodes, timeout_s, before_retry)
-    (summed or AllOrNothing(plan, nodes)).start(
-        grid=PartnerGrid(grid, nodes),
-        initial_arrays=to_record(initial(plan.kind, plan.width)),
-        num_rounds=plan.rounds,
-        timeout=timeout_s,
-        train_config=ConfigRecord(),
-        evaluate_fn=after_round if summed is None else None,
-    )
-    if summed is not None:
-        return StockRun(plan, summed.learner.model(), summed.attempts)
-    return StockRun(plan, mean_weights(later), plan.rounds)
+    strategy: TrainOnly = AllOrNothing(plan, nodes)
+    if plan.noise is not None:
+        strategy = SummedTraining(plan, nodes, timeout_s, before_retry)
+    start, numbers = to_record(initial(plan.kind, plan.width)), range(1, plan.rounds + 1)
+    run_rounds(strategy, PartnerGrid(grid, nodes), start, numbers, timeout_s=timeout_s, after_round=after_round)
+    return StockRun(plan, strategy.model(), strategy.attempts)
 
 
 def keep_run(run: StockRun, home: Path, clock: Clock) -> Path:

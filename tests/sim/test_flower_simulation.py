@@ -10,10 +10,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from flwr.server.superlink.fleet.vce.backend import Backend
 from flwr.simulation import run_simulation
 from sklearn.metrics import roc_auc_score
 
+from federation.client.approvals import Approvals
 from federation.client.stock_app import build_stock_app
 from federation.client.stock_keys import FILE_NAME
 from federation.client.workplace import STATE_FILE
@@ -65,10 +67,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 @pytest.fixture(params=["inprocess", pytest.param("ray", marks=pytest.mark.skipif(not RAY, reason="no ray"))])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "inprocess":
-        module = ModuleType("raybackend")
-        module.RayBackend = InProcess  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "flwr.server.superlink.fleet.vce.backend.raybackend", module)
+        stand_in(monkeypatch)
     return str(request.param)
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("raybackend")
+    module.RayBackend = InProcess  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flwr.server.superlink.fleet.vce.backend.raybackend", module)
 
 
 def play(site: Site, proposal: pb.TrainingProposal, backend: str, home: Path) -> None:
@@ -122,6 +128,29 @@ def test_partner_that_refuses_ends_the_run_by_name_and_nobody_pays(site: Site, b
     assert not (tmp_path / "home" / "models").exists()
     for party in PARTNERS:
         assert charges(site, party, proposal.run_id) == 0
+
+
+def test_a_partner_that_approves_by_hand_is_asked_again_after_its_person_said_yes(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stand_in(monkeypatch)
+    path = site.partner("insurer") / "partner.yaml"
+    before = path.read_text()
+    path.write_text(yaml.safe_dump({**yaml.safe_load(before), "limits": {"training_approval": "manual"}}))
+    proposal = site.propose("sim-by-hand", rounds=1, epsilon=3)
+    try:
+        with pytest.raises(TrainingError, match="insurer: NOT_APPROVED: the proposal waits for a person"):
+            play(site, proposal, "inprocess", tmp_path / "home")
+        engine = open_database(site.partner("insurer") / "state" / STATE_FILE)
+        approvals = Approvals(engine, SystemClock())
+        assert [waiting.run_id for waiting in approvals.waiting()] == ["sim-by-hand"]
+        approvals.decide(proposal, read_plan(proposal).digest, approved=True)
+        engine.dispose()
+        play(site, proposal, "inprocess", tmp_path / "home")
+    finally:
+        path.write_text(before)
+    assert (tmp_path / "home" / "models" / "sim-by-hand.safetensors").exists()
+    assert [charges(site, party, "sim-by-hand") for party in PARTNERS] == [1, 1, 1]
 
 
 def test_message_before_the_proposal_is_refused_and_no_exception_leaves(site: Site) -> None:
