@@ -11,6 +11,7 @@ import typer
 import yaml
 
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, emit, err, out, table
+from federation.cli.partner_report import report
 from federation.client.config import CLIENT_FILE_NAME, FILE_NAME, load_partner_config
 from federation.client.connection import Connection, translated
 from federation.client.enrolment import copy_policy, enrol, load_invitation, starting_terms
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from federation.client.workplace import Workplace
 
 app = typer.Typer(no_args_is_help=True, help="A partner institution's agent, beside its own data.")
+app.command(epilog="Example: entente partner report --config bank --html report.html")(report)
 STATUS_FILE = "agent.json"
 
 
