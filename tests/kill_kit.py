@@ -1,0 +1,369 @@
+"""A gateway and its partners in one thread, each of which can be killed at any step and comes back from its disk.
+
+What a process has on disk is its database files; a kill is an exception that no code catches, raised at a statement or
+a commit of a database, or where a message comes or goes. Time passes only where everybody waits. Equal seeds give equal
+runs. Noise is off, so that models can be compared bit for bit.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, event
+
+from federation.client import workbench
+from federation.client.config import Limits, PartnerConfig
+from federation.client.training import TrainingAgent
+from federation.core.clock import FixedClock
+from federation.core.database import open_database
+from federation.policy.specs import BudgetSpec, TrainingSpec
+from federation.training import dpsgd
+from federation.training.accountant import CustomerAccountant
+from federation.training.features import Floats
+from federation.training.flower import ArrayRecord, ConfigRecord, Message, unpack
+from federation.training.joint_noise import JointNoise
+from federation.training.models import Weights, predict
+from federation.v1 import training_pb2 as pb
+from gateway.budget.ledger import SqlLedger
+from gateway.release import ReleasePath
+from gateway.training.hub import Hub
+from gateway.training.proposals import TrainingRules
+from gateway.training.runner import LiveRun
+from gateway.training.runs import OVER, RunRecord
+from gateway.training.runs_sql import SqlRunStore
+from gateway.training.service import TrainingService
+from tests.training_kit import (
+    DELTA,
+    NOW,
+    PARTNERS,
+    FrameData,
+    Gates,
+    OwnRules,
+    identity_of,
+    make_caller,
+    make_press,
+    make_rows,
+    make_versions,
+)
+
+GATEWAY = "gateway"
+BUDGET = BudgetSpec(
+    period_start=date(2026, 1, 1),
+    period_end=date(2027, 1, 1),
+    delta=DELTA,
+    epsilon=20,
+    purposes={"model_training": 20},
+)
+MAX_STEPS = 4_000
+
+
+class Killed(BaseException):
+    """The process is gone; carries its name."""
+
+
+@dataclass
+class Life:
+    """One process from its start to its end."""
+
+    name: str
+    kill_at: int | None = None
+    steps: int = 0
+    dead: bool = False
+    watched: bool = False
+    """The test looks into it; that is no step."""
+
+    def step(self) -> None:
+        """Something that a kill may come before."""
+        if self.watched:
+            return
+        if not self.dead:
+            self.steps += 1
+            self.dead = self.steps == self.kill_at
+        if self.dead:
+            raise Killed(self.name)
+
+    def open(self, path: Path) -> Engine:
+        """A database of this process."""
+        engine = open_database(path)
+
+        @event.listens_for(engine, "connect")
+        def fast(connection: Any, _record: Any) -> None:
+            connection.execute("PRAGMA synchronous=OFF")  # a killed process leaves its files; the machine stays up
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def before(*_: Any) -> None:
+            self.step()
+
+        @event.listens_for(engine, "commit")
+        def commit(_connection: Any) -> None:
+            self.step()
+
+        return engine
+
+
+class Service(TrainingService):
+    """The service, whose runs are executed by the test's own thread."""
+
+    def _dispatch(self) -> None:
+        pass
+
+    def work(self) -> None:
+        """Executes what may begin or go on."""
+        with self._lock:
+            first: LiveRun | None = self._take()
+        self._work(first)
+
+
+class Waiting:
+    """In place of a condition and an event: whoever waits has the world go on."""
+
+    def __init__(self, go_on: Callable[[float], None]) -> None:
+        self._go_on = go_on
+
+    def __enter__(self) -> "Waiting":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wait(self, timeout: float) -> None:
+        self._go_on(timeout)
+
+    def notify_all(self) -> None:
+        pass
+
+    set = clear = notify_all
+
+
+@dataclass
+class Released:
+    """What has left the partners, as the wire saw it."""
+
+    replies: dict[tuple[str, str], set[bytes]] = field(default_factory=lambda: defaultdict(set))
+    """Digests of the answers to each question, by party and message id; keys are no answers."""
+    vectors_of_key: dict[tuple[str, bytes], set[bytes]] = field(default_factory=lambda: defaultdict(set))
+    attempts: set[tuple[bytes, ...]] = field(default_factory=set)
+    """Sets of keys under which at least one vector left."""
+    rounds: set[str] = field(default_factory=set)
+
+
+class LoggingGates(Gates):
+    """Policy and audit log of the gateway, which may die before and after it has logged something."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__()
+        self._world = world
+
+    def append(self, kind: str, body: Mapping[str, Any]) -> int:
+        """See Gates."""
+        life = self._world.lives[GATEWAY]
+        life.step()
+        index = super().append(kind, body)
+        life.step()
+        return index
+
+
+class World:
+    """One alliance on one disk.
+
+    Args:
+        folder: The disk.
+        spec: Of training.
+        kills: Process to the number of its step at which it is killed; once each.
+    """
+
+    def __init__(self, folder: Path, spec: TrainingSpec, kills: dict[str, list[int]]) -> None:
+        self._folder, self._spec, self._kills = folder, spec, {name: list(at) for name, at in kills.items()}
+        self.gates, self.released = LoggingGates(self), Released()
+        self.lives: dict[str, Life] = {}
+        self.steps: dict[str, int] = defaultdict(int)
+        self.now_s = 0.0
+        self._queue: deque[tuple[str, pb.ExchangeMessagesResponse]] = deque()
+        self._agents: dict[str, TrainingAgent] = {}
+        self._sends: dict[str, Any] = {}
+        self._data = {party: FrameData(make_rows(1500, seed)) for seed, party in enumerate(PARTNERS)}
+
+    def play(self) -> RunRecord:
+        """One run, asked for until it is over."""
+        for party in PARTNERS:
+            self._start_agent(party)
+        self._start_gateway()
+        for _ in range(MAX_STEPS):
+            try:
+                live = self.service.start(make_caller(), pb.TrainingProposal(), "k1")
+                self._go_on(0.5)
+                self.service.work()
+                record = self.runs.find(live.run_id)
+                assert record is not None
+                if record.state in OVER:
+                    return record
+            except Killed as killed:
+                self._expect(killed, GATEWAY)
+                self._start_gateway()
+        raise AssertionError("the run does not end")
+
+    @contextmanager
+    def look_into(self, party: str) -> Iterator[CustomerAccountant]:
+        """A partner's account, for the test."""
+        self.lives[party].watched = True
+        yield self._agents[party].accountant
+        self.lives[party].watched = False
+
+    def paid(self) -> list[str]:
+        """What is in the ledger."""
+        ledger = SqlLedger(open_database(self._folder / "budget.db"), lambda: BUDGET, FixedClock(NOW))
+        return [entry.what for entry in ledger.overview().entries]
+
+    @staticmethod
+    def _expect(killed: Killed, name: str) -> None:
+        """Nobody's death is felt by another process but as a lost connection."""
+        if killed.args != (name,):
+            raise AssertionError(f"{killed.args} died inside {name}") from killed
+
+    def _live(self, name: str) -> Life:
+        if name in self.lives:
+            self.steps[name] += self.lives[name].steps
+        at = self._kills.get(name, [])
+        self.lives[name] = Life(name, at.pop(0) if at else None)
+        return self.lives[name]
+
+    def _start_gateway(self) -> None:
+        while True:
+            try:
+                return self._try_gateway()
+            except Killed as killed:
+                self._expect(killed, GATEWAY)
+
+    def _try_gateway(self) -> None:
+        life = self._live(GATEWAY)
+        trained = life.open(self._folder / "training.db")
+        ledger = SqlLedger(life.open(self._folder / "budget.db"), lambda: BUDGET, FixedClock(NOW))
+        self.hub = Hub(reconnect_timeout_s=30.0, monotonic=lambda: self.now_s)
+        self.hub._changed = Waiting(self._go_on)  # type: ignore[assignment]
+        self.runs = SqlRunStore(trained)
+        self.service = Service(
+            hub=self.hub,
+            runs=self.runs,
+            release=ReleasePath(self.gates, ledger, self.gates),
+            policy=self.gates,
+            prices=ledger,
+            audit=self.gates,
+            rules=lambda: TrainingRules(self._spec, DELTA, PARTNERS),
+            clock=FixedClock(NOW),
+            press=make_press(trained),
+            versions=make_versions(trained, self.gates),
+            monotonic=lambda: self.now_s,
+        )
+        self.service._runner._wake = Waiting(self._go_on)  # type: ignore[assignment]
+        self._queue.clear()  # what was on the way is lost with the connections
+        for party in PARTNERS:
+            self._attach(party)
+
+    def _start_agent(self, party: str) -> None:
+        while True:
+            life = self._live(party)
+            config = PartnerConfig(party=party, gateway="127.0.0.1:1", limits=Limits())
+            stub: Any = None
+            try:
+                self._agents[party] = TrainingAgent(
+                    stub,
+                    data=self._data[party],
+                    config=config,
+                    policy=OwnRules(self._spec),
+                    clock=FixedClock(NOW),
+                    identity=identity_of(party),
+                    engine=life.open(self._folder / f"{party}.db"),
+                )
+                return
+            except Killed as killed:
+                self._expect(killed, party)
+
+    def _attach(self, party: str) -> None:
+        def send(message: pb.ExchangeMessagesResponse | None) -> None:
+            if message is not None and self._sends.get(party) is send:
+                self._queue.append((party, message))
+
+        self._sends[party] = send
+        self.hub.attach(party, send)
+
+    def _go_on(self, timeout_s: float) -> None:
+        """Delivers one message, or lets time pass where there is none."""
+        self.lives[GATEWAY].step()
+        if not self._queue:
+            self.now_s += max(timeout_s, 0.01)
+            return
+        party, message = self._queue.popleft()
+        try:
+            self.lives[party].step()
+            answer = self._agents[party].answer(message)
+            self.lives[party].step()
+        except Killed as killed:
+            self._expect(killed, party)
+            self._start_agent(party)
+            self._queue = deque(each for each in self._queue if each[0] != party)
+            self.hub.detach(party, self._sends[party])
+            self._attach(party)
+            return
+        if answer is None:
+            return
+        self._witness(party, message, answer)
+        self.lives[GATEWAY].step()
+        match answer.WhichOneof("part"):
+            case "reply":
+                self.hub.deliver(party, answer.reply)
+            case "refusal":
+                self.hub.refuse(party, answer.refusal)
+            case "decision":
+                self.service.decide(party, answer.decision)
+
+    def _witness(self, party: str, asked: pb.ExchangeMessagesResponse, answer: pb.ExchangeMessagesRequest) -> None:
+        """Notes what leaves, and that it was paid before."""
+        if answer.WhichOneof("part") != "reply":
+            return
+        question, reply = (unpack(each, item="test") for each in (asked.message.message, answer.reply.message))
+        if reply.has_error() or "key" in reply.content:
+            return
+        name = question.metadata.message_id
+        with self.look_into(party) as accountant:
+            assert name in accountant.charged(answer.reply.run_id)
+        seen = sha256(_bytes(reply)).digest()
+        self.released.replies[party, name].add(seen)
+        self.released.rounds.add(question.metadata.group_id)
+        config = question.content["config"]
+        assert isinstance(config, ConfigRecord)
+        offers = config.get("offers")
+        if isinstance(offers, list):
+            keys = tuple(bytes(offer) for offer in offers if isinstance(offer, bytes))
+            self.released.attempts.add(keys)
+            self.released.vectors_of_key[party, keys[PARTNERS.index(party)]].add(seen)
+
+
+def _bytes(reply: Message) -> bytes:
+    records = [reply.content[name] for name in sorted(reply.content)]
+    arrays = [record[name] for record in records if isinstance(record, ArrayRecord) for name in sorted(record)]
+    return b"".join(array.data for array in arrays)
+
+
+def _exact_round(kind: str, weights: Weights, rows: tuple[Floats, Floats], *, size: float, **_: Any) -> Weights:
+    """In place of a round of DP-SGD: a fixed step along the exact gradient."""
+    x, y = rows
+    missed = y - predict(kind, weights, x)
+    found = {"weight": (missed @ x)[None, :] / size, "bias": np.array([missed.sum() / size])}
+    return {name: array.astype(np.float32) for name, array in found.items()}
+
+
+@contextmanager
+def without_noise() -> Iterator[None]:
+    """Sums and updates are exact."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JointNoise, "draw_share", lambda self: np.zeros(self.width, dtype=np.int64))
+        patch.setattr(dpsgd, "train_round", _exact_round)
+        patch.setattr(workbench, "standard_gaussians", lambda count, _: np.zeros(count))
+        yield

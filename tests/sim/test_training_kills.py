@@ -1,0 +1,81 @@
+"""Every process is killed at random moments of a run: it ends in the same model or a clear refusal, and all is paid."""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+
+from federation.policy.specs import TrainingSpec
+from federation.privacy.composition import epsilon_of
+from federation.training.plan import read_plan
+from gateway.training.runs import FAILED, FINISHED, RunRecord
+from tests.kill_kit import GATEWAY, World, without_noise
+from tests.training_kit import DELTA, PARTNERS, SPEC, SUMMED
+
+SPECS = {
+    "summed": SUMMED.model_copy(update={"rounds": 4, "spare_attempts": 2}),
+    "local": SPEC.model_copy(update={"rounds": 4}),
+}
+PROCESSES = (GATEWAY, *PARTNERS)
+SEEDS = range(50)
+REFUSALS = ("no spare attempt", "BUDGET_EXHAUSTED", "no key of")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def exact() -> Iterator[None]:
+    with without_noise():
+        yield
+
+
+@cache
+def undisturbed(mode: str) -> tuple[bytes, dict[str, int]]:
+    """The model of a run in which nobody dies, and how many steps each process takes."""
+    with TemporaryDirectory() as folder:
+        world = World(Path(folder), SPECS[mode], {})
+        assert world.play().state == FINISHED
+        return world.runs.model().weights, {name: life.steps for name, life in world.lives.items()}
+
+
+def check_books(world: World, record: RunRecord, spec: TrainingSpec) -> None:
+    """Nobody's account holds less than what left."""
+    plan, left = read_plan(record.proposal), world.released
+    assert all(len(replies) == 1 for replies in left.replies.values())  # one answer to a question, ever
+    assert all(len(vectors) == 1 for vectors in left.vectors_of_key.values())  # and one vector under a key
+    paid = [what for what in world.paid() if record.run_id in what]
+    assert len(paid) == len(set(paid))
+    if not left.replies:
+        return
+    assert f"run {record.run_id}" in paid
+    retries = len(paid) - 1
+    attempts = len(left.attempts) if spec.trust == "secure_sum" else len(left.rounds)
+    assert attempts <= plan.rounds + retries
+    assert epsilon_of([plan.person_event(plan.rounds + retries)], DELTA) <= plan.epsilon * 1.02
+    for party in PARTNERS:
+        answered = len([name for name in left.replies if name[0] == party])
+        with world.look_into(party) as accountant:
+            spent = accountant.spent()
+        assert spent >= epsilon_of(plan.customer_events(answered), DELTA) - 1e-9 if answered else spent >= 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_killed_at_a_random_moment(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    mode = "local" if seed % 10 >= 7 else "summed"
+    model, steps = undisturbed(mode)
+    victim = PROCESSES[seed % len(PROCESSES)]
+    kills = {victim: [int(rng.integers(1, steps[victim] + 1))]}
+    if seed % 3 == 2:  # and once more on the way back, or somebody else
+        other = PROCESSES[int(rng.integers(len(PROCESSES)))]
+        kills.setdefault(other, []).append(int(rng.integers(1, steps[other] + 1)))
+    world = World(tmp_path, SPECS[mode], kills)
+    record = world.play()
+    check_books(world, record, SPECS[mode])
+    if record.state == FINISHED:
+        assert world.runs.model().weights == model
+    else:
+        assert record.state == FAILED
+        assert sum(len(at) for at in kills.values()) > 1  # one death is always survived
+        assert any(refusal in record.reason for refusal in REFUSALS), record.reason
