@@ -70,6 +70,10 @@ class CountsLearner:
         """Places with the label, places without it, pairs of places."""
         return self._width
 
+    def touched(self, number: int) -> int:
+        """One place of each feature with the row's label, one of each pair of features."""
+        return len(self._features) + len(self._features) * (len(self._features) - 1) // 2
+
     def begin(self, model: Weights) -> None:
         """Starts from nothing, whatever the model: counts have no use for one."""
         self._given = model

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federation.core.errors import DataError, Reason, TrainingError
-from federation.training.joint_noise import FINE_BITS
+from federation.training.joint_noise import FINE_BITS, TAIL
 from federation.training.learner import Rows, State
 from federation.training.models import LOGISTIC_REGRESSION, Weights, check_weights, initial
 from federation.training.secure_sum import Integers
@@ -63,6 +63,10 @@ class GradientLearner:
         """Weights, constant term, count."""
         return self._columns + 2
 
+    def touched(self, number: int) -> int:
+        """All: that a row is one-hot is not checked here."""
+        return self.width(number)
+
     def begin(self, model: Weights) -> None:
         """See Learner."""
         self._theta = np.append(model["weight"][0], model["bias"]).astype(np.float64)
@@ -104,6 +108,7 @@ class GradientLearner:
     def step(self, number: int, total: npt.NDArray[np.float64], sigma: float) -> None:
         """See Learner."""
         gradient, count = self.read(total)
+        self._check(total, sigma, count)
         self._count, self._counted = self._count + count, self._counted + 1
         size = self._count / self._counted
         if size < MIN_COUNT_SIGMAS * sigma * ROW_NORM / COUNT_SHARE / math.sqrt(self._counted):
@@ -116,6 +121,14 @@ class GradientLearner:
         if number > self._rounds // 2:
             self._later += self._theta
             self._kept += 1
+
+    def _check(self, total: npt.NDArray[np.float64], sigma: float, count: float) -> None:
+        """Raises TrainingError (BAD_UPDATE) for a gradient longer than all rows and noise of this size can make it."""
+        spread = TAIL * sigma * ROW_NORM / COUNT_SHARE  # of the count
+        longest = max(count + spread, 0.0) / ROW_NORM + sigma * (math.sqrt(len(total)) + TAIL)
+        # What is not a number is not below anything.
+        if not (np.linalg.norm(total[:-1]) <= longest and count >= -spread):
+            raise TrainingError(Reason.BAD_UPDATE, item="all partners: a gradient beyond what their rows allow")
 
     def read(self, total: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:
         """The summed gradient, float64 (d + 1,), and the number of rows, from a vector."""

@@ -6,10 +6,11 @@ attempt is one vector of integers: the sum over partners p of S_p, plus the part
 **Sensitivity.** What a row adds is up to the learner, which sees to it that its L2 norm is at most 1
 (``federation.training.learner``). On the fine grid (units of 2^-FINE_BITS) rows are integers, added exactly. The sum is
 brought to the grid of the wire (units of 2^-scale_bits) by rounding down: two sums that differ by u units in a place
-differ by less than |u| + 1 there afterwards, so over all places by at most ``2^scale_bits + sqrt(width)`` units in L2.
-Limiting each place to +-``box`` moves no two sums further apart. A person has at most one row at a partner, but may be
-a customer of each of the n partners: ``n (2^scale_bits + sqrt(width))`` is the sensitivity for a person, a n-th of it
-for a customer of one partner alone.
+differ by less than |u| + 1 there afterwards, not at all where u is 0. A row is other than 0 in ``touched`` places at
+most, so two sums that differ by a row differ by at most ``2^scale_bits + sqrt(touched)`` units in L2. Limiting each
+place to +-``box`` moves no two sums further apart. A person has at most one row at a partner, but may be a customer of
+each of the n partners: ``n (2^scale_bits + sqrt(touched))`` is the sensitivity for a person, a n-th of it for a
+customer of one partner alone.
 
 **Mechanism.** Each partner adds an independent discrete Gaussian of parameter ``share_sigma`` in every place, drawn
 exactly by OpenDP from the operating system's generator. The promise counts only n - ``collusion`` shares, with the
@@ -79,6 +80,8 @@ class JointNoise:
     """How many partners the promise does without."""
     width: int
     """Places of the released vector."""
+    touched: int
+    """In how many places one customer's vector may be other than 0, at most."""
     scale_bits: int
     noise_multiplier: float
     """Of the noise that is promised, over what a person can change."""
@@ -86,7 +89,7 @@ class JointNoise:
     @property
     def customer_sensitivity(self) -> float:
         """L2, in units of the wire's grid, for everything one partner holds about a person."""
-        return 2.0**self.scale_bits + math.sqrt(self.width)
+        return 2.0**self.scale_bits + math.sqrt(self.touched)
 
     @property
     def person_sensitivity(self) -> float:

@@ -180,6 +180,10 @@ class JudgingLearner:
         """See Learner."""
         return self.judging.width
 
+    def touched(self, number: int) -> int:
+        """One cell of each grouping."""
+        return len(self.judging.groupings)
+
     def begin(self, model: Weights) -> None:
         """See Learner."""
         self._model = model

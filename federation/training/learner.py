@@ -48,6 +48,10 @@ class Learner(Protocol):
         """Places of the vector that is summed in a round."""
         ...
 
+    def touched(self, number: int) -> int:
+        """In how many of these places one customer's vector may be other than 0, at most."""
+        ...
+
     def begin(self, model: Weights) -> None:
         """Starts from a model: one that knows nothing, or what the rounds before these have made."""
         ...
@@ -123,6 +127,11 @@ class Course:
         """See Learner."""
         index, within = self._place(number)
         return self._parts[index].width(within)
+
+    def touched(self, number: int) -> int:
+        """See Learner."""
+        index, within = self._place(number)
+        return self._parts[index].touched(within)
 
     def begin(self, model: Weights) -> None:
         """See Learner."""

@@ -85,7 +85,8 @@ class Plan:
         """The noise of a round's sum. Raises TrainingError (PROPOSAL_REFUSED) where there are no sums."""
         if self.noise is None:
             raise TrainingError(Reason.PROPOSAL_REFUSED, item="the approved proposal has no secure sum")
-        return replace(self.noise, width=self.learner().width(number))
+        learner = self.learner()
+        return replace(self.noise, width=learner.width(number), touched=learner.touched(number))
 
     def round_event(self) -> DpEvent:
         """What one attempt of a round costs a customer of one partner."""
@@ -237,16 +238,16 @@ def _read_noise(proposal: pb.TrainingProposal, learner: Learner) -> JointNoise:
         raise DataError(Reason.BAD_FIELD, item="proposal: a secure sum takes one step of all rows a round")
     if learner.rounds != proposal.rounds:
         raise DataError(Reason.BAD_FIELD, item=f"proposal: rounds, this model needs {learner.rounds}")
-    widths = [learner.width(number) for number in range(1, proposal.rounds + 1)]
     noise = JointNoise(
         parties=len(proposal.partners),
         collusion=proposal.collusion,
-        width=widths[0],
+        width=learner.width(1),
+        touched=learner.touched(1),
         scale_bits=proposal.scale_bits,
         noise_multiplier=proposal.noise_multiplier,
     )
-    # Wider sums have more noise: the narrowest has the least, the widest the smallest box.
-    narrow, wide = replace(noise, width=min(widths)), replace(noise, width=max(widths))
-    if narrow.share_sigma < MIN_SHARE_SIGMA or wide.box < 1:
-        raise DataError(Reason.BAD_FIELD, item="proposal: noise does not fit the grid")
+    for number in range(1, proposal.rounds + 1):
+        of_round = replace(noise, width=learner.width(number), touched=learner.touched(number))
+        if of_round.share_sigma < MIN_SHARE_SIGMA or of_round.box < 1:
+            raise DataError(Reason.BAD_FIELD, item="proposal: noise does not fit the grid")
     return noise

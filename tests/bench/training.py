@@ -145,7 +145,7 @@ def time_secure_sum(width: int) -> float:
 
 def time_noise(width: int) -> float:
     """Seconds for one partner's share of the noise."""
-    noise = JointNoise(3, 1, width, 10, 20.0)
+    noise = JointNoise(3, 1, width, width, 10, 20.0)
     start = time.perf_counter()
     noise.draw_share()
     return time.perf_counter() - start

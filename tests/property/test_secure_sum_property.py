@@ -6,6 +6,9 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from federation.training.counts import CountsLearner
+from federation.training.discriminant import blocks_of
+from federation.training.features import MARKETING_V1
 from federation.training.gradient import GradientLearner
 from federation.training.joint_noise import FINE_BITS, JointNoise
 from federation.training.learner import Rows
@@ -44,7 +47,7 @@ def test_one_row_changes_a_sum_by_no_more_than_its_norm(
     x = rng.normal(size=(rows, 6)).astype(np.float32) * np.float32(rng.choice([0.01, 1, 100]))
     y = rng.integers(0, 2, rows).astype(np.float32)
     weights = {"weight": (rng.normal(size=(1, 6)) * spread).astype(np.float32), "bias": np.ones(1, np.float32)}
-    noise = JointNoise(3, 1, 8, scale_bits, noise_multiplier=5.0)
+    noise = JointNoise(3, 1, 8, 8, scale_bits, noise_multiplier=5.0)
     assume(noise.box >= 1)  # other plans are refused
     gone = int(rng.integers(rows))
     rest = np.arange(rows) != gone
@@ -57,3 +60,20 @@ def test_one_row_changes_a_sum_by_no_more_than_its_norm(
     coarse = noise.encode(whole) - noise.encode(without)
     assert np.linalg.norm(coarse.astype(float)) <= noise.customer_sensitivity
     assert np.abs(noise.encode(whole)).max() <= noise.box
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), rows=st.integers(1, 200), scale_bits=st.integers(4, 20))
+def test_one_row_changes_counts_by_no_more_than_its_norm_and_in_the_places_it_may_touch(
+    seed: int, rows: int, scale_bits: int
+) -> None:
+    rng, learner = np.random.default_rng(seed), CountsLearner(MARKETING_V1.features[:4], rounds=1)
+    x = rng.normal(size=(rows, blocks_of(MARKETING_V1.features[:4])[-1].stop)).astype(np.float32)
+    y = rng.integers(0, 2, rows).astype(np.float32)
+    noise = JointNoise(3, 1, learner.width(1), learner.touched(1), scale_bits, noise_multiplier=2.0)
+    rest = np.arange(rows) != int(rng.integers(rows))
+    whole, without = learner.sums(1, {}, Rows(x, y)), learner.sums(1, {}, Rows(x[rest], y[rest]))
+    assert np.count_nonzero(whole - without) == learner.touched(1)
+    assert sum(int(value) ** 2 for value in whole - without) <= (2**FINE_BITS) ** 2
+    coarse = noise.encode(whole) - noise.encode(without)
+    assert np.linalg.norm(coarse.astype(float)) <= noise.customer_sensitivity

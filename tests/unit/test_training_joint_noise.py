@@ -21,12 +21,12 @@ from federation.v1 import training_pb2 as pb
 from tests.training_kit import PARTNERS
 
 DELTA = 1e-6
-NOISE = JointNoise(parties=3, collusion=1, width=88, scale_bits=10, noise_multiplier=21.0)
+NOISE = JointNoise(parties=3, collusion=1, width=88, touched=88, scale_bits=10, noise_multiplier=21.0)
 
 
 @pytest.mark.parametrize(("multiplier", "attempts"), [(42.0, 80), (21.0, 80), (8.0, 10), (4.5, 1)])
 def test_epsilon_agrees_with_dp_accounting(multiplier: float, attempts: int) -> None:
-    noise = JointNoise(3, 1, 88, 10, multiplier)
+    noise = JointNoise(3, 1, 88, 88, 10, multiplier)
     ours = epsilon_of([noise.person_event(attempts)], DELTA)
     event = SelfComposedDpEvent(GaussianDpEvent(multiplier), attempts)
     assert ours == pytest.approx(RdpAccountant().compose(event).get_epsilon(DELTA), rel=0.02)
@@ -36,7 +36,7 @@ def test_epsilon_agrees_with_dp_accounting(multiplier: float, attempts: int) -> 
 
 @pytest.mark.parametrize("collusion", [0, 1, 2])
 def test_promise_needs_only_the_shares_of_the_honest(collusion: int) -> None:
-    noise = JointNoise(3, collusion, 88, 10, 21.0)
+    noise = JointNoise(3, collusion, 88, 88, 10, 21.0)
     honest = 3 - collusion
     left = math.sqrt(honest) * noise.share_sigma / noise.person_sensitivity
     assert left == pytest.approx(21.0)
@@ -60,8 +60,8 @@ def test_small_shares_pay_for_not_being_gaussian() -> None:
 @pytest.mark.parametrize("epsilon", [0.5, 1.0, 2.0])
 def test_calibrated_noise_keeps_the_promise_and_is_not_wasteful(epsilon: float) -> None:
     multiplier = calibrate_sums(epsilon, DELTA, 82)
-    assert epsilon_of([JointNoise(3, 1, 88, 10, multiplier).person_event(82)], DELTA) <= epsilon * (1 + 1e-9)
-    assert epsilon_of([JointNoise(3, 1, 88, 10, multiplier * 0.99).person_event(82)], DELTA) > epsilon
+    assert epsilon_of([JointNoise(3, 1, 88, 88, 10, multiplier).person_event(82)], DELTA) <= epsilon * (1 + 1e-9)
+    assert epsilon_of([JointNoise(3, 1, 88, 88, 10, multiplier * 0.99).person_event(82)], DELTA) > epsilon
 
 
 def test_epsilon_that_no_noise_can_give_is_refused() -> None:
@@ -71,7 +71,7 @@ def test_epsilon_that_no_noise_can_give_is_refused() -> None:
 
 
 def test_share_is_the_discrete_gaussian_that_was_stated() -> None:
-    noise = JointNoise(3, 1, 20_000, 3, 2.0)
+    noise = JointNoise(3, 1, 20_000, 20_000, 3, 2.0)
     share = noise.draw_share()
     assert share.dtype == np.int64
     assert (
@@ -83,7 +83,7 @@ def test_share_is_the_discrete_gaussian_that_was_stated() -> None:
 
 @pytest.mark.parametrize("parties", [3, 7, 64])
 def test_sum_of_whatever_partners_hold_does_not_wrap(parties: int) -> None:
-    noise = JointNoise(parties, 1, 4, best_scale_bits(parties, 250_000), 10.0)
+    noise = JointNoise(parties, 1, 4, 4, best_scale_bits(parties, 250_000), 10.0)
     huge = np.array([2**62, -(2**62), 2**62, 0])
     worst = parties * (np.abs(noise.encode(huge)).max() + math.floor(TAIL * noise.share_sigma))
     assert worst < 2**31

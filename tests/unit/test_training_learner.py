@@ -5,7 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from federation.core.errors import DataError, TrainingError
+from federation.core.errors import DataError, Reason, TrainingError
 from federation.policy.specs import ModelKind
 from federation.training.counts import CountsLearner
 from federation.training.features import Categorical, Flag
@@ -71,6 +71,25 @@ def test_too_few_rows_for_the_noise_end_the_run() -> None:
     learner = gradient(4)
     with pytest.raises(TrainingError, match="too few customers"):
         learner.step(1, learner.sums(1, learner.told(1), rows(5, 1)) / 2.0**FINE_BITS, 50.0)
+
+
+@pytest.mark.parametrize("poison", ["too long", "nobody there", "less than nobody", "no number"])
+def test_gradient_that_no_rows_can_give_is_refused(poison: str) -> None:
+    learner, sigma = gradient(4), 1.0
+    total = learner.sums(1, learner.told(1), rows(5000, 1)) / 2.0**FINE_BITS
+    learner.step(1, total + np.random.default_rng(1).normal(size=len(total)) * sigma, sigma)  # an honest one is fine
+    match poison:
+        case "too long":
+            total[0] = 6000
+        case "nobody there":
+            total[:-1], total[-1] = 2000, 0
+        case "less than nobody":
+            total[-1] = -500
+        case "no number":
+            total[2] = np.nan
+    with pytest.raises(TrainingError) as caught:
+        learner.step(2, total, sigma)
+    assert caught.value.reason == Reason.BAD_UPDATE
 
 
 def test_unknown_kind_has_no_learner() -> None:
