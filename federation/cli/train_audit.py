@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NOT_HELD = 1
 """Exit code where the claim does not stand: a gate says no."""
+UNITS = ("person", "customer")
 MIN_ROWS, MAX_ROWS = 100, 1_000_000
 
 
@@ -128,7 +129,9 @@ def _find_run(stub: "TrainingServiceStub", run_id: str) -> tuple["Plan", Any, in
     if runs[run_id].state != pb.RUN_STATE_FINISHED:
         return plan, account_of(plan, plan.rounds), plan.rounds
     card = json.loads(stub.GetModel(pb.GetModelRequest(run_id=run_id), timeout=RPC_TIMEOUT_S).card_json)
-    claim = Claim(float(card["epsilon_per_person"]), float(card["epsilon_per_customer"]), float(card["delta"]))
+    # The strictest number on the card is what is audited.
+    person, customer = (min(card[f"{tight}epsilon_per_{unit}"] for tight in ("", "tight_")) for unit in UNITS)
+    claim = Claim(float(person), float(customer), float(card["delta"]))
     return plan, claim, int(card["attempts"])
 
 

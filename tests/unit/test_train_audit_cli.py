@@ -44,7 +44,9 @@ class Stub:
             self.runs.append(pb.RunInfo(run_id=run_id, state=state, ended_at=at, proposal=own))
         self.plan = read_plan(self.runs[0].proposal)
         spent = account_of(self.plan, self.plan.rounds)
-        card = {"epsilon_per_person": spent.person / understated, "epsilon_per_customer": spent.customer / understated}
+        tight = {"person": spent.person / understated, "customer": spent.customer / understated}
+        card = {f"tight_epsilon_per_{unit}": epsilon for unit, epsilon in tight.items()}
+        card |= {f"epsilon_per_{unit}": 1.1 * epsilon for unit, epsilon in tight.items()}
         self.card = {**card, "delta": DELTA, "attempts": self.plan.rounds}
         self.weights = save_weights(weights) if weights else b""
         self.asked: list[str] = []
@@ -94,7 +96,7 @@ def test_newest_finished_run_is_audited_and_nothing_but_its_card_is_asked(call: 
     shown = json.loads(done.output)
     assert (shown["run_id"], shown["holds"]) == ("new", True)
     assert stub.asked == ["ListRuns", "GetModel new"]
-    assert shown["claimed"]["person"] == stub.card["epsilon_per_person"]
+    assert shown["claimed"]["person"] == stub.card["tight_epsilon_per_person"]
     assert "<svg" in plot.read_text()
 
 
@@ -155,7 +157,7 @@ def test_model_that_knows_nothing_tells_no_members(call: Any) -> None:
 
 def test_model_that_knows_its_members_is_found_out(call: Any) -> None:
     stub, data = member_world(10.0)
-    stub.card = {**stub.card, "epsilon_per_person": 0.5}
+    stub.card = {**stub.card, "tight_epsilon_per_person": 0.5}
     done = call(stub, "--membership", data=data)
     assert done.exit_code == 1
     assert "does not stand" in done.output
