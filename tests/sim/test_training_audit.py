@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from federation.core.errors import TrainingError
-from federation.policy.specs import TrainingSpec
+from federation.policy.specs import JudgingSpec, TrainingSpec
 from federation.training import dpsgd
 from federation.training.audit import replay_local
 from federation.training.audit.bounds import best_of, lower_bounds
@@ -29,7 +29,7 @@ from federation.training.features import MARKETING_V1
 from federation.training.gradient import GradientLearner
 from federation.training.joint_noise import JointNoise
 from federation.training.learner import Rows
-from federation.training.models import Weights
+from federation.training.models import LINEAR_DISCRIMINANT, Weights
 from federation.training.plan import Plan, read_plan
 from federation.training.secure_sum import Integers
 from federation.v1 import training_pb2 as pb
@@ -166,6 +166,24 @@ def test_too_few_rows_for_the_noise_are_said_to_be(summed: tuple[Plan, list[Rows
         replay_crafted(plan, synthetic_rows(plan, 10), "person")
     with pytest.raises(TrainingError, match="rows for 2 of 3 partners"):
         replay_crafted(plan, synthetic_rows(plan, 10)[:2], "person")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        WIDE.model_copy(update={"models": (LINEAR_DISCRIMINANT,), "rounds": 4}),
+        WIDE.model_copy(update={"judging": JudgingSpec(rounds=4, bins=4, by_region=False, bands={"age": (30, 60)})}),
+    ],
+    ids=["linear discriminant", "judged"],
+)
+def test_every_learner_of_sums_is_audited_through_its_own_code(spec: TrainingSpec) -> None:
+    plan = plan_of(spec)
+    rows, claim, effort = synthetic_rows(plan, 3000), account_of(plan, plan.rounds), replace(SURE, rows=64)
+    sound = audit_run(plan, rows, claim, effort, attempts=plan.rounds)
+    assert sound.holds
+    assert sound.findings[0].best.epsilon > 0.3 * claim.person
+    broken = audit_run(plan, rows, claim, effort, attempts=plan.rounds, part=without_noise)
+    assert ("crafted", EVERY_SUM, "person") in guilty(broken)
 
 
 def local_bound(plan: Plan, runs: int, **broken: Any) -> float:
