@@ -67,8 +67,10 @@ def show(config: ConfigOption, as_json: JsonOption = False) -> None:
         if answer.entries:
             entries.add_row("", "turning Renyi loss into epsilon, once for all", "", f"{answer.conversion:.3f}", "", "")
         out.print(entries)
+        if answer.entries:
+            out.print("its part: of what the alliance has spent; alone: had nothing else been released.", style="dim")
         prices = ["alone", "on top of this"]
-        asked = table("What the declared questions cost", "question", "now", *prices, "next release", right=prices)
+        asked = table("What questions would cost", "question", "now", *prices, "next release", right=prices)
         for q in answer.questions:
             now = "free: released" if q.released else f"{q.epsilon_more:.3f}"
             allowed = "allowed" if q.fits else "over a limit"

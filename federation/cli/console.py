@@ -76,11 +76,12 @@ def emit(as_json: bool, value: Any, text: Callable[[], None]) -> None:
 
 
 def table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
-    """A table in the style of all commands; columns named in ``right`` hold numbers."""
+    """A table in the style of all commands; columns named in ``right`` hold numbers, and words give way to them."""
     made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     numbers = set(right)
     for column in columns:
-        made.add_column(column, justify="right" if column in numbers else "left")
+        number = column in numbers
+        made.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
     return made
 
 

@@ -36,8 +36,11 @@ def query(
     if bool(cube) == bool(partners):
         raise typer.BadParameter("name a cube, or --partners for a question of your own")
     if cube and (where or by or epsilon or purpose or dry_run):
-        raise typer.BadParameter("--where, --by, --epsilon, --purpose and --dry-run go with --partners")
-    check_targets(plot, parquet)
+        raise typer.BadParameter(
+            "--where, --by, --epsilon, --purpose and --dry-run are for a question of your own: name --partners instead "
+            "of a cube. What a cube costs: entente overlap cubes"
+        )
+    check_targets(plot, parquet, csv)
     asked = pb.TableQuestion(
         partners=_names(partners), by=_names(by), where=_pairs(where), epoch=epoch, epsilon=epsilon, purpose=purpose
     )
@@ -78,9 +81,11 @@ def links(
 
 def show(answer: pb.QueryCubeResponse) -> None:
     """The answer as tables for a person."""
-    labels = sorted({name for cell in answer.cells for name in cell.labels})
+    partners = list(dict.fromkeys(party for cell in answer.cells for party in cell.members))
+    named = {name for cell in answer.cells for name in cell.labels}
+    labels = sorted(named, key=lambda name: (partners.index(name.partition(".")[0]), name))
     fixed = "".join(f", where {column} is {value}" for column, value in sorted(answer.where.items()))
-    title = f"{answer.cube}, epoch {answer.epoch}, by {answer.key_type}{fixed}"
+    title = f"{answer.cube}: {', '.join(partners)}{fixed}; epoch {answer.epoch}, matched by {answer.key_type}"
     numbers = [answer.unit, f"{answer.coverage:.0%} interval"]
     shown = table(title, "exactly at", *labels, *numbers, right=numbers)
     for cell in answer.cells:
@@ -93,15 +98,20 @@ def show(answer: pb.QueryCubeResponse) -> None:
     out.print(wholes)
     if reason := next((cell.reason for cell in answer.cells if cell.suppressed), ""):
         out.print(f"Suppressed: {reason}.")
-    spent = "spent now" if answer.spent_now else f"stored answer of {answer.released_at}, nothing spent"
     source = f", read off {answer.read_from}" if answer.read_from else ""
     out.print(
-        f"epsilon {answer.epsilon:g} at delta {answer.delta:g} ({spent}{source}); noise: {answer.mechanism}, "
-        f"sigma {answer.sigma:.1f} {answer.unit} a cell, one person moves them by at most "
-        f"{answer.sensitivity:g}. Pseudonymised, not anonymous."
+        f"epsilon {answer.epsilon:g} at delta {answer.delta:g} ({_spent(answer)}{source}); "
+        f"{answer.mechanism.replace('_', ' ')} noise of sigma {answer.sigma:.1f} {answer.unit} a cell, which one "
+        f"person moves by at most {answer.sensitivity:g}. Pseudonymised, not anonymous."
     )
     if answer.agrees_with:
         out.print(f"Adds up with {', '.join(answer.agrees_with)}.")
+
+
+def _spent(answer: pb.QueryCubeResponse | pb.QueryLinksResponse) -> str:
+    if answer.spent_now:
+        return "spent now"
+    return f"stored since {answer.released_at[:19].replace('T', ' ')} UTC, nothing spent"
 
 
 def _number(cell: pb.Cell) -> tuple[str, str]:
@@ -172,15 +182,17 @@ def _links_json(answer: pb.QueryLinksResponse) -> dict[str, Any]:
 
 def _show_links(answer: pb.QueryLinksResponse) -> None:
     numbers = ["people", "support", "confidence", "lift"]
-    shown = table(f"Links in {answer.cube}, epoch {answer.epoch}", "who holds", "also holds", *numbers, right=numbers)
+    title = f"Links in {answer.cube}, epoch {answer.epoch}"
+    shown = table(title, "who holds", "also holds", *numbers, right=numbers)
     for link in answer.links:
         names = [name.replace(".holds_", " ") for name in (*link.left, link.right)]
-        ratios = [f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})" for r in (link.support, link.confidence, link.lift)]
+        ratios = [f"{r.value:.2f} ({r.low:.2f}-{r.high:.2f})" for r in (link.support, link.confidence, link.lift)]
         shown.add_row(" and ".join(names[:-1]), names[-1], f"{link.people:,}", *ratios)
-    out.print(shown)
-    spent = "spent now" if answer.spent_now else f"stored table of {answer.released_at}, nothing spent"
+    if answer.links:
+        out.print(shown)
     out.print(
-        f"{len(answer.links)} of {answer.candidates} rules have an interval above the bar; all intervals hold together "
-        f"with {answer.coverage:.0%}. Among customers of every partner that a rule names. epsilon {answer.epsilon:g} "
-        f"at delta {answer.delta:g} ({spent})."
+        f"{len(answer.links)} of {answer.candidates} rules are certain: the intervals of lift and confidence lie above "
+        f"the bar, at least {answer.min_count} people have all of it, and all intervals hold at once with "
+        f"{answer.coverage:.0%}. Shares are among customers of every partner that a rule names. epsilon "
+        f"{answer.epsilon:g} at delta {answer.delta:g} ({_spent(answer)})."
     )

@@ -58,6 +58,7 @@ class Reason(StrEnum):
     OUT_OF_SEQUENCE = "OUT_OF_SEQUENCE"
     WITHDRAWALS_UNCONFIRMED = "WITHDRAWALS_UNCONFIRMED"
     UNKNOWN_CUBE = "UNKNOWN_CUBE"
+    QUESTION_MISFIT = "QUESTION_MISFIT"
     PARTNER_UNAVAILABLE = "PARTNER_UNAVAILABLE"
     BUILD_FAILED = "BUILD_FAILED"
     # Training
@@ -138,6 +139,7 @@ CATALOG: dict[Reason, Entry] = {
         "UNAVAILABLE", "A partner has not confirmed that every withdrawal is in the index; stored answers stand.", True
     ),
     Reason.UNKNOWN_CUBE: Entry("NOT_FOUND", "The policy declares no such cube."),
+    Reason.QUESTION_MISFIT: Entry("FAILED_PRECONDITION", "The question does not fit what the epoch was built with."),
     Reason.PARTNER_UNAVAILABLE: Entry("UNAVAILABLE", "A partner's agent is not connected.", True),
     Reason.BUILD_FAILED: Entry("ABORTED", "A partner could not do its part of the build.", True),
     Reason.TOO_FEW_PARTNERS: Entry("FAILED_PRECONDITION", "There are fewer partners than required."),

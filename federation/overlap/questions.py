@@ -92,19 +92,39 @@ def domain(question: Question, columns: Columns) -> Iterator[Cell]:
 
 
 def misfits(question: Question, columns: Columns) -> list[str]:
-    """What in a question does not exist in an epoch, or stands twice; empty when it can be asked."""
-    wrong = [party for party in question.partners if party not in columns]
+    """What in a question does not exist in an epoch, with what there is instead, or stands twice; empty if it fits."""
+    wrong = [f"{party}, of {', '.join(columns)}" for party in question.partners if party not in columns]
     needed = [*question.by, *(column for column, _ in question.where)]
     if question.measure:
         needed.append(question.measure.column)
-    wrong += [c for c in needed if owner(c) not in question.partners or not _values(columns, c)]
-    wrong += [f"{column}={value}" for column, value in question.where if value not in _values(columns, column)]
+    wrong += [
+        f"{column}, {_instead(question, columns, column)}" for column in needed if not _fits(question, columns, column)
+    ]
+    wrong += [
+        f"{column}={value}, of {', '.join(_values(columns, column))}"
+        for column, value in question.where
+        if _fits(question, columns, column) and value not in _values(columns, column)
+    ]
     if question.measure:
         known = {label for label, _ in question.measure.values}
         wrong += [f"{question.measure.column}={v}" for v in _values(columns, question.measure.column) if v not in known]
     for names in (question.partners, question.by, [column for column, _ in question.where]):
         wrong += sorted({f"{name} twice" for name in names if list(names).count(name) > 1})
     return list(dict.fromkeys(wrong))
+
+
+def _fits(question: Question, columns: Columns, column: str) -> bool:
+    return owner(column) in question.partners and bool(_values(columns, column))
+
+
+def _instead(question: Question, columns: Columns, column: str) -> str:
+    """What might have been meant by a column that does not fit."""
+    party = owner(column)
+    if party in columns and party not in question.partners:
+        return f"whose partner {party} is not asked for"
+    there = [f"{name}.{found}" for name in question.partners for found in columns.get(name, ())]
+    mine = [found for found in there if owner(found) == party]
+    return f"of {', '.join(mine or there) or 'no columns'}"
 
 
 def answers(table: Question, asked: Question) -> bool:

@@ -59,8 +59,8 @@ class AdHocRelease:
 
         Raises:
             DataError: BAD_FIELD.
-            OverlapError: UNKNOWN_EPOCH, EPOCH_INCOMPLETE.
-            PolicyError: POLICY_DENIED, also where ad hoc questions are not allowed or cost too much; POLICY_INVALID.
+            OverlapError: UNKNOWN_EPOCH, EPOCH_INCOMPLETE, QUESTION_MISFIT.
+            PolicyError: POLICY_DENIED, also where ad hoc questions are not allowed or cost too much.
             BudgetError: there is not enough left.
             AuditError: nothing was released.
         """
@@ -83,8 +83,8 @@ class AdHocRelease:
 
         Raises:
             DataError: BAD_FIELD.
-            OverlapError: UNKNOWN_EPOCH, EPOCH_INCOMPLETE.
-            PolicyError: POLICY_DENIED where ad hoc questions are not allowed or cost too much; POLICY_INVALID.
+            OverlapError: UNKNOWN_EPOCH, EPOCH_INCOMPLETE, QUESTION_MISFIT.
+            PolicyError: POLICY_DENIED where ad hoc questions are not allowed or cost too much.
         """
         found = self._read(asked)
         wanted = found.wanted
@@ -122,7 +122,8 @@ class AdHocRelease:
         texts = [*asked.partners, *asked.by, *asked.where.keys(), *asked.where.values(), asked.purpose]
         too_many = len(asked.partners) > MAX_PARTNERS or len(asked.by) + len(asked.where) > MAX_COLUMNS
         if not asked.partners or too_many or any(len(text) > MAX_CHARS for text in texts):
-            raise DataError(Reason.BAD_FIELD, item="field question")
+            item = f"field question: 1 to {MAX_PARTNERS} partners, at most {MAX_COLUMNS} columns"
+            raise DataError(Reason.BAD_FIELD, item=item)
         policy = self._policies.active
         rules, epsilon = policy.ad_hoc, asked.epsilon or policy.ad_hoc.default_epsilon
         if not 0 < epsilon < float("inf"):

@@ -15,7 +15,7 @@ from federation.v1 import overlap_pb2 as pb
 from gateway.identity.caller import Caller
 from gateway.overlap.answers import Stored
 from gateway.overlap.figures import respond
-from gateway.overlap.tables import Made, Tables, Wanted
+from gateway.overlap.tables import MAX_ITEM, Made, Tables, Wanted
 
 PURPOSE = "overlap_statistics"
 
@@ -78,8 +78,9 @@ class CubeRelease:
             epoch: "" for the newest complete one.
 
         Raises:
-            OverlapError: UNKNOWN_CUBE, UNKNOWN_EPOCH, EPOCH_INCOMPLETE.
-            PolicyError: the policy denies it, or the cube does not fit the epoch (POLICY_INVALID).
+            OverlapError: UNKNOWN_CUBE, UNKNOWN_EPOCH, EPOCH_INCOMPLETE; QUESTION_MISFIT where the epoch was built
+                without the cube's partners or columns.
+            PolicyError: the policy denies it.
             BudgetError: there is not enough left.
             AuditError: nothing was released.
         """
@@ -95,7 +96,8 @@ class CubeRelease:
         policy = self.policy
         cube = policy.cubes.get(name)
         if cube is None:
-            raise OverlapError(Reason.UNKNOWN_CUBE, item=name[:48])
+            item = f"{name[:48]}, of {', '.join(sorted(policy.cubes))}"
+            raise OverlapError(Reason.UNKNOWN_CUBE, item=item[:MAX_ITEM])
         current, key_type = self._tables.complete(epoch)
         question = question_of(cube)
         return cube, Wanted(

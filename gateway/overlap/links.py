@@ -3,13 +3,13 @@
 import math
 
 from federation.core.canonical import digest_hex
-from federation.core.errors import DataError, PolicyError, Reason
+from federation.core.errors import DataError, OverlapError, Reason
 from federation.overlap.answers import COVERAGE
 from federation.overlap.links import Link, Noisy, Ratio, find_links, rules_of
 from federation.v1 import overlap_pb2 as pb
 from gateway.identity.caller import Caller
 from gateway.overlap.cubes import CubeRelease
-from gateway.overlap.tables import Made, Tables
+from gateway.overlap.tables import MAX_ITEM, Made, Tables
 
 
 class LinkRelease:
@@ -28,7 +28,7 @@ class LinkRelease:
 
         Raises:
             DataError: BAD_FIELD.
-            PolicyError: POLICY_INVALID for a cube that counts no products of two partners; else as ``CubeRelease``.
+            OverlapError: QUESTION_MISFIT for a cube that counts no products of two partners; else as ``CubeRelease``.
         """
         bars = {"min_lift": request.min_lift or 1.0, "min_confidence": request.min_confidence}
         if not all(0 <= bar < math.inf for bar in bars.values()):
@@ -36,8 +36,9 @@ class LinkRelease:
         cube, wanted = self._cubes.wanted(request.cube, request.epoch)
         rules = rules_of(cube.by)
         if cube.sum is not None or not rules:
-            item = f"cube {cube.name} does not count holds_ columns of two partners"
-            raise PolicyError(Reason.POLICY_INVALID, item=item)
+            usable = [name for name, one in self._cubes.policy.cubes.items() if one.sum is None and rules_of(one.by)]
+            item = f"cube {cube.name} counts no products of two partners (holds_ columns); others: {', '.join(usable)}"
+            raise OverlapError(Reason.QUESTION_MISFIT, item=item[:MAX_ITEM])
 
         def answer(made: Made) -> pb.QueryLinksResponse:
             table = made.stored.answer

@@ -1,4 +1,4 @@
-"""What the declared questions would still cost: now, and again in the next epoch."""
+"""What questions would still cost: each declared one again in the next epoch, and one that nobody declared."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +10,12 @@ from gateway.overlap.adhoc import Prices
 from gateway.overlap.cubes import PURPOSE, CubeRelease
 
 PriceList = Callable[[], "list[Price]"]
+OWN = "a question of your own"
 
 
 @dataclass(frozen=True)
 class Price:
-    """One declared question."""
+    """One question."""
 
     what: str
     purpose: str
@@ -25,21 +26,31 @@ class Price:
 
 
 def price_list(cubes: CubeRelease, prices: Prices) -> list[Price]:
-    """Every declared cube with its price on top of everything spent so far, in order of name."""
+    """Every declared cube in order of name, and an ad hoc question at its default price where policy allows one.
+
+    Each price is on top of everything spent so far. What no noise reaches cannot be released and has no price.
+    """
     policy = cubes.policy
     done = {cube.cube for cube in cubes.list_cubes().cubes if cube.released}
+    # What, epsilon, tokens of a person, largest value.
+    asked = [
+        (f"cube {name}", cube.epsilon, cube.max_tokens_per_person, cube.sum.cap if cube.sum else 1)
+        for name, cube in sorted(policy.cubes.items())
+    ]
+    if policy.ad_hoc.allowed:
+        asked.append((OWN, policy.ad_hoc.default_epsilon, policy.ad_hoc.max_tokens_per_person, 1))
     key_type = cubes.newest_key_type()
     found = []
-    for name, cube in sorted(policy.cubes.items()):
-        sensitivity = l2_sensitivity(key_type, cube.max_tokens_per_person) * (cube.sum.cap if cube.sum else 1)
+    for what, epsilon, tokens, cap in asked:
+        sensitivity = l2_sensitivity(key_type, tokens) * cap
         try:
-            sigma = noise.calibrate_sigma(cube.epsilon, policy.budget.delta, sensitivity)
+            sigma = noise.calibrate_sigma(epsilon, policy.budget.delta, sensitivity)
         except EntenteError as exc:
             if exc.reason is not Reason.BAD_COST:
                 raise
-            continue  # a price that no noise reaches cannot be released either
+            continue
         alliance, purpose = prices.preview(PURPOSE, noise.gaussian_event(sigma, sensitivity))
         more = alliance.epsilon_after - alliance.epsilon_spent
         fits = alliance.fits and purpose.fits
-        found.append(Price(f"cube {name}", PURPOSE, name in done, cube.epsilon, more, fits))
+        found.append(Price(what, PURPOSE, what.removeprefix("cube ") in done, epsilon, more, fits))
     return found

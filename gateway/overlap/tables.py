@@ -5,23 +5,19 @@ Sensitivity. Neighbours differ by one person with everything that all partners h
 ones; of a sum, by t numbers of 0 to the declared cap c, because a band counts as its declared number and policy checks
 that no number is above c. In distinct cells that is c sqrt(t) in L2; all in one cell it is c t. We calibrate to c t
 (c = 1 for people), the worst; where people are joined over several key types ``federation.overlap.matching`` gives the
-factor instead of t. (Against one partner's row alone a token moves from one cell to another: sqrt(2) per
-token, the weaker promise.) Where people are matched by several key types, ``federation.overlap.matching`` says how far
-they move the counts. An identifier that several people share, a family's address, makes them one person here, and they
-are protected together.
+factor instead of t. (Against one partner's row alone a token moves from one cell to another: sqrt(2) per token, the
+weaker promise.) People who share an identifier, such as a family's address, are one here and are protected together.
 
-Several tables about the same people compose in the ledger. For k tables of the same sigma that is a Renyi loss k times
-one's, which is exactly that of releasing them together at an L2 sensitivity of sqrt(k): declaring tables as one release
-would save nothing.
+Several tables about the same people compose in the ledger. For k tables of the same sigma that is k times the loss of
+one, exactly that of releasing them together at an L2 sensitivity of sqrt(k): nothing is saved by doing so.
 
 Noise is the discrete Gaussian; it satisfies the RDP bound of the continuous one with the same sigma, by which the
 ledger counts. Source: Canonne, Kamath, Steinke 2020, Theorem 4; calibration by ``federation.privacy.noise``.
 
 Once. The noise is drawn after budget and audit intent are durable, and the answer is stored before anybody gets it.
-Whoever asks again gets the stored answer: no second draw exists that could be averaged with the first. If the process
-dies between the spend and the store, the next request draws again under the same ledger key, so it is paid once; that
-is no second look, because the first draw was never seen by anyone. Two processes that draw at once both try to store;
-the first one stored is the answer of both.
+Whoever asks again gets the stored answer: no second draw exists that could be averaged with the first. After a crash
+between spend and store the next request draws again under the same ledger key and pays once; that is no second look,
+because nobody saw the first draw. Two processes that draw at once both try to store; the first is the answer of both.
 """
 
 import itertools
@@ -33,7 +29,7 @@ from typing import Protocol, TypeVar
 from dp_accounting import DpEvent
 
 from federation.core.clock import Clock, to_text
-from federation.core.errors import OverlapError, PolicyError, Reason
+from federation.core.errors import OverlapError, Reason
 from federation.core.ids import EpochId
 from federation.overlap.matching import l2_sensitivity
 from federation.overlap.questions import Cell, Columns, Question, Sum, domain, misfits, owner, parts, shared
@@ -47,6 +43,7 @@ from gateway.release import Cost, Exit, Released, ReleasePath
 
 MECHANISM = "discrete_gaussian"
 MAX_CELLS = 100_000
+MAX_ITEM = 300
 MAX_VARIANCE_RATIO = 4.0
 """A published margin whose variance is more times the new table's own would make the new one worse: not kept."""
 T = TypeVar("T")
@@ -146,19 +143,20 @@ class Tables:
         name = epoch or self.epochs.newest_complete()
         found = self.epochs.get(name) if name else None
         if found is None:
-            raise OverlapError(Reason.UNKNOWN_EPOCH, item=epoch[:64] or "no complete epoch yet")
+            newest = self.epochs.newest_complete()
+            raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch[:64]}; the newest is {newest}" if newest else "none")
         if found.state != "complete":
             raise OverlapError(Reason.EPOCH_INCOMPLETE, item=found.epoch)
         return found.epoch, found.plan.key_type
 
     def cells(self, question: Question, epoch: EpochId, name: str) -> tuple[Cell, ...]:
-        """Every cell of a question. Raises PolicyError (POLICY_INVALID) where the epoch has no such table."""
+        """Every cell of a question. Raises OverlapError (QUESTION_MISFIT) where the epoch has no such table."""
         columns = self._index.labels(epoch)
         if wrong := misfits(question, columns):
-            raise PolicyError(Reason.POLICY_INVALID, item=f"{name}: {', '.join(wrong)[:200]}")
+            raise OverlapError(Reason.QUESTION_MISFIT, item=f"{name}: {'; '.join(wrong)}"[:MAX_ITEM])
         cells = tuple(itertools.islice(domain(question, columns), MAX_CELLS + 1))
         if not 0 < len(cells) <= MAX_CELLS:
-            raise PolicyError(Reason.POLICY_INVALID, item=f"{name}: {len(cells)} cells, at most {MAX_CELLS}")
+            raise OverlapError(Reason.QUESTION_MISFIT, item=f"{name}: over {MAX_CELLS:,} cells")
         return cells
 
     def sigma(self, wanted: Wanted) -> float:
@@ -188,7 +186,8 @@ class Tables:
             find: Looks for a stored table to answer from.
 
         Raises:
-            PolicyError: the policy denies it, or the question does not fit the epoch.
+            OverlapError: QUESTION_MISFIT.
+            PolicyError: the policy denies it.
             BudgetError: there is not enough left.
             AuditError: nothing was released.
             OverlapError: WITHDRAWALS_UNCONFIRMED, EPOCH_REPLACED, where there is nothing stored to answer from.

@@ -97,7 +97,7 @@ def test_a_cube_of_other_things_has_no_links() -> None:
     def ask() -> object:
         return desk.links.query(desk.caller("mkt"), request())
 
-    assert refusal(ask) is Reason.POLICY_INVALID
+    assert refusal(ask) is Reason.QUESTION_MISFIT
     desk.policy.cubes["holdings"] = CUBE
     assert refusal(lambda: desk.links.query(desk.caller("mkt"), request(min_lift=-1.0))) is Reason.BAD_FIELD
     assert (desk.spent, set(COLUMNS)) == (0, {"bank", "insurer", "airline"})

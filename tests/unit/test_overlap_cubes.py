@@ -280,7 +280,7 @@ def test_what_cannot_be_asked(desk: Desk) -> None:
         {"partners": ("bank", "bank")},
     ):
         desk.policy.cubes["venn"] = VENN.model_copy(update=change)
-        refused(Reason.POLICY_INVALID, desk.ask)
+        refused(Reason.QUESTION_MISFIT, desk.ask)
 
 
 def test_before_the_first_epoch_there_is_nothing(tmp_path: Path, clock: FixedClock) -> None:

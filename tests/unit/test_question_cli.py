@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from federation.cli import questions
+from federation.cli import console, questions
 from federation.cli.export import check_targets, rows, to_json, write_csv, write_parquet, write_plot
 from federation.cli.overlap import app
 from federation.core.errors import ConfigError, Reason
@@ -56,12 +56,24 @@ def test_text_says_what_was_read_and_why_something_is_missing(
     text = capsys.readouterr().out
     assert "under the policy's threshold of 10 people" in text
     assert "95% interval" in text
+    assert "cross: bank, airline; epoch e1, matched by email" in text
+
+
+def test_a_narrow_terminal_loses_no_letter(answer: pb.QueryCubeResponse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console.out, "width", 60)
+    with console.out.capture() as captured:
+        questions.show(answer)
+    assert "…" not in captured.get()
+    assert "airline.activity".replace(".", "") in "".join(captured.get().split()).replace(".", "")
 
 
 def test_a_wrong_target_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         check_targets(tmp_path / "a.pdf", None)
     assert caught.value.reason is Reason.BAD_FIELD
+    with pytest.raises(ConfigError) as caught:
+        check_targets(None, None, tmp_path / "nowhere" / "a.csv")
+    assert caught.value.reason is Reason.MISSING_FILE
 
 
 @pytest.mark.parametrize(

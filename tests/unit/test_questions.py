@@ -141,10 +141,10 @@ def test_policy_says_whether_for_what_and_for_how_much() -> None:
         (("bank",), {"by": ["bank.tier"] * 7}, Reason.BAD_FIELD),
         (("bank",), {"epsilon": float("nan")}, Reason.BAD_FIELD),
         (("bank",), {"epsilon": -1.0}, Reason.BAD_FIELD),
-        (("bank", "mallory"), {}, Reason.POLICY_INVALID),
-        (("bank", "bank"), {}, Reason.POLICY_INVALID),
-        (("bank",), {"by": ["airline.activity"]}, Reason.POLICY_INVALID),
-        (("bank",), {"where": {"bank.tier": "golden"}}, Reason.POLICY_INVALID),
+        (("bank", "mallory"), {}, Reason.QUESTION_MISFIT),
+        (("bank", "bank"), {}, Reason.QUESTION_MISFIT),
+        (("bank",), {"by": ["airline.activity"]}, Reason.QUESTION_MISFIT),
+        (("bank",), {"where": {"bank.tier": "golden"}}, Reason.QUESTION_MISFIT),
         (("bank",), {"epoch": "e9"}, Reason.UNKNOWN_EPOCH),
     ],
 )
@@ -190,3 +190,28 @@ def test_the_price_list_says_what_the_next_release_adds() -> None:
     after = {price.what: price for price in price_list(desk.cubes, desk.ledger)}
     assert after["cube cross"].released
     assert 0 < after["cube cross"].epsilon_more < 0.5  # what is added composes
+    own = after["a question of your own"]
+    assert (own.epsilon, own.released) == (0.5, False)
+    assert own.epsilon_more == pytest.approx(after["cube cross"].epsilon_more)
+    desk.policy.ad_hoc = AdHocSpec()
+    assert "a question of your own" not in {price.what for price in price_list(desk.cubes, desk.ledger)}
+
+
+@pytest.mark.parametrize(
+    ("partners", "rest", "says"),
+    [
+        (("bank", "mallory"), {}, "mallory, of bank, insurer, airline"),
+        (("bank",), {"by": ["bank.teir"]}, "bank.teir, of bank.tier, bank.holds_gold, bank.value"),
+        (("airline",), {"by": ["activity"]}, "activity, of airline.activity"),
+        (("bank",), {"by": ["airline.activity"]}, "airline.activity, whose partner airline is not asked for"),
+        (("bank",), {"where": {"bank.tier": "golden"}}, "bank.tier=golden, of basic, high"),
+        (("bank", "bank"), {}, "bank twice"),
+    ],
+)
+def test_what_does_not_fit_is_told_with_what_there_is(
+    desk: Asking, partners: tuple[str, ...], rest: dict[str, object], says: str
+) -> None:
+    told = refused(Reason.QUESTION_MISFIT, lambda: desk.ask(*partners, **rest))
+    assert told.endswith(f": {says}")
+    assert "nothing, of cross" in refused(Reason.UNKNOWN_CUBE, lambda: desk.cube("nothing"))
+    assert "e9; the newest is e1" in refused(Reason.UNKNOWN_EPOCH, lambda: desk.cube("cross", epoch="e9"))
