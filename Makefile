@@ -50,7 +50,7 @@ test-fast: $(VENV)/.dev
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
-bench-overlap: BENCHES := overlap questions
+bench-overlap: BENCHES := overlap overlap_delta questions
 bench-policy: BENCHES := policy consent
 bench-training: BENCHES := training $(if $(filter short,$(BENCH)),,superlink)
 bench-overlap bench-policy bench-training: $(VENV)/.dev

@@ -20,6 +20,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.overlap_batches import BatchBuilder, Data, Draft, Handles, allowed
@@ -29,6 +30,7 @@ from federation.client.overlap_memory import (
     Pool,
     Table,
     customers_table,
+    find,
     first_of_each,
     label_numbers,
     sharing_table,
@@ -97,10 +99,12 @@ class DeltaBuilder:
     def withdrawn(self) -> Changes:
         """Who was sent and may not be there any more. Raises DataError where the partner's files cannot say."""
         before = self._memory
-        customers = before.customers[self._may(before.customers, STATISTICS)]
-        stays = self._may(before.sharing, SWITCHBOARD)
-        after = replace(before, customers=customers, sharing=before.sharing[stays])
-        return self._compare(after, _handles(before.sharing[~stays]), (self._builder.nobody, []), self._builder.nobody)
+        may, stays = self._may(before.customers, STATISTICS), self._may(before.sharing, SWITCHBOARD)
+        nobody: tuple[People, list[Handle]] = (self._builder.nobody, [])
+        if may.all() and stays.all():
+            return Changes(before, np.empty(0, np.uint32), {}, {}, [], nobody)
+        after = replace(before, customers=before.customers[may], sharing=before.sharing[stays])
+        return self._compare(after, _handles(before.sharing[~stays]), nobody, nobody[0])
 
     def current(self) -> Changes:
         """All that changed. Raises DataError, and OverlapError (BAD_FIELD) for a label that the epoch does not have."""
@@ -109,12 +113,16 @@ class DeltaBuilder:
         numbers = label_numbers(before.labels, labels_of(self._party), self._builder.labels(there))
         customers = customers_table(digests.of(there.ids), digests.of_people(there.people), numbers)
         sharers = self._builder.usable(SWITCHBOARD)
-        handles = self._handles.handles_for(sharers.ids.to_pylist())
-        sharing = sharing_table(digests.of(sharers.ids), digests.of_people(sharers.people), handles)
-        same, kept = _is_in(sharing, before.sharing), _is_in(before.sharing, sharing)
-        new = np.flatnonzero(~same)
-        joins = (sharers.people.take(new), [handles[at] for at in new])
-        after = replace(before, customers=customers, sharing=sharing)
+        who, what = digests.of(sharers.ids), digests.of_people(sharers.people)
+        at = find(who, before.sharing["customer"])
+        same = at >= 0
+        same[same] = before.sharing["person"][at[same]] == what[same]
+        new, kept = np.flatnonzero(~same), np.zeros(len(before.sharing), bool)
+        kept[at[same]] = True
+        handles = self._handles.handles_for(sharers.ids.take(pa.array(new)).to_pylist())
+        joining = sharing_table(who[new], what[new], handles)
+        after = replace(before, customers=customers, sharing=np.concatenate([before.sharing[kept], joining]))
+        joins = (sharers.people.take(new), handles)
         return self._compare(after, _handles(before.sharing[~kept]), joins, there.people)
 
     def write(self, changes: Changes, sequence: int, keys: Mapping[int, X25519PrivateKey], folder: Path) -> None:
@@ -159,7 +167,10 @@ class DeltaBuilder:
         replace(changes.after, rows=self._pool.rows).save(folder)
 
     def _may(self, table: Table, index: int) -> Table:
-        return np.isin(table["customer"], self._digests.of(allowed(self._data, self._party, index).permitted))
+        if not len(table):
+            return np.ones(0, bool)
+        mask: Table = find(table["customer"], self._digests.of(allowed(self._data, self._party, index).permitted)) >= 0
+        return mask
 
     def _compare(
         self, after: Memory, leaves: list[Handle], joins: tuple[People, list[Handle]], rows: People
@@ -174,8 +185,8 @@ class DeltaBuilder:
         """
         before = self._memory.people
         now, first = first_of_each(after.customers)
-        at = np.minimum(np.searchsorted(before["person"], now["person"]), max(len(before) - 1, 0))
-        known = before["person"][at] == now["person"] if len(before) else np.zeros(len(now), bool)
+        at = find(now["person"], before["person"])
+        known = at >= 0
         now["place"][known] = before["place"][at[known]]
         same = known.copy()
         same[known] = before["label"][at[known]] == now["label"][known]
@@ -187,19 +198,9 @@ class DeltaBuilder:
                 back[label] = now["place"][mine & known]
             if (mine & ~known).any():
                 comes[label] = rows.take(first[mine & ~known])
-        goes = before["place"][~np.isin(before["person"], now["person"][same])]
-        return Changes(replace(after, people=now), goes, back, comes, leaves, joins)
-
-
-def _is_in(table: Table, other: Table) -> Table:
-    """Which rows of the switchboard are in the other table too: the same customer with the same identifiers."""
-    order = np.argsort(other["customer"])
-    if not len(other):
-        return np.zeros(len(table), bool)
-    at = np.minimum(np.searchsorted(other["customer"], table["customer"], sorter=order), len(other) - 1)
-    found = other[order[at]]
-    mask: Table = (found["customer"] == table["customer"]) & (found["person"] == table["person"])
-    return mask
+        gone = np.ones(len(before), bool)
+        gone[at[same]] = False
+        return Changes(replace(after, people=now), before["place"][gone], back, comes, leaves, joins)
 
 
 def _handles(table: Table) -> list[Handle]:

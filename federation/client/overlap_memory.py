@@ -210,6 +210,20 @@ def first_of_each(customers: Table) -> tuple[Table, Table]:
     return table, first
 
 
+def find(wanted: Table, among: Table) -> Table:
+    """Where each of some digests is among others, which differ; -1 where it is not there."""
+    if not len(among) or not len(wanted):
+        return np.full(len(wanted), -1, np.intp)
+    mine, theirs = (np.ascontiguousarray(table).view("<u8").reshape(-1, 2) for table in (wanted, among))
+    index = pd.Index(theirs[:, 0])
+    if index.is_unique:  # a hash table of half of each digest; the other half is compared
+        at: Table = index.get_indexer(mine[:, 0])
+        return np.where((at >= 0) & (theirs[at, 1] == mine[:, 1]), at, -1)
+    order = np.argsort(among)
+    at = order[np.minimum(np.searchsorted(among, wanted, sorter=order), len(among) - 1)]
+    return np.where(among[at] == wanted, at, -1)
+
+
 def label_numbers(labels: tuple[str, ...], names: Sequence[str], chosen: Table) -> Table:
     """Labels, given as places in a list of names, as places in an epoch's list.
 

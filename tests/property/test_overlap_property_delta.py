@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -111,6 +112,7 @@ def joined(world: World) -> set[frozenset[tuple[str, str]]]:
     return {frozenset(group) for group in groups.values()}
 
 
+@pytest.mark.timeout(900)
 @settings(
     max_examples=60 if os.environ.get("ENTENTE_LONG") else 6,
     deadline=None,
