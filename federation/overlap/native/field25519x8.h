@@ -1,13 +1,17 @@
 /* Arithmetic modulo p = 2^255 - 19 on eight numbers at once, with AVX-512 IFMA.
 
-   An element is five limbs of 51 bits, least significant first: value = sum limb[k] * 2^(51 k). Each limb is a vector of
+   An element is five limbs of 52 bits, least significant first: value = sum limb[k] * 2^(52 k). Each limb is a vector of
    eight 64-bit lanes, one lane for each of eight independent numbers. A multiplication instruction of IFMA reads the low
-   52 bits of its operands and adds the low or the high 52 bits of the product, so the bound that every function keeps is
+   52 bits of its operands, ignores the rest, and adds the low or the high 52 bits of the product. So a limb is a digit of
+   IFMA, the high half of a product belongs to the next column as it is, and carries need no masks between factors:
 
-       loose: limb < 2^51 + 2^18        what all functions take and return, unless they say otherwise
-       wide:  limb < 2^60               a product before its carry; may be added and subtracted, not multiplied
+       loose:  limb < 2^52, the top one < 2^48    what functions take and return, unless they say otherwise
+       factor: as loose, once what is above the low 52 bits of all but the top limb is forgotten: good for being
+               multiplied and for nothing else; a loose element is one
+       wide:   limb < 2^57, or that plus an offset (below): sums of products before a carry; may be added and subtracted,
+               not multiplied
 
-   High halves weigh 2^52 = 2 * 2^51 times their place, hence the doublings.
+   2^255 = 19 mod p is bit 47 of the top limb; 2^260 = 608 mod p is the limb after it.
 
    Constant time: no branch, no address and no number of rounds depends on a limb. Selection is by mask registers. The
    instructions used have no data-dependent timing on any processor that has IFMA.
@@ -21,8 +25,10 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { LANES = 8, LIMBS = 5, LIMB_BITS = 51, ELEMENT_BYTES = 32 };
+enum { LANES = 8, LIMBS = 5, LIMB_BITS = 52, TOP_BITS = 47, ELEMENT_BYTES = 32 };
 #define LIMB_MASK ((1ULL << LIMB_BITS) - 1)
+#define TOP_MASK ((1ULL << TOP_BITS) - 1)
+#define NEXT_LIMB 608 /* 2^260 mod p */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef __m512i lanes;
@@ -41,7 +47,7 @@ INLINE lanes either(lanes a, lanes b) { return _mm512_or_si512(a, b); }
 INLINE lanes add_low(lanes sum, lanes a, lanes b) { return _mm512_madd52lo_epu64(sum, a, b); }
 INLINE lanes add_high(lanes sum, lanes a, lanes b) { return _mm512_madd52hi_epu64(sum, a, b); }
 
-INLINE lanes times_19(lanes a) { return plus(plus(SHIFT_LEFT(a, 4), SHIFT_LEFT(a, 1)), a); }
+INLINE lanes twice(lanes a) { return plus(a, a); }
 
 INLINE element element_of(uint64_t small) {
     element out;
@@ -50,128 +56,115 @@ INLINE element element_of(uint64_t small) {
     return out;
 }
 
-/* One parallel carry. Takes any limbs below 2^64, and returns loose ones: what is carried is below 2^13, and from the
-   top limb 19 times that. */
+/* Carries from each limb into the next, and what is above 2^255 as 19 times that into the lowest. Takes any limbs below
+   2^64 - 2^18, and returns a factor: the top limb gets less than 2^12 on top of 47 bits. */
+INLINE element factor(element a) {
+    a.limb[0] = add_low(a.limb[0], SHIFT_RIGHT(a.limb[4], TOP_BITS), every(19));
+    a.limb[4] = both(a.limb[4], every(TOP_MASK));
+    for (int k = 1; k < LIMBS; k++) a.limb[k] = plus(a.limb[k], SHIFT_RIGHT(a.limb[k - 1], LIMB_BITS));
+    return a;
+}
+
+/* As factor, but returns a loose element. */
 INLINE element carry(element a) {
-    const lanes mask = every(LIMB_MASK);
-    element out;
-    out.limb[0] = add_low(both(a.limb[0], mask), SHIFT_RIGHT(a.limb[4], LIMB_BITS), every(19));
-    for (int k = 1; k < LIMBS; k++)
-        out.limb[k] = plus(both(a.limb[k], mask), SHIFT_RIGHT(a.limb[k - 1], LIMB_BITS));
-    return out;
+    a = factor(a);
+    for (int k = 0; k < LIMBS - 1; k++) a.limb[k] = both(a.limb[k], every(LIMB_MASK));
+    return a;
 }
 
-/* Takes wide elements. */
-INLINE element add(element a, element b) {
+/* Sums and differences limb by limb, without carry. Of a difference, a has an offset and b has none. */
+INLINE element sum(element a, element b) {
     for (int k = 0; k < LIMBS; k++) a.limb[k] = plus(a.limb[k], b.limb[k]);
-    return carry(a);
+    return a;
 }
 
-/* Limb k of 2^11 p: above every wide limb, so adding it keeps a difference of wide elements from going below zero. */
-#define OFFSET(k) (((k) ? LIMB_MASK : LIMB_MASK - 18) << 11)
+INLINE element difference(element a, element b) {
+    for (int k = 0; k < LIMBS; k++) a.limb[k] = minus(a.limb[k], b.limb[k]);
+    return a;
+}
+
+/* Limb k of 2^11 p: at least 2^57, so adding it keeps a difference of wide elements from going below zero, and below
+   2^63, so there is room for two wide elements above it. */
+#define OFFSET(k) (((k) == 0 ? LIMB_MASK - 18 : (k) < LIMBS - 1 ? LIMB_MASK : TOP_MASK) << 11)
+static const uint64_t NONE[LIMBS] = {0}, WITH_OFFSET[LIMBS] = {OFFSET(0), OFFSET(1), OFFSET(2), OFFSET(3), OFFSET(4)};
 
 INLINE element offset(element a) {
     for (int k = 0; k < LIMBS; k++) a.limb[k] = plus(a.limb[k], every(OFFSET(k)));
     return a;
 }
 
-/* a - b, where a has an offset and b is wide. */
-INLINE element subtract_offset(element a, element b) {
-    for (int k = 0; k < LIMBS; k++) a.limb[k] = minus(a.limb[k], b.limb[k]);
-    return carry(a);
-}
+/* Take wide elements without offset. */
+INLINE element add(element a, element b) { return carry(sum(a, b)); }
+INLINE element subtract(element a, element b) { return carry(difference(offset(a), b)); }
 
-/* a - b, for wide elements. */
-INLINE element subtract(element a, element b) { return subtract_offset(offset(a), b); }
-
-/* The doubled high halves of a product's columns, each moved to the column above. */
-INLINE void move_up(lanes column[2 * LIMBS], const lanes high[2 * LIMBS - 1]) {
-#pragma GCC unroll 9
-    for (int k = 0; k < 2 * LIMBS - 1; k++) column[k + 1] = SHIFT_LEFT(high[k], 1);
-}
-
-/* Column k + 5 weighs 2^255 = 19 times column k. A column holds at most five doubled high halves, each below 2^51 and a
-   little, and five low halves below 2^52: it is below 2^55, so the result is wide. */
+/* The ten columns of a product as a wide element. A column holds at most ten halves below 2^52 each, so it is below 2^56.
+   Column k + 5 weighs 608 times column k: the upper five are carried into digits h and added as such. The factors are
+   below 2^255 + 2^221, so their product is below 2^511 and the last digit below 2^43: 608 times it has no high half. */
 INLINE element fold(const lanes column[2 * LIMBS]) {
+    const lanes weight = every(NEXT_LIMB);
+    lanes h[LIMBS];
     element out;
-    for (int k = 0; k < LIMBS; k++) out.limb[k] = plus(column[k], times_19(column[k + LIMBS]));
+    h[0] = column[LIMBS];
+    for (int k = 1; k < LIMBS; k++) h[k] = plus(column[LIMBS + k], SHIFT_RIGHT(h[k - 1], LIMB_BITS));
+    for (int k = 0; k < LIMBS; k++) out.limb[k] = add_low(column[k], h[k], weight);
+    for (int k = 1; k < LIMBS; k++) out.limb[k] = add_high(out.limb[k], h[k - 1], weight);
     return out;
 }
 
-/* a * b + start: the low halves are added to the high halves of the column below. The limbs of start are even but for
-   the lowest. */
+/* a * b + start, wide, of factors. */
 INLINE element multiply_from(const uint64_t start[LIMBS], element a, element b) {
-    lanes high[2 * LIMBS - 1], column[2 * LIMBS];
-#pragma GCC unroll 9
-    for (int k = 0; k < 2 * LIMBS - 1; k++) high[k] = every(k < LIMBS - 1 ? start[k + 1] / 2 : 0);
-    column[0] = every(start[0]);
+    lanes column[2 * LIMBS];
+#pragma GCC unroll 10
+    for (int k = 0; k < 2 * LIMBS; k++) column[k] = every(k < LIMBS ? start[k] : 0);
 #pragma GCC unroll 5
     for (int i = 0; i < LIMBS; i++) {
 #pragma GCC unroll 5
-        for (int j = 0; j < LIMBS; j++) high[i + j] = add_high(high[i + j], a.limb[i], b.limb[j]);
-    }
-    move_up(column, high);
-#pragma GCC unroll 5
-    for (int i = 0; i < LIMBS; i++) {
-#pragma GCC unroll 5
-        for (int j = 0; j < LIMBS; j++) column[i + j] = add_low(column[i + j], a.limb[i], b.limb[j]);
+        for (int j = 0; j < LIMBS; j++) {
+            column[i + j] = add_low(column[i + j], a.limb[i], b.limb[j]);
+            column[i + j + 1] = add_high(column[i + j + 1], a.limb[i], b.limb[j]);
+        }
     }
     return fold(column);
 }
 
-/* The product as a wide element. */
-INLINE element multiply_wide(element a, element b) {
-    const uint64_t zero[LIMBS] = {0};
-    return multiply_from(zero, a, b);
-}
-
-/* The product as a wide element plus 2^11 p, which costs nothing here: for subtract_offset, and for add. */
-INLINE element multiply_offset(element a, element b) {
-    const uint64_t offset[LIMBS] = {OFFSET(0), OFFSET(1), OFFSET(2), OFFSET(3), OFFSET(4)};
-    return multiply_from(offset, a, b);
-}
-
-/* As multiply_wide, with each mixed product once: their sums are doubled before the squares of the limbs join them. */
-INLINE element square_wide(element a) {
-    lanes high[2 * LIMBS - 1], column[2 * LIMBS];
-#pragma GCC unroll 9
-    for (int k = 0; k < 2 * LIMBS - 1; k++) high[k] = _mm512_setzero_si512();
-    column[0] = _mm512_setzero_si512();
+/* a * a + start, wide, of a factor: each mixed product once, and their sums doubled before the squares of the limbs join
+   them. The limbs of start are even but for the lowest. */
+INLINE element square_from(const uint64_t start[LIMBS], element a) {
+    lanes column[2 * LIMBS];
+#pragma GCC unroll 10
+    for (int k = 0; k < 2 * LIMBS; k++) column[k] = every(k == 0 ? start[0] : k < LIMBS ? start[k] / 2 : 0);
 #pragma GCC unroll 5
     for (int i = 0; i < LIMBS; i++) {
 #pragma GCC unroll 5
-        for (int j = i + 1; j < LIMBS; j++) high[i + j] = add_high(high[i + j], a.limb[i], a.limb[j]);
+        for (int j = i + 1; j < LIMBS; j++) {
+            column[i + j] = add_low(column[i + j], a.limb[i], a.limb[j]);
+            column[i + j + 1] = add_high(column[i + j + 1], a.limb[i], a.limb[j]);
+        }
     }
-    move_up(column, high);
+#pragma GCC unroll 8
+    for (int k = 1; k < 2 * LIMBS - 1; k++) column[k] = twice(column[k]);
 #pragma GCC unroll 5
     for (int i = 0; i < LIMBS; i++) {
-#pragma GCC unroll 5
-        for (int j = i + 1; j < LIMBS; j++) column[i + j] = add_low(column[i + j], a.limb[i], a.limb[j]);
-    }
-#pragma GCC unroll 5
-    for (int i = 0; i < LIMBS; i++) { /* a square's high half weighs 2, like the mixed products of its column */
-        column[2 * i + 1] = SHIFT_LEFT(add_high(column[2 * i + 1], a.limb[i], a.limb[i]), 1);
-        column[2 * i] = add_low(i ? SHIFT_LEFT(column[2 * i], 1) : column[0], a.limb[i], a.limb[i]);
+        column[2 * i] = add_low(column[2 * i], a.limb[i], a.limb[i]);
+        column[2 * i + 1] = add_high(column[2 * i + 1], a.limb[i], a.limb[i]);
     }
     return fold(column);
 }
 
-INLINE element multiply(element a, element b) { return carry(multiply_wide(a, b)); }
-INLINE element square(element a) { return carry(square_wide(a)); }
+INLINE element multiply(element a, element b) { return carry(multiply_from(NONE, a, b)); }
+INLINE element square(element a) { return carry(square_from(NONE, a)); }
 
-/* a + small * b, for small below 2^20. */
-INLINE element add_multiple(element a, uint64_t small, element b) {
-    const lanes factor = every(small), zero = _mm512_setzero_si512();
-    element out;
-    lanes high[LIMBS];
-    for (int k = 0; k < LIMBS; k++) {
-        out.limb[k] = add_low(a.limb[k], b.limb[k], factor);
-        high[k] = SHIFT_LEFT(add_high(zero, b.limb[k], factor), 1);
-    }
-    out.limb[0] = add_low(out.limb[0], high[4], every(19));
-    for (int k = 1; k < LIMBS; k++) out.limb[k] = plus(out.limb[k], high[k - 1]);
-    return carry(out);
+/* a + small * b without carry, for a wide a, a factor b and small below 2^20. */
+INLINE element sum_multiple(element a, uint64_t small, element b) {
+    const lanes times = every(small);
+    lanes top = add_high(_mm512_setzero_si512(), b.limb[LIMBS - 1], times);
+    for (int k = 0; k < LIMBS; k++) a.limb[k] = add_low(a.limb[k], b.limb[k], times);
+    for (int k = 1; k < LIMBS; k++) a.limb[k] = add_high(a.limb[k], b.limb[k - 1], times);
+    a.limb[0] = add_low(a.limb[0], top, every(NEXT_LIMB));
+    return a;
 }
+
+INLINE element add_multiple(element a, uint64_t small, element b) { return carry(sum_multiple(a, small, b)); }
 
 /* Exchanges a and b in every lane whose bit is set. */
 INLINE void exchange(__mmask8 mask, element *a, element *b) {
@@ -189,7 +182,7 @@ INLINE element choose(__mmask8 mask, element a, element b) {
 }
 
 static inline element square_times(element a, int times) {
-    for (int n = 0; n < times; n++) a = square(a);
+    for (int n = 0; n < times; n++) a = factor(square_from(NONE, a));
     return a;
 }
 
@@ -220,26 +213,19 @@ static inline element quadratic_character(element z) {
     return multiply(square_times(power, 4), multiply(square(z_2), z_2));
 }
 
-/* The one spelling below p. */
+/* The one spelling below p, of a wide element or a loose one. */
 static inline element canonical(element a) {
-    const lanes mask = every(LIMB_MASK);
     lanes *limb = a.limb;
-    for (int pass = 0; pass < 2; pass++) { /* to below 2^255 */
-        for (int k = 0; k < LIMBS - 1; k++) {
-            limb[k + 1] = plus(limb[k + 1], SHIFT_RIGHT(limb[k], LIMB_BITS));
-            limb[k] = both(limb[k], mask);
-        }
-        limb[0] = plus(limb[0], times_19(SHIFT_RIGHT(limb[4], LIMB_BITS)));
-        limb[4] = both(limb[4], mask);
+    a = carry(carry(a)); /* below 2^255 + 2^220, then below 2^255: where the second one carries, little is left */
+    lanes beyond = every(19); /* 1 where the value is p or more */
+    for (int k = 0; k < LIMBS - 1; k++) beyond = SHIFT_RIGHT(plus(limb[k], beyond), LIMB_BITS);
+    beyond = SHIFT_RIGHT(plus(limb[LIMBS - 1], beyond), TOP_BITS);
+    limb[0] = add_low(limb[0], beyond, every(19));
+    for (int k = 1; k < LIMBS; k++) {
+        limb[k] = plus(limb[k], SHIFT_RIGHT(limb[k - 1], LIMB_BITS));
+        limb[k - 1] = both(limb[k - 1], every(LIMB_MASK));
     }
-    lanes beyond = SHIFT_RIGHT(plus(limb[0], every(19)), LIMB_BITS); /* 1 where the value is p or more */
-    for (int k = 1; k < LIMBS; k++) beyond = SHIFT_RIGHT(plus(limb[k], beyond), LIMB_BITS);
-    limb[0] = plus(limb[0], times_19(beyond));
-    for (int k = 0; k < LIMBS - 1; k++) {
-        limb[k + 1] = plus(limb[k + 1], SHIFT_RIGHT(limb[k], LIMB_BITS));
-        limb[k] = both(limb[k], mask);
-    }
-    limb[4] = both(limb[4], mask);
+    limb[LIMBS - 1] = both(limb[LIMBS - 1], every(TOP_MASK));
     return a;
 }
 
@@ -255,10 +241,10 @@ INLINE element from_words(const lanes word[4]) {
     const lanes mask = every(LIMB_MASK);
     element out;
     out.limb[0] = both(word[0], mask);
-    out.limb[1] = both(either(SHIFT_RIGHT(word[0], 51), SHIFT_LEFT(word[1], 13)), mask);
-    out.limb[2] = both(either(SHIFT_RIGHT(word[1], 38), SHIFT_LEFT(word[2], 26)), mask);
-    out.limb[3] = both(either(SHIFT_RIGHT(word[2], 25), SHIFT_LEFT(word[3], 39)), mask);
-    out.limb[4] = both(SHIFT_RIGHT(word[3], 12), mask);
+    out.limb[1] = both(either(SHIFT_RIGHT(word[0], 52), SHIFT_LEFT(word[1], 12)), mask);
+    out.limb[2] = both(either(SHIFT_RIGHT(word[1], 40), SHIFT_LEFT(word[2], 24)), mask);
+    out.limb[3] = both(either(SHIFT_RIGHT(word[2], 28), SHIFT_LEFT(word[3], 36)), mask);
+    out.limb[4] = both(SHIFT_RIGHT(word[3], 16), every(TOP_MASK));
     return out;
 }
 
@@ -276,10 +262,10 @@ static inline void store(uint8_t rows[LANES * ELEMENT_BYTES], element a) {
     uint64_t words[4][LANES];
     a = canonical(a);
     const lanes *limb = a.limb;
-    _mm512_storeu_si512(words[0], either(limb[0], SHIFT_LEFT(limb[1], 51)));
-    _mm512_storeu_si512(words[1], either(SHIFT_RIGHT(limb[1], 13), SHIFT_LEFT(limb[2], 38)));
-    _mm512_storeu_si512(words[2], either(SHIFT_RIGHT(limb[2], 26), SHIFT_LEFT(limb[3], 25)));
-    _mm512_storeu_si512(words[3], either(SHIFT_RIGHT(limb[3], 39), SHIFT_LEFT(limb[4], 12)));
+    _mm512_storeu_si512(words[0], either(limb[0], SHIFT_LEFT(limb[1], 52)));
+    _mm512_storeu_si512(words[1], either(SHIFT_RIGHT(limb[1], 12), SHIFT_LEFT(limb[2], 40)));
+    _mm512_storeu_si512(words[2], either(SHIFT_RIGHT(limb[2], 24), SHIFT_LEFT(limb[3], 28)));
+    _mm512_storeu_si512(words[3], either(SHIFT_RIGHT(limb[3], 36), SHIFT_LEFT(limb[4], 16)));
     for (int lane = 0; lane < LANES; lane++)
         for (int w = 0; w < 4; w++) memcpy(rows + ELEMENT_BYTES * lane + 8 * w, &words[w][lane], 8);
 }

@@ -52,16 +52,19 @@ static void ladder(const uint8_t scalar[32], element u, element *x, element *z) 
         unsigned bit = (scalar[t >> 3] >> (t & 7)) & 1; /* t is the loop's own: a public address */
         __mmask8 mask = (__mmask8)(0 - (swapped ^ bit));
         swapped = bit;
-        /* x2 and z3 carry an offset; d is minus the RFC's, which its square and the choice of which sum is which undo. */
-        element a = add(x2, z2), b = subtract_offset(x2, z2), c = add(x3, z3), d = subtract_offset(z3, x3);
-        element da = multiply_offset(d, a), cb = multiply_wide(c, b);
+        /* x2, z3 and aa carry an offset; d is minus the RFC's, which its square and the choice of which sum is which
+           undo. */
+        element a = factor(sum(x2, z2)), b = factor(difference(x2, z2));
+        element c = factor(sum(x3, z3)), d = factor(difference(z3, x3));
+        element da = multiply_from(WITH_OFFSET, d, a), cb = multiply_from(NONE, c, b);
         /* The sum of the two points is the same whichever is doubled; so only what is doubled is chosen. */
-        element aa = square(choose(mask, a, c)), bb = square(choose(mask, b, d)), e = subtract(aa, bb);
+        element aa = square_from(WITH_OFFSET, choose(mask, a, c)), bb = square_from(NONE, choose(mask, b, d));
+        element e = factor(difference(aa, bb));
         /* Wide is enough for what is only added and subtracted in the next step. */
-        x3 = square_wide(subtract_offset(da, cb));
-        z3 = multiply_offset(u, square(add(da, cb)));
-        x2 = multiply_offset(aa, bb);
-        z2 = multiply_wide(e, add_multiple(aa, 121665, e));
+        x3 = square_from(NONE, factor(difference(da, cb)));
+        z3 = multiply_from(WITH_OFFSET, u, factor(square_from(NONE, factor(sum(da, cb)))));
+        x2 = multiply_from(WITH_OFFSET, factor(aa), factor(bb));
+        z2 = multiply_from(NONE, e, factor(sum_multiple(aa, 121665, e)));
     }
     __mmask8 mask = (__mmask8)(0 - swapped);
     exchange(mask, &x2, &x3);
@@ -113,7 +116,7 @@ void entente_map_to_curve(const uint8_t *elements, uint8_t *out, size_t count) {
             element inner = add(subtract(jj, multiply(jj, d[groups])), square(d[groups]));
             element like_g = multiply(multiply(minus_j, d[groups]), inner);
             element character = canonical(quadratic_character(like_g));
-            second[groups] = _mm512_cmpgt_epu64_mask(character.limb[0], every(1)); /* -1 ends in 2^51 - 20 */
+            second[groups] = _mm512_cmpgt_epu64_mask(character.limb[0], every(1)); /* -1 ends in 2^52 - 20 */
         }
         invert_all(d, groups);
         for (size_t g = 0; g < groups; g++) {
