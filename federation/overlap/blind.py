@@ -18,7 +18,7 @@ from federation.core.errors import OverlapError, Reason
 from federation.core.ids import POINT_BYTES
 from federation.overlap.native import load_kernel
 
-CHUNK_ROWS = 8192
+CHUNK_ROWS = 1 << 15
 ZERO = bytes(POINT_BYTES)
 _P = 2**255 - 19
 _ORDER_8 = (

@@ -118,7 +118,9 @@ def _restrict(policies: Path, partners: Sequence[str]) -> None:
     """The shipped policy with these partners only, without segments, and with one table: who has whom in common."""
     file = policies / "agreement.yaml"
     agreement = yaml.safe_load(file.read_text())
-    agreement["parties"] = [p for p in agreement["parties"] if p["role"] != "partner" or p["id"] in partners]
+    gone = {p["id"] for p in agreement["parties"] if p["role"] == "partner"}.difference(partners)
+    agreement["parties"] = [p for p in agreement["parties"] if p["id"] not in gone]
+    agreement["sharing"] = [c for c in agreement["sharing"] if gone.isdisjoint((*c["origin"], *c["recipient"]))]
     for party in agreement["parties"]:
         party.pop("segments", None)
     file.write_text(yaml.safe_dump(agreement, sort_keys=False))

@@ -13,6 +13,7 @@ from federation.core.errors import EntenteError, Reason
 from federation.core.identity import Role
 from federation.core.ids import PartyId
 from federation.overlap.batch import MANIFEST, RECEIPT, Content, sign_manifest, sign_receipt, verify_chain
+from federation.overlap.blind import CHUNK_ROWS
 from federation.overlap.hash_to_curve import hash_to_curve
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
@@ -122,7 +123,7 @@ def test_points_cannot_be_added_left_out_or_changed(victim: Victim) -> None:
     victim.refuses(Reason.DIGEST_MISMATCH, victim.header(), POINTS[32:] + POINTS[:32])
     victim.refuses(Reason.BAD_POINT, victim.header(), POINTS[:-1])
     victim.refuses(Reason.TRUNCATED_STREAM)
-    victim.refuses(Reason.BAD_FIELD, victim.header(), POINTS[:32] * 8193)
+    victim.refuses(Reason.BAD_FIELD, victim.header(), POINTS[:32] * (CHUNK_ROWS + 1))
 
 
 def test_the_same_batch_again_is_a_retry_and_another_one_is_refused(victim: Victim) -> None:
@@ -337,7 +338,7 @@ class TestGateway:
         header, chunk = victim.header(), pb.PointsChunk
         self.refuses(Reason.TRUNCATED_STREAM, victim, "bank", header, chunk(points=POINTS[:64]))
         self.refuses(Reason.TOO_LARGE, victim, "bank", header, chunk(points=POINTS), chunk(points=POINTS[:32]))
-        self.refuses(Reason.TOO_LARGE, victim, "bank", header, chunk(points=bytes(32 * 8193)))
+        self.refuses(Reason.TOO_LARGE, victim, "bank", header, chunk(points=bytes(32 * (CHUNK_ROWS + 1))))
         self.refuses(Reason.BAD_POINT, victim, "bank", header, chunk(points=POINTS[:-1]))
         self.refuses(Reason.DIGEST_MISMATCH, victim, "bank", header, chunk(points=POINTS[:160] + POINTS[:32]))
         self.refuses(Reason.BAD_FIELD, victim, "bank", header, chunk(points=POINTS, handles=bytes(96)))
