@@ -7,9 +7,9 @@ runs. Noise is off, so that models can be compared bit for bit.
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ import pytest
 from sqlalchemy import Engine, event
 
 from federation.client import workbench
+from federation.client.approvals import Approvals
 from federation.client.config import Limits, PartnerConfig
 from federation.client.training import TrainingAgent
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
+from federation.core.errors import EntenteError
 from federation.policy.specs import BudgetSpec, TrainingSpec
 from federation.training import dpsgd
 from federation.training.accountant import CustomerAccountant
@@ -176,11 +178,21 @@ class World:
     Args:
         folder: The disk.
         spec: Of training.
-        kills: Process to the number of its step at which it is killed; once each.
+        kills: Process to the numbers of its steps at which it is killed, once in each of its lives.
+        limits: Of partners, where they are not the usual ones.
     """
 
-    def __init__(self, folder: Path, spec: TrainingSpec, kills: dict[str, list[int]]) -> None:
+    def __init__(
+        self, folder: Path, spec: TrainingSpec, kills: dict[str, list[int]], limits: dict[str, Limits] | None = None
+    ) -> None:
         self._folder, self._spec, self._kills = folder, spec, {name: list(at) for name, at in kills.items()}
+        self._limits = limits or {}
+        self.hook: Callable[[], None] = lambda: None
+        """What people do while others wait; called again and again."""
+        self.tamper: Callable[[str, pb.FlowerMessage], list[pb.FlowerMessage]] = lambda _, reply: [reply]
+        """What becomes of a partner's reply on its way."""
+        self.absent: set[str] = set()
+        """Partners that are gone and do not come back by themselves."""
         self.gates, self.released = LoggingGates(self), Released()
         self.lives: dict[str, Life] = {}
         self.steps: dict[str, int] = defaultdict(int)
@@ -192,16 +204,11 @@ class World:
 
     def play(self) -> RunRecord:
         """One run, asked for until it is over."""
-        for party in PARTNERS:
-            self._start_agent(party)
-        self._start_gateway()
+        if not self._agents:
+            self.begin()
         for _ in range(MAX_STEPS):
             try:
-                live = self.service.start(make_caller(), pb.TrainingProposal(), "k1")
-                self._go_on(0.5)
-                self.service.work()
-                record = self.runs.find(live.run_id)
-                assert record is not None
+                record = self.turn()
                 if record.state in OVER:
                     return record
             except Killed as killed:
@@ -209,12 +216,53 @@ class World:
                 self._start_gateway()
         raise AssertionError("the run does not end")
 
+    def begin(self) -> None:
+        """Everybody starts."""
+        for party in PARTNERS:
+            self._start_agent(party)
+        self._start_gateway()
+
+    def turn(self) -> RunRecord:
+        """One message, or a moment in which nothing comes; then whatever run may begin or go on, to its end."""
+        live = self.live()
+        self._go_on(0.5)
+        self.service.work()
+        record = self.runs.find(live.run_id)
+        assert record is not None
+        return record
+
     @contextmanager
     def look_into(self, party: str) -> Iterator[CustomerAccountant]:
         """A partner's account, for the test."""
         self.lives[party].watched = True
         yield self._agents[party].accountant
         self.lives[party].watched = False
+
+    def now(self) -> datetime:
+        """The world is its own clock."""
+        return NOW + timedelta(seconds=self.now_s)
+
+    def approvals(self, party: str) -> Approvals:
+        """A partner's own word, as its people give it."""
+        return Approvals(open_database(self._folder / f"{party}.db"), self)
+
+    def live(self) -> LiveRun:
+        """The run, as a follower sees it."""
+        return self.service.start(make_caller(), pb.TrainingProposal(), "k1")
+
+    def wait(self) -> None:
+        """One message, or a moment."""
+        self._go_on(0.5)
+
+    def restart_gateway(self) -> None:
+        """In good order, between two steps."""
+        self.service.stop(grace_s=0)
+        self._start_gateway()
+
+    def leave(self, party: str) -> None:
+        """A partner's connection breaks, and its agent does not come back."""
+        self.absent.add(party)
+        self.hub.detach(party, self._sends.pop(party))
 
     def paid(self) -> list[str]:
         """What is in the ledger."""
@@ -256,7 +304,7 @@ class World:
             prices=ledger,
             audit=self.gates,
             rules=lambda: TrainingRules(self._spec, DELTA, PARTNERS),
-            clock=FixedClock(NOW),
+            clock=self,
             press=make_press(trained),
             versions=make_versions(trained, self.gates),
             monotonic=lambda: self.now_s,
@@ -264,12 +312,13 @@ class World:
         self.service._runner._wake = Waiting(self._go_on)  # type: ignore[assignment]
         self._queue.clear()  # what was on the way is lost with the connections
         for party in PARTNERS:
-            self._attach(party)
+            if party not in self.absent:
+                self._attach(party)
 
     def _start_agent(self, party: str) -> None:
         while True:
             life = self._live(party)
-            config = PartnerConfig(party=party, gateway="127.0.0.1:1", limits=Limits())
+            config = PartnerConfig(party=party, gateway="127.0.0.1:1", limits=self._limits.get(party, Limits()))
             stub: Any = None
             try:
                 self._agents[party] = TrainingAgent(
@@ -277,7 +326,7 @@ class World:
                     data=self._data[party],
                     config=config,
                     policy=OwnRules(self._spec),
-                    clock=FixedClock(NOW),
+                    clock=self,
                     identity=identity_of(party),
                     engine=life.open(self._folder / f"{party}.db"),
                 )
@@ -295,11 +344,14 @@ class World:
 
     def _go_on(self, timeout_s: float) -> None:
         """Delivers one message, or lets time pass where there is none."""
+        self.hook()
         self.lives[GATEWAY].step()
         if not self._queue:
             self.now_s += max(timeout_s, 0.01)
             return
         party, message = self._queue.popleft()
+        if party in self.absent:
+            return
         try:
             self.lives[party].step()
             answer = self._agents[party].answer(message)
@@ -317,11 +369,15 @@ class World:
         self.lives[GATEWAY].step()
         match answer.WhichOneof("part"):
             case "reply":
-                self.hub.deliver(party, answer.reply)
+                for reply in self.tamper(party, answer.reply):
+                    self.hub.deliver(party, reply)
             case "refusal":
                 self.hub.refuse(party, answer.refusal)
             case "decision":
-                self.service.decide(party, answer.decision)
+                with suppress(EntenteError):  # as the servicer: a late word is dropped
+                    self.service.decide(party, answer.decision)
+            case "paused":
+                self.service.step_aside(party, answer.paused.run_id)
 
     def _witness(self, party: str, asked: pb.ExchangeMessagesResponse, answer: pb.ExchangeMessagesRequest) -> None:
         """Notes what leaves, and that it was paid before."""
