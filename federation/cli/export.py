@@ -24,7 +24,7 @@ def check_targets(plot: Path | None, parquet: Path | None, csv: Path | None = No
         raise ConfigError(Reason.BAD_FIELD, item=f"--plot {plot}", fix="Name a file that ends in .svg or .png.")
     for wanted, module in ((plot, "matplotlib"), (parquet, "pyarrow")):
         if wanted is not None:
-            _need(module)
+            need(module)
 
 
 def to_json(answer: pb.QueryCubeResponse) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def write_csv(answer: pb.QueryCubeResponse, path: Path) -> None:
 
 def write_parquet(answer: pb.QueryCubeResponse, path: Path) -> None:
     """Writes the cells with what is known about the release as the schema's metadata; a suppressed number is null."""
-    _need("pyarrow")
+    need("pyarrow")
     import pyarrow
     from pyarrow import parquet
 
@@ -79,7 +79,7 @@ def write_parquet(answer: pb.QueryCubeResponse, path: Path) -> None:
 
 def write_plot(answer: pb.QueryCubeResponse, path: Path) -> None:
     """Draws it: regions as an UpSet plot, a table by two columns as a heat map."""
-    _need("matplotlib")
+    need("matplotlib")
     from federation.plots.tables import draw_answer
 
     draw_answer(answer, path)
@@ -98,7 +98,7 @@ def _plain(cell: pb.Cell) -> dict[str, Any]:
     }
 
 
-def _need(module: str) -> None:
+def need(module: str) -> None:
     """Raises ConfigError where an optional library is not installed."""
     try:
         __import__(module)

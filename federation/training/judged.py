@@ -5,8 +5,10 @@ size. All intervals are 95 % and of the delta method: the true counts are taken 
 the customers' own sampling error, and the noise is added to their variance. What the noise drowns is said to be too few
 instead of shown. A threshold looks at noisy counts only.
 
-Limits: an AUC from bins counts two people in the same bin as a tie; with ten bins that lowers it by less than a
-hundredth. What a bin's customers were expected to do is the middle of public scores in that bin, not their own mean.
+Limits: an AUC from bins counts two people in the same bin as a tie; with ten bins that lowers everyone's by less than a
+hundredth, and a group's by more where its scores crowd into few bins. What a bin's customers were expected to do is the
+middle of public scores in that bin, not their own mean. A group is shown where its noisy counts are clear of the noise;
+of groups near that bound, those are shown whose noise happened to be high.
 """
 
 import math

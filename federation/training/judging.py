@@ -153,8 +153,14 @@ def default_edges(model: Weights, bins: int) -> Doubles:
 
 
 def quantile_edges(scores: Doubles, bins: int) -> Doubles:
-    """Edges that cut public scores into equally many each."""
-    return np.asarray(np.quantile(scores, np.arange(1, bins) / bins), dtype=np.float64)
+    """Edges that cut public scores into bins of equal weight, half of it rows and half expected takers.
+
+    Where takers crowd at high scores, rows alone would put half of them into one bin and lose their order.
+    """
+    ranked = np.sort(scores)
+    weight = np.cumsum(1 / len(ranked) + ranked / ranked.sum()) / 2
+    places = np.searchsorted(weight, np.arange(1, bins) / bins)
+    return np.asarray(ranked[np.minimum(places, len(ranked) - 1)], dtype=np.float64)
 
 
 class JudgingLearner:
