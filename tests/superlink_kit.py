@@ -38,6 +38,7 @@ from gateway.training.proposals import TrainingRules, complete
 
 BIN = Path(sys.executable).parent
 PARTNERS = ("bank", "insurer", "airline")
+MODEL = "logistic_regression"
 START_S = 90.0
 RUN_S = 400.0
 LOOK_S = 15.0
@@ -64,7 +65,7 @@ class Site:
         policy = load_policy(self.alliance / "policies")
         spec = policy.training.model_copy(update={"judging": None})
         rules = TrainingRules(spec, policy.budget.delta, PARTNERS)
-        filled = complete(pb.TrainingProposal(**fields), rules, frozenset(PARTNERS))
+        filled = complete(pb.TrainingProposal(**{"model": MODEL, **fields}), rules, frozenset(PARTNERS))
         filled.run_id = run_id
         return filled
 

@@ -120,25 +120,28 @@ class _Partner:
 
     def answer(self, message: Message) -> Message:
         """The reply. Raises EntenteError where this partner's agent refuses."""
-        asked = message.metadata.message_type == PROPOSAL
-        if asked:
-            self._remembered["proposal"] = _proposal_of(message)
+        if message.metadata.message_type == PROPOSAL:
+            return self._join(message)
         data = self._remembered.get("proposal")
         if not isinstance(data, bytes):
             raise TrainingError(Reason.PROPOSAL_REFUSED, item="a message before the proposal")
         proposal = read_proposal(data)
-        if asked:
-            self._propose(proposal)
         self._tell(pb.ExchangeMessagesResponse(proposal=proposal))
-        if asked:
-            plan, metadata = read_plan(proposal), message.metadata
-            signed = sign_node(self._place.identity, plan, metadata.run_id, metadata.dst_node_id)
-            return Message(RecordDict({"partner": ConfigRecord({"signed": signed})}), reply_to=message)
         wire = pb.FlowerMessage(run_id=proposal.run_id, message=pack(message))
         answer = self._tell(pb.ExchangeMessagesResponse(message=wire))
         if answer is None:
             raise TrainingError(Reason.INTERNAL)
         return unpack(answer.reply.message, item="own reply")
+
+    def _join(self, message: Message) -> Message:
+        """Remembers a proposal that was approved, and says who approved it. Raises EntenteError."""
+        data, metadata = _proposal_of(message), message.metadata
+        proposal = read_proposal(data)
+        self._propose(proposal)
+        self._tell(pb.ExchangeMessagesResponse(proposal=proposal))
+        self._remembered["proposal"] = data
+        signed = sign_node(self._place.identity, read_plan(proposal), metadata.run_id, metadata.dst_node_id)
+        return Message(RecordDict({"partner": ConfigRecord({"signed": signed})}), reply_to=message)
 
     def _propose(self, proposal: pb.TrainingProposal) -> None:
         """Raises TrainingError where this partner says no, or leaves it to a person.

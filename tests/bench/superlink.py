@@ -33,7 +33,7 @@ from federation.policy.load import load_policy
 from federation.training.models import load_weights, predict
 from federation.training.plan import Plan, read_plan
 from gateway.demo.enrolling import free_ports
-from tests.superlink_kit import BIN, PARTNERS, START_S, Site, make_site, superlink
+from tests.superlink_kit import BIN, MODEL, PARTNERS, START_S, Site, make_site, superlink
 
 ROUNDS = 3
 RUNS = 3
@@ -86,7 +86,7 @@ def time_gateway(site: Site, stack: ExitStack, folder: Path) -> tuple[list[float
     marketing, seconds = ("--config", str(site.alliance / "people" / "marketing")), []
     for _ in range(RUNS):
         began = time.perf_counter()
-        entente("train", "run", *marketing, "--rounds", str(ROUNDS), "--json")
+        entente("train", "run", *marketing, "--model", MODEL, "--rounds", str(ROUNDS), "--json")
         seconds.append(time.perf_counter() - began)
     entente("train", "show", *marketing, "--save", str(folder / "model"), "--json")
     return seconds, auc(site, read_plan(site.propose("any", rounds=ROUNDS)), folder / "model" / "model.safetensors")
