@@ -68,7 +68,7 @@ def audit(
     from federation.training.audit.findings import Effort, audit_run, synthetic_rows
 
     with connect(config) as connection:
-        plan, claim, attempts = _find_run(connection.training, run_id)
+        plan, claim, attempts = find_run(connection.training, run_id)
     among = _own_rows(config, plan) if own_rows else synthetic_rows(plan, rows)
     effort = Effort(crafted=canaries, rows=canary_rows, confidence=confidence)
     with _steps(as_json) as on_progress:
@@ -93,7 +93,7 @@ def _membership(config: Path, run_id: str, held_out: Path | None, confidence: fl
 
     with _partner(config) as place:
         with translated():
-            plan, claim, _ = _find_run(place.connection.training, run_id)
+            plan, claim, _ = find_run(place.connection.training, run_id)
             asked = pb.GetModelRequest(run_id=plan.run_id)
             answer = place.connection.training.GetModel(asked, timeout=RPC_TIMEOUT_S)
         members = trained_rows(place, plan)
@@ -108,7 +108,7 @@ def _membership(config: Path, run_id: str, held_out: Path | None, confidence: fl
         raise typer.Exit(NOT_HELD)
 
 
-def _find_run(stub: "TrainingServiceStub", run_id: str) -> tuple["Plan", Any, int]:
+def find_run(stub: "TrainingServiceStub", run_id: str) -> tuple["Plan", Any, int]:
     """A run's plan, what is claimed (by its card, if it has one) and for how many attempts.
 
     Raises:

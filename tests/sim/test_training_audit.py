@@ -1,12 +1,15 @@
 """The empirical audit on whole runs: sound ones pass, broken ones are caught by what is measured."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from federation.cli.train_audit import find_run
 from federation.core.errors import TrainingError
+from federation.core.identity import Role
 from federation.policy.specs import JudgingSpec, TrainingSpec
 from federation.training import dpsgd
 from federation.training.audit import replay_local
@@ -34,7 +37,7 @@ from federation.training.plan import Plan, read_plan
 from federation.training.secure_sum import Integers
 from federation.v1 import training_pb2 as pb
 from gateway.training.proposals import TrainingRules, complete
-from tests.training_kit import DELTA, PARTNERS, SPEC, SUMMED
+from tests.training_kit import DELTA, PARTNERS, SPEC, SUMMED, alliance, follow, make_caller
 
 ALL_FEATURES = tuple(feature.name for feature in MARKETING_V1.features)
 WIDE = SUMMED.model_copy(update={"rounds": 20, "max_rounds": 20, "features": ALL_FEATURES, "collusion": 1})
@@ -228,3 +231,16 @@ def test_local_accountant_that_was_reset_is_caught() -> None:
     claimed, spent = account_of(plan, 1).person, account_of(plan, rounds).person
     assert claimed < spent / 2
     assert claimed < local_bound(plan, 10, train=train_round) < spent
+
+
+def test_finished_run_of_a_real_gateway_is_played_again_from_what_the_gateway_tells() -> None:
+    with alliance(SUMMED) as (gateway, _):
+        run_id = follow(gateway)[-1].run_id
+        plan, claim, attempts = find_run(gateway.stub("bank", Role.PARTNER), "")
+        card = json.loads(gateway.service.get_model(make_caller(), run_id).card_json)
+        assert plan.digest == read_plan(gateway.runs.all()[0].proposal).digest
+    assert (plan.run_id, attempts) == (run_id, SUMMED.rounds)
+    assert claim.person == min(card["epsilon_per_person"], card["tight_epsilon_per_person"])
+    audit = audit_run(plan, synthetic_rows(plan, 3000), claim, replace(SURE, rows=64), attempts=attempts)
+    assert audit.holds
+    assert audit.account.person == pytest.approx(claim.person, abs=2e-3)
