@@ -11,51 +11,43 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from federation.plots.svg import BLUE, FAINT, GREEN, MUTED, ORANGE, PURPLE, new_figure, styled, to_inline
+from federation.plots.models import Line, card_figures, lift_figure, lift_points, roc_figure
+from federation.plots.svg import BLUE, GREEN, MUTED, ORANGE, PURPLE, new_figure, styled, to_inline
 from gateway.demo.record import ReasonCount, Scope, Training
 from gateway.demo.yardsticks import Curve
 
-UNIT_TICKS = [0, 0.25, 0.5, 0.75, 1]
 ALONE_LOOKS = ((ORANGE, (0, (5, 1.5))), (GREEN, (0, (3, 1.2, 1, 1.2))), (PURPLE, (0, (1.2, 1.2))))
 
 
 @styled
 def draw_roc(training: Training, partners: Mapping[str, str]) -> str:
     """Receiver operating characteristic of the joint model and of the yardsticks."""
-    figure, (axes,) = new_figure(height=4.2)
-    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
-    axes.annotate("guessing", (0.80, 0.765), color=MUTED, fontsize=9, rotation=38, ha="center", va="center")
-    for curve, label, look in _curves(training, partners):
-        axes.plot(*zip(*curve.roc, strict=True), label=f"{label}  {curve.auc:.3f}", **look)
-    axes.set_xlabel("False positive rate")
-    axes.set_ylabel("True positive rate")
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1.005)
-    axes.set_xticks(UNIT_TICKS, [f"{tick:g}" for tick in UNIT_TICKS])
-    axes.set_yticks(UNIT_TICKS, [f"{tick:g}" for tick in UNIT_TICKS])
-    axes.legend(loc="lower right", title="Area under the curve", fontsize=9, title_fontsize=9, alignment="left")
-    described = "; ".join(f"{label}: AUC {curve.auc:.3f}" for curve, label, _ in _curves(training, partners))
-    return to_inline(figure, "roc", "ROC curves on the test set", described)
+    curves = list(_curves(training, partners))
+    lines = [Line(curve.roc, f"{label}  {curve.auc:.3f}", look) for curve, label, look in curves]
+    described = "; ".join(f"{label}: AUC {curve.auc:.3f}" for curve, label, _ in curves)
+    return to_inline(roc_figure(lines, "Area under the curve"), "roc", "ROC curves on the test set", described)
 
 
 @styled
 def draw_lift(training: Training, partners: Mapping[str, str]) -> str:
     """Cumulative lift by decile of the score."""
-    figure, (axes,) = new_figure(height=4.2)
-    reach = [10 * place for place in range(1, 11)]
-    axes.axhline(1, color=FAINT, linewidth=1)
-    axes.annotate("everyone, in any order", (11, 1.02), color=MUTED, fontsize=9, ha="left", va="bottom")
-    for curve, label, look in _curves(training, partners):
-        axes.plot(reach, curve.lift, marker="o", markersize=3.5, label=label, **look)
-    axes.set_xlabel("Customers contacted, best score first (%)")
-    axes.set_ylabel("Lift: takers among them / takers in everyone")
-    axes.set_xticks(reach)
-    axes.set_ylim(0.8, None)
-    axes.yaxis.grid(visible=True)
-    axes.set_axisbelow(True)
-    axes.legend(loc="upper right", fontsize=9)
-    described = "; ".join(f"{label}: best 10 %: {curve.lift[0]:.2f}" for curve, label, _ in _curves(training, partners))
-    return to_inline(figure, "lift", "Cumulative lift by decile on the test set", described)
+    curves = list(_curves(training, partners))
+    lines = [Line(lift_points(curve.lift), label, look) for curve, label, look in curves]
+    described = "; ".join(f"{label}: best 10 %: {curve.lift[0]:.2f}" for curve, label, _ in curves)
+    return to_inline(lift_figure(lines), "lift", "Cumulative lift by decile on the test set", described)
+
+
+@styled
+def draw_measures(training: Training) -> dict[str, str]:
+    """What the joint model's card says of calibration, of groups and of the loss by round, by name."""
+    titles = {
+        "calibration": "What the joint model promised, and what came",
+        "groups": "How well the joint model ranks each group",
+        "loss": "Loss of the joint model after each round",
+    }
+    words = {name: _describe(name, training.measures) for name in titles}
+    figures = card_figures(training.measures)
+    return {name: to_inline(figures[name], name, titles[name], words[name]) for name in titles if name in figures}
 
 
 @styled
@@ -103,6 +95,20 @@ def name_curve(curve: Curve, partners: Mapping[str, str]) -> str:
     """What a curve is called in plots and tables."""
     fixed = {"joint": "joint, private", "pooled": "pooled, not private"}
     return fixed.get(curve.name) or f"{partners.get(curve.name, curve.name)} alone"
+
+
+def _describe(name: str, measures: Mapping[str, Any]) -> str:
+    """The numbers of a plot in words."""
+    metrics, judged, losses = (measures.get(part) or {} for part in ("metrics", "judged", "loss_by_round"))
+    if name == "calibration":
+        return "; ".join(f"score {bar[0]:.3f}: {bar[1]:.3f} took it" for bar in metrics.get("calibration", ()))
+    if name == "loss":
+        return f"{losses[0][1]:.4f} after the first round, {losses[-1][1]:.4f} after round {losses[-1][0]}"
+    groups = [(column, part) for column, parts in judged.get("by", {}).items() for part in parts if "auc" in part]
+    return "; ".join(
+        f"{column} {part['group']}: AUC {part['auc'][0]:.3f} ({part['auc'][1]:.3f} to {part['auc'][2]:.3f})"
+        for column, part in groups
+    )
 
 
 def _curves(training: Training, partners: Mapping[str, str]) -> Iterator[tuple[Curve, str, dict[str, Any]]]:

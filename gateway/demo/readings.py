@@ -66,6 +66,7 @@ def read_training(run_id: str, card: Mapping[str, Any], joint: Curve, yardsticks
         delta=card["delta"],
         joint=joint,
         yardsticks=yardsticks,
+        measures={name: card[name] for name in ("metrics", "judged", "loss_by_round")},
     )
 
 

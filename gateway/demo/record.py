@@ -5,7 +5,7 @@ what may leave the parties of the alliance is in it: noisy aggregates, decisions
 a customer. The example offers carry the fields that a recipient sees, without the handle.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -91,6 +91,7 @@ class Training:
     delta: float
     joint: Curve
     yardsticks: Yardsticks
+    measures: dict[str, Any] = field(default_factory=dict)  # of the card: "metrics", "judged", "loss_by_round"
     __pydantic_config__ = FORBID
 
 

@@ -62,6 +62,7 @@ def _draw(story: Story, names: dict[str, str]) -> dict[str, str]:
     if story.training is not None:
         drawn["roc"] = plots.draw_roc(story.training, names)
         drawn["lift"] = plots.draw_lift(story.training, names)
+        drawn |= plots.draw_measures(story.training)
     if story.offers is not None and story.offers.reasons:
         drawn["reasons"] = plots.draw_reasons(story.offers.reasons)
     if story.budget is not None and story.budget.scopes:

@@ -36,6 +36,25 @@ HOSTILE = "<script>alert('$x$')</script>&\"#010203"
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
+MEASURES = {
+    "metrics": {
+        "rows": 900,
+        "positives": 100,
+        "auc": 0.74,
+        "auc_interval": [0.7, 0.78],
+        "roc": [[0.0, 0.0], [0.4, 0.8], [1.0, 1.0]],
+        "lift": [3.0, 2.0, 1.0],
+        "calibration": [[0.3, 0.28, 0.2, 0.36], [0.1, 0.11, 0.08, 0.15]],
+        "by": {"age": [{"group": "below 30", "auc": [0.7, 0.6, 0.8]}]},
+    },
+    "judged": {
+        "everyone": {"auc": [0.73, 0.7, 0.76], "calibration": [[0.3, 0.27, 0.2, 0.34]]},
+        "by": {"region": [{"group": "EEA", "auc": [0.72, 0.68, 0.77]}, {"group": "SG", "too_few": True}]},
+    },
+    "loss_by_round": [[1, 0.41], [2, 0.36], [3, 0.34]],
+}
+
+
 def make_curve(name: str, rows: int, separation: float) -> Curve:
     rng = np.random.default_rng(len(name))
     labels = (np.arange(6_000) < 740).astype(np.int64)
@@ -141,7 +160,7 @@ def make_story() -> Story:
         ),
         training=Training(
             "run-0001", "logistic_regression", 12, 8, 0.05, 0.5, 0.912, 1.98, 3.71, 1e-6,
-            make_curve("joint", 9_908, 0.98), yardsticks,
+            make_curve("joint", 9_908, 0.98), yardsticks, MEASURES,
         ),
         offers=Offers(
             2_480, 602, 1_878, reasons, (OfferExample(True, "bank", "airline", "lounge_pass", masked, ()), *refused)
@@ -214,7 +233,7 @@ def test_page_is_one_well_formed_document(page):
     assert found.open == []
     assert len(found.ids) == len(set(found.ids))
     assert found.tags.count("h1") == 1
-    assert found.tags.count("svg") == 6
+    assert found.tags.count("svg") == 9
 
 
 def test_page_needs_nothing_from_elsewhere(page):
