@@ -20,6 +20,10 @@ CANNOT_JOIN = 3
 def report(
     config: ConfigOption,
     page: Annotated[Path | None, typer.Option("--html", help="Also write it as a page: FILE.html.")] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Compare with the public people on a model's card.json, not with the last report."),
+    ] = None,
     keep: Annotated[bool, typer.Option(help="Keep it, so that the next report says what moved.")] = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -29,13 +33,13 @@ def report(
     """
     from federation.client.data_advice import STOP, advise
     from federation.client.data_page import write_page
-    from federation.client.data_report import keep_report, last_report, make_report
+    from federation.client.data_report import keep_report, last_report, make_report, read_reference
     from federation.client.workplace import open_workplace
 
     settings = load_partner_config(config)
     place = open_workplace(settings, SystemClock())
     try:
-        earlier = last_report(settings.state)
+        earlier = last_report(settings.state) if against is None else read_reference(against)
         found = make_report(place.data, place.policy, place.data.consents, place.clock.now(), earlier)
     finally:
         place.close()
@@ -52,7 +56,7 @@ def report(
 def _show(found: "DataReport", advice: list["Advice"]) -> None:
     from federation.training.features import MISSING, UNSEEN
 
-    before = f", compared with {found.compared_with[:16]}" if found.compared_with else ""
+    before = f", compared with {found.compared_with}" if found.compared_with else ""
     out.print(f"[bold]{found.party}[/]: {found.customers:,} customers, schema {found.schema}{before}")
     numbers = ["missing", "unseen", "first band", "last band", "moved"]
     features = table("Features", "feature", *numbers, "range", right=numbers)

@@ -48,7 +48,7 @@ def advise(report: DataReport, config: DataConfig) -> list[Advice]:
     """
     found = [
         *_about_customers(report),
-        *(advice for feature in report.features for advice in _about_feature(feature)),
+        *(advice for feature in report.features for advice in _about_feature(feature, f"{report.compared_with}")),
         *_about_label(report.label),
         *_about_identifiers(report, config),
         *(advice for coverage in report.coverage for advice in _about_coverage(coverage)),
@@ -68,7 +68,7 @@ def _about_customers(report: DataReport) -> Iterator[Advice]:
         yield Advice(WARNING, "customers", text)
 
 
-def _about_feature(feature: FeatureReport) -> Iterator[Advice]:
+def _about_feature(feature: FeatureReport, compared_with: str) -> Iterator[Advice]:
     name = f"feature {feature.name}"
     if not feature.there:
         text = "The file has no such column: a run that uses it is refused. Add it, or leave it out by limits.features."
@@ -100,7 +100,7 @@ def _about_feature(feature: FeatureReport) -> Iterator[Advice]:
         yield Advice(NOTE, name, text)
     if feature.psi is not None and feature.psi >= PSI_MOVED:
         grave = feature.psi >= PSI_CHANGED
-        text = f"Moved since the last report: stability index {feature.psi:.2f}, "
+        text = f"Not as in {compared_with}: stability index {feature.psi:.2f}, "
         text += f"{'above' if grave else 'near'} {PSI_CHANGED:g}. "
         text += "A model that was trained before may rank wrongly; find out why before the next run."
         yield Advice(WARNING if grave else NOTE, name, text)

@@ -40,7 +40,7 @@ def write_page(report: DataReport, advice: Sequence[Advice]) -> str:
         advice: What they mean, the gravest first.
     """
     compared = (
-        f"Compared with the report of {report.compared_with[:16]}."
+        f"Compared with {report.compared_with}."
         if report.compared_with
         else ("The first report that was kept: there is nothing to compare with yet.")
     )
@@ -66,7 +66,7 @@ def write_page(report: DataReport, advice: Sequence[Advice]) -> str:
 
 _FEATURES_SMALL = (
     "Bars are the schema's places in order, then missing and unseen in orange. Moved is the population stability index "
-    f"against the last report: from {PSI_MOVED:g} on to be watched, from {PSI_CHANGED:g} on another feature."
+    f"against what it is compared with: from {PSI_MOVED:g} on to be watched, from {PSI_CHANGED:g} on another feature."
 )
 
 

@@ -42,6 +42,8 @@ USES = (
 GATEWAY = "gateway"
 IN_FORCE, NOT_YET, OVER, UNDATED, NOTHING = "in force", "not yet", "expired", "unreadable", "nothing on file"
 ELSEWHERE = "no region"
+REFERENCE_PEOPLE = 1_000_000
+"""So many people have the shares that a card states; enough that counting them loses nothing."""
 FOLDER, SUFFIX = "data-reports", ".json"
 
 
@@ -87,7 +89,7 @@ class DataReport:
     identifiers: tuple[IdentifierReport, ...]
     coverage: tuple[Coverage, ...]
     compared_with: str | None
-    """When the earlier report was made."""
+    """When the earlier report was made, or whose card it was."""
 
     def to_json(self) -> dict[str, Any]:
         """Ready for JSON, and what is kept."""
@@ -205,6 +207,32 @@ def last_report(state: Path) -> dict[str, Any] | None:
         fix = "Move the file away; the next report is then compared with the one before it."
         raise DataError(Reason.BROKEN_ROW, item=f"kept report {kept[-1].name}", fix=fix) from exc
     return dict(found)
+
+
+def read_reference(card: Path) -> dict[str, Any]:
+    """The public people whom a model's card compares with, in the form of an earlier report.
+
+    Args:
+        card: The card's file, as ``entente train show --save`` writes it.
+
+    Raises:
+        DataError: BROKEN_ROW for no card, or one that knows no such people.
+    """
+    try:
+        found = json.loads(card.read_text())
+        shares = dict(zip(found["columns"], found["reference"], strict=True))
+        features = [
+            {
+                "name": name,
+                "there": True,
+                "places": {place: round(REFERENCE_PEOPLE * float(shares[f"{name}={place}"])) for place in places},
+            }
+            for name, places in found["bounds"].items()
+        ]
+        told = f"the public people on the card of run {str(found['run_id'])[:64]}"
+        return {"schema": str(found["feature_schema"]), "at": told, "features": features}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise DataError(Reason.BROKEN_ROW, item=f"card {card.name}: no public people to compare with") from exc
 
 
 def keep_report(report: DataReport, state: Path) -> Path:

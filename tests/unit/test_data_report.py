@@ -28,6 +28,7 @@ from federation.client.data_report import (
     kept_reports,
     last_report,
     make_report,
+    read_reference,
 )
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
@@ -297,11 +298,36 @@ def test_drift_is_measured_against_the_report_that_was_kept_last(world: World, t
     assert moved["balance"] > 0.25
     assert moved["age"] == pytest.approx(0, abs=1e-9)
     assert any("stability index" in finding.text for finding in advise(report, DataConfig()))
+    assert any("2026-11-22T00:00:00+00:00" in finding.text for finding in advise(report, DataConfig()))
     other = {**json.loads(kept.read_text()), "schema": "marketing-v0"}
     assert world.report(other).compared_with is None
     kept.write_text("[]")
     with pytest.raises(DataError, match="kept report"):
         last_report(state)
+
+
+def test_drift_is_measured_against_the_public_people_on_a_card(world: World, tmp_path: Path) -> None:
+    encoded = MARKETING_V1.encode(world.customers, FEATURES)
+    card = {
+        "run_id": "run-1",
+        "feature_schema": MARKETING_V1.version,
+        "bounds": {feature.name: [*feature.places, "missing", "unseen"] for feature in MARKETING_V1.features},
+        "columns": MARKETING_V1.columns(FEATURES),
+        "reference": (encoded > 0).mean(axis=0).tolist(),
+    }
+    file = tmp_path / "card.json"
+    file.write_text(json.dumps(card))
+    same = world.report(read_reference(file))
+    assert same.compared_with == "the public people on the card of run run-1"
+    assert max(feature.psi or 0 for feature in same.features) < 0.01
+    assert findings(same) == set()
+    map_jobs(world.customers)
+    moved = {feature.name: feature.psi or 0 for feature in world.report(read_reference(file)).features}
+    assert moved["job"] > 0.25 > moved["age"]
+    for text in ("[]", "{}", json.dumps({**card, "reference": None}), "no JSON"):
+        file.write_text(text)
+        with pytest.raises(DataError, match="no public people"):
+            read_reference(file)
 
 
 def test_page_has_everything_and_nothing_from_elsewhere(world: World) -> None:
