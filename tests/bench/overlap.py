@@ -11,7 +11,8 @@ installed. Nothing is extrapolated; every ratio is measured in this run.
   sets divided by that. Peers read lists or one-column files and do none of the rest; they count (OpenMined) or show the
   intersection itself (SPU) once, where our index then answers all questions. A peer that cannot run here is null.
 - ``three_party_people_per_s``: distinct people (1.5 N) divided by the time of the same with three partners.
-- ``peak_mib_...``: largest resident memory of an agent and of the gateway in the three-party run.
+- ``peak_mib_...``: largest resident memory of an agent and of the gateway in the three-party run, with its size, and of
+  one of a quarter of the size; ``agent_bytes_per_customer`` and ``gateway_bytes_per_customer``: how they grow between.
 - ``query_...``: questions to a released cube of a small epoch.
 """
 
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
@@ -33,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from federation.overlap import native
 from federation.overlap.blind import blind
 from federation.overlap.hash_to_curve import hash_to_curve
-from federation.overlap.normalise import normalise
+from federation.overlap.normalise import normalise, normalise_column
 from tests.bench.overlap_alliance import build_once
 from tests.bench.overlap_peers import Peers
 from tests.bench.overlap_queries import measure_queries
@@ -57,6 +59,7 @@ def rate(count: int, work: Callable[[], object]) -> float:
 def measure_points(count: int) -> Figures:
     """What one core does. ``blind`` uses all cores, so the machine is said to have one."""
     raw = [f"  Person{number}@Example.com" for number in range(count)]
+    column = pa.array(raw)
     messages = [text.strip().lower().encode() for text in raw]
     phones = [f"+1 ({200 + number % 800}) 555-{number % 10_000:04d}" for number in range(count // 20)]
     key = X25519PrivateKey.generate()
@@ -70,7 +73,7 @@ def measure_points(count: int) -> Figures:
         native.os.cpu_count = cores
     library = rate(len(few), lambda: [key.exchange(X25519PublicKey.from_public_bytes(point)) for point in few])
     return {
-        "normalise_email_per_core_s": rate(count, lambda: [normalise(text, "email", region="US") for text in raw]),
+        "normalise_email_per_core_s": rate(count, lambda: normalise_column(column, "email", region="US")),
         "normalise_phone_per_core_s": rate(
             len(phones), lambda: [normalise(text, "phone", region="US", mode="possible") for text in phones]
         ),
@@ -89,11 +92,42 @@ def measure_chain(partners: tuple[str, ...], people: int) -> tuple[float, float,
     return built.wall_s, built.agent_mib, built.gateway_mib
 
 
+def measure_three(people: int) -> Figures:
+    """The chain of three partners at full size and at a quarter of it."""
+    few = people // 4 - people // 4 % 4
+    said(f"three partners, {few:,} customers each")
+    _, small_agent, small_gateway = measure_chain(PARTNERS, few)
+    said(f"three partners, {people:,} customers each")
+    seconds, agent, gateway = measure_chain(PARTNERS, people)
+    return {
+        "three_party_s": seconds,
+        "three_party_people_per_s": 1.5 * people / seconds,
+        f"peak_mib_agent_{size_of(few)}": small_agent,
+        f"peak_mib_gateway_{size_of(few)}": small_gateway,
+        f"peak_mib_agent_{size_of(people)}": agent,
+        f"peak_mib_gateway_{size_of(people)}": gateway,
+        "agent_bytes_per_customer": (agent - small_agent) * 2**20 / (people - few),
+        "gateway_bytes_per_customer": (gateway - small_gateway) * 2**20 / (people - few),
+    }
+
+
+def size_of(people: int) -> str:
+    """A number of people in a name."""
+    return f"{people // 1_000_000}m" if people % 1_000_000 == 0 else f"{people // 1000}k"
+
+
+def said(what: str) -> None:
+    """Tells whoever waits what comes next, with the load of the machine, which decides what the figures are worth."""
+    print(f"{time.strftime('%H:%M:%S')} load {os.getloadavg()[0]:.1f}: {what}", file=sys.stderr, flush=True)
+
+
 def measure_peers(people: int, ours_s: float) -> Figures:
     """Wall times of the peers for the same sets, and divided by ours."""
     figures: Figures = {}
     peers = Peers()
+    said("peers, one after another")
     for name, found in peers.run_all(people):
+        said(f"{name}: {'not measured' if found is None else f'{found:.1f} s'}")
         figures[f"{name}_s"] = found
         figures[f"vs_{name}"] = found / ours_s if found is not None else None
     for name, why in peers.missing.items():
@@ -111,18 +145,16 @@ def main() -> None:
     people: int = options.people - options.people % 4
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
-    size = f"{people // 1_000_000}m" if people % 1_000_000 == 0 else f"{people // 1000}k"
     result: Figures = {"people": people, "native": float(native.load_kernel() is not None)}
+    said("points")
     result |= measure_points(20_000 if short else 200_000)
+    said(f"two partners, {people:,} customers each")
     two_party_s, _, _ = measure_chain(PARTNERS[:2], people)
     result["two_party_s"] = two_party_s
     if not options.no_peers:
         result |= measure_peers(people, two_party_s)
-    three_party_s, agent_mib, gateway_mib = measure_chain(PARTNERS, people)
-    result["three_party_s"] = three_party_s
-    result["three_party_people_per_s"] = 1.5 * people / three_party_s
-    result[f"peak_mib_agent_{size}"] = agent_mib
-    result[f"peak_mib_gateway_{size}"] = gateway_mib
+    result |= measure_three(people)
+    said("questions")
     result |= measure_queries(2_000 if short else 50_000)
     for name, value in result.items():
         print(f"{name:32} {'not measured' if value is None else f'{value:,.1f}':>14}")
