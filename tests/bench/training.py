@@ -2,19 +2,24 @@
 
 Three agents and the gateway in one process, over gRPC on loopback, under the shipped policy: the run that
 ``entente train run`` makes when nothing is asked for. ``ENTENTE_TEST_DATA`` names an alliance's folder; without it
-``ENTENTE_DATA`` names a folder with ``make_alliance.py``, which then makes one; else it is synthetic. ``BENCH=short``
-takes one run of each kind instead of five. The last line of output is one JSON object:
+``ENTENTE_DATA`` or ``ENTENTE_SHARED_DATA`` names a folder with ``make_alliance.py``, which then makes one; else it is
+synthetic. ``BENCH=short`` takes one run and few seeds. The last line of output is one JSON object:
 
-- ``auc_joint``: on the common test set, mean over runs, at the shipped ``epsilon_person``, for a customer of all three;
-  ``epsilon``: the same runs for a customer at one partner; ``auc_joint_eps1``: at ``epsilon_person`` 1;
-  ``auc_local_noise``: as ``auc_joint``, with all noise added by each partner alone, at the same epsilon for a person;
-  with ``_sd`` the standard deviation over runs; ``auc_pooled_lr``: all rows pooled, same features, no privacy;
+- ``auc_alliance``: on the common test set, mean over runs, at the shipped ``epsilon_person``, for a customer of all
+  three; ``epsilon``: the same runs for a customer at one partner; ``auc_alliance_eps1``: at ``epsilon_person`` 1;
+  ``auc_alliance_gradient``: as ``auc_alliance``, by logistic regression; ``auc_alliance_local_noise`` and
+  ``auc_alliance_perceptron``: all noise added by each partner alone, at the same epsilon for a person; with ``_sd``
+  the standard deviation over runs; ``auc_alliance_pooled_lr``: all rows pooled, same features, no privacy;
+- ``auc_joint_eps1``, ``auc_pooled_lr``, ``auc_pooled_gb`` (no privacy), ``auc_local``, ``auc_local_eps1`` (each partner
+  alone) and more for partners of 4,000 customers, with ``_1k`` for 1,000: see ``tests/bench/learned.py``;
 - ``run_s``: wall time of a run; ``round_overhead_s``: of a round, beyond the slowest partner's own work;
 - ``secure_sum_s_1m``: keys, masks and sum of three vectors of a million places, one core;
   ``joint_noise_s_1m``: one partner's share of the noise for as many;
-- ``dpsgd_rows_per_s`` and ``torch_rows_per_s``: rows through private and plain gradient steps of 4,096 rows, one core.
+- ``dpsgd_rows_per_s`` and ``torch_rows_per_s``: rows through private and plain gradient steps of 4,096 rows, one core;
+  with ``_perceptron`` for that.
 """
 
+import importlib.util
 import json
 import os
 import statistics
@@ -26,7 +31,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+# One core each: figures are of the work, not of how many neighbours a machine has.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
 
@@ -43,29 +53,61 @@ from federation.training.dpsgd import train_round
 from federation.training.features import find_schema, read_labels
 from federation.training.joint_noise import JointNoise
 from federation.training.measures import area_under_curve
-from federation.training.models import initial
+from federation.training.models import LOGISTIC_REGRESSION, PERCEPTRON, initial
+from federation.training.networks import build_network
 from federation.training.plan import Settings
 from federation.training.secure_sum import Attempt, RoundKey, add_masked
 from federation.v1 import training_pb2 as pb
 from gateway.demo.synthetic import make_alliance
 from gateway.training.evaluation import load_public_set
+from tests.bench.learned import People, measure_learned, read_people
 from tests.training_kit import NOW, Gateway, Partner, identity_of, make_caller, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHORT = os.environ.get("BENCH") == "short"
-RUNS = 1 if SHORT else 5
+RUNS = 1 if SHORT else 3
+SEEDS = 3 if SHORT else 10
 MILLION = 1_000_000
-LOCAL = {"trust": "local", "rounds": 10, "steps_per_round": 40, "sampling_rate": 0.1, "clipping_norm": 1.0}
-"""A run under local noise, tuned as the shipped one was: by hand, on the common test set."""
+LOCAL: dict[str, Any] = {
+    "trust": "local",
+    "models": (LOGISTIC_REGRESSION,),
+    "judging": None,
+    "rounds": 10,
+    "steps_per_round": 40,
+    "sampling_rate": 0.1,
+    "clipping_norm": 1.0,
+    "learning_rate": 32.0,
+}
+"""A run under local noise."""
+DEEP: dict[str, Any] = {**LOCAL, "models": (PERCEPTRON,), "learning_rate": 2.0}
+"""The same with a perceptron."""
 BATCH = 4096
 PARTNERS = ("bank", "insurer", "airline")
+
+
+def raw_folder() -> str:
+    """Where ``make_alliance.py`` is; empty if nobody says."""
+    return os.environ.get("ENTENTE_DATA") or os.environ.get("ENTENTE_SHARED_DATA", "")
+
+
+def find_people(alliance: Path, spec: TrainingSpec) -> People:
+    """Rows to draw partners from, and the common test set: the real ones, else those of the alliance."""
+    if raw := raw_folder():
+        about = importlib.util.spec_from_file_location("make_alliance", Path(raw) / "make_alliance.py")
+        if about is None or about.loader is None:
+            sys.exit(f"{raw} has no make_alliance.py")
+        maker = importlib.util.module_from_spec(about)
+        about.loader.exec_module(maker)
+        return read_people(*maker.people(33_211, np.random.default_rng(7)), spec)
+    pool = pd.concat([pd.read_csv(alliance / party / "customers.csv") for party in PARTNERS])
+    return read_people(pool, pd.read_csv(alliance / "test.csv"), spec)
 
 
 def find_alliance(scratch: Path) -> Path:
     """The alliance's folder, made if need be."""
     if folder := os.environ.get("ENTENTE_TEST_DATA"):
         return Path(folder)
-    if raw := os.environ.get("ENTENTE_DATA"):
+    if raw := raw_folder():
         subprocess.run([sys.executable, Path(raw) / "make_alliance.py", "--out", scratch], check=True)
         return scratch
     print("Neither ENTENTE_TEST_DATA nor ENTENTE_DATA is set: the alliance is synthetic.")
@@ -81,15 +123,15 @@ def rows_per_second(step: Any, steps: int) -> float:
     return BATCH * steps / (time.perf_counter() - start)
 
 
-def measure_steps(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+def measure_steps(kind: str, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Rows a second of private and of plain steps, over the same rows, each a Poisson sample of 4,096 on average."""
     rate = BATCH / len(x)
-    zeros = initial("logistic_regression", x.shape[1])
+    start = initial(kind, x.shape[1])
 
     def private(steps: int) -> None:
         train_round(
-            "logistic_regression",
-            zeros,
+            kind,
+            start,
             (x, y),
             settings=Settings(steps, rate, 1.0, 1.0, 1.0),
             size=len(x),
@@ -97,7 +139,7 @@ def measure_steps(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
         )
 
     def plain(steps: int) -> None:
-        module = torch.nn.Linear(x.shape[1], 1)
+        module = build_network(kind, start)
         optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
         rng = np.random.default_rng(1)
         for _ in range(steps):
@@ -193,7 +235,7 @@ def main() -> None:
         test_x, (test_y, _) = schema.encode(test, spec.features), read_labels(test, spec.label)
         pooled = LogisticRegression(C=10, max_iter=1000).fit(x, y).decision_function(test_x)
 
-        def run_once(rules: TrainingSpec, epsilon: float) -> Run:
+        def run_once(rules: TrainingSpec, epsilon: float, model: str = "") -> Run:
             """The card of one run, its seconds, and the seconds of a round beyond the slowest partner's work."""
             state = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             gateway = Gateway(open_database(state / "gateway.db"), rules, evaluation_csv=folder / "test.csv")
@@ -201,7 +243,7 @@ def main() -> None:
             spent = [time_answers(partner) for partner in partners]
             wait_for(lambda: gateway.hub.connected() == set(PARTNERS))
             start = time.perf_counter()
-            asked = pb.StartRunRequest(proposal=pb.TrainingProposal(epsilon=epsilon))
+            asked = pb.StartRunRequest(proposal=pb.TrainingProposal(epsilon=epsilon, model=model))
             last = list(gateway.stub().StartRun(asked))[-1]
             seconds = time.perf_counter() - start
             if last.state != pb.RUN_STATE_FINISHED:
@@ -209,22 +251,30 @@ def main() -> None:
             slowest = sum(max(of_message) for of_message in zip(*spent, strict=True))
             card = json.loads(gateway.service.get_model(make_caller()).card_json)
             gateway.close()
-            return card, seconds, (seconds - slowest) / rules.rounds
+            return card, seconds, (seconds - slowest) / card["rounds"]
 
         shipped = [run_once(spec, spec.epsilon) for _ in range(RUNS)]
-        small = [run_once(spec, 1.0) for _ in range(RUNS)]
-        local = [run_once(spec.model_copy(update=LOCAL), spec.epsilon) for _ in range(RUNS)]
-        private_rows, plain_rows = measure_steps(x, y)
+        others = {"gradient": (spec, spec.epsilon, LOGISTIC_REGRESSION)}
+        if not SHORT:
+            others["eps1"] = (spec, 1.0, "")
+            others["local_noise"] = (spec.model_copy(update=LOCAL), spec.epsilon, "")
+            others["perceptron"] = (spec.model_copy(update=DEEP), spec.epsilon, "")
+        found = {name: [run_once(*asked) for _ in range(RUNS)] for name, asked in others.items()}
+        steps = {kind: measure_steps(kind, x, y) for kind in (LOGISTIC_REGRESSION, PERCEPTRON)}
+        people = find_people(folder, spec)
+        learned = {
+            **measure_learned(people, spec, 4000, SEEDS, ""),
+            **measure_learned(people, spec, 1000, SEEDS, "_1k"),
+        }
 
     card = shipped[0][0]
     result = {
-        "auc_joint": mean_auc(shipped),
-        "auc_joint_sd": spread_auc(shipped),
-        "auc_joint_eps1": mean_auc(small),
-        "auc_joint_eps1_sd": spread_auc(small),
-        "auc_local_noise": mean_auc(local),
-        "auc_local_noise_sd": spread_auc(local),
-        "auc_pooled_lr": round(area_under_curve(pooled, test_y.astype(np.float64)), 4),
+        "auc_alliance": mean_auc(shipped),
+        "auc_alliance_sd": spread_auc(shipped),
+        **{f"auc_alliance_{name}": mean_auc(runs) for name, runs in found.items()},
+        **{f"auc_alliance_{name}_sd": spread_auc(runs) for name, runs in found.items()},
+        "auc_alliance_pooled_lr": round(area_under_curve(pooled, test_y.astype(np.float64)), 4),
+        **learned,
         "epsilon": card["epsilon_per_customer"],
         "epsilon_person": card["epsilon_per_person"],
         "delta": card["delta"],
@@ -232,14 +282,17 @@ def main() -> None:
         "round_overhead_s": round(statistics.mean(overhead for _, _, overhead in shipped), 4),
         "secure_sum_s_1m": round(statistics.median(time_secure_sum(MILLION) for _ in range(5)), 4),
         "joint_noise_s_1m": round(time_noise(MILLION // 10) * 10, 2),
-        "dpsgd_rows_per_s": round(private_rows),
-        "torch_rows_per_s": round(plain_rows),
+        "dpsgd_rows_per_s": round(steps[LOGISTIC_REGRESSION][0]),
+        "torch_rows_per_s": round(steps[LOGISTIC_REGRESSION][1]),
+        "dpsgd_rows_per_s_perceptron": round(steps[PERCEPTRON][0]),
+        "torch_rows_per_s_perceptron": round(steps[PERCEPTRON][1]),
         "rows": len(x),
         "rounds": spec.rounds,
         "runs": RUNS,
+        "seeds": SEEDS,
     }
     for name, value in result.items():
-        print(f"{name:20} {value}")
+        print(f"{name:30} {value}")
     print(json.dumps(result))
 
 
