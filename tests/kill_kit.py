@@ -377,7 +377,7 @@ class World:
                 with suppress(EntenteError):  # as the servicer: a late word is dropped
                     self.service.decide(party, answer.decision)
             case "paused":
-                self.service.step_aside(party, answer.paused.run_id)
+                self.service.control.step_aside(party, answer.paused.run_id)
 
     def _witness(self, party: str, asked: pb.ExchangeMessagesResponse, answer: pb.ExchangeMessagesRequest) -> None:
         """Notes what leaves, and that it was paid before."""

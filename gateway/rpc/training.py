@@ -132,7 +132,7 @@ class TrainingServicer(TrainingServiceServicer):
         """Pauses a run; waits a little for its round to end, so that whoever leaves now costs no attempt."""
         _check_id(request.run_id)
         _check_text(request.reason)
-        record = await asyncio.to_thread(self._service.pause, current_caller(), request.run_id, request.reason)
+        record = await asyncio.to_thread(self._service.control.pause, current_caller(), request.run_id, request.reason)
         for _ in range(int(PAUSE_WAIT_S / POLL_S)):
             if self._service.at_rest(request.run_id):
                 break
@@ -142,7 +142,7 @@ class TrainingServicer(TrainingServiceServicer):
     async def ResumeRun(self, request: pb.ResumeRunRequest, context: Context) -> pb.ResumeRunResponse:
         """Ends a pause."""
         _check_id(request.run_id)
-        record = await asyncio.to_thread(self._service.resume, current_caller(), request.run_id)
+        record = await asyncio.to_thread(self._service.control.resume, current_caller(), request.run_id)
         return pb.ResumeRunResponse(run=_info(record))
 
     async def StopRun(self, request: pb.StopRunRequest, context: Context) -> pb.StopRunResponse:
@@ -186,7 +186,7 @@ class TrainingServicer(TrainingServiceServicer):
                 except EntenteError as exc:  # a proposal that has gone meanwhile; the stream has other work
                     _log.info("stray_decision", party=party, reason=str(exc.reason), item=exc.item)
             case "paused":
-                self._service.step_aside(party, request.paused.run_id)
+                self._service.control.step_aside(party, request.paused.run_id)
             case _:
                 raise DataError(Reason.BAD_FIELD, item="part")
 

@@ -15,28 +15,25 @@ import threading
 import time
 from collections.abc import Callable
 
-import structlog
-
 from federation.core.clock import Clock, to_text
 from federation.core.errors import Reason, TrainingError
-from federation.core.identity import Role
 from federation.training.models import weights_digest
 from federation.training.plan import read_plan
 from federation.v1 import training_pb2 as pb
 from gateway.identity.caller import Caller
 from gateway.release import AuditLog, Exit, PolicyGate, ReleasePath
+from gateway.training.control import RunControl, check_mine
 from gateway.training.desk import MAX_TEXT, Prices, ProposalDesk
 from gateway.training.hub import Hub, plain
 from gateway.training.press import Press
 from gateway.training.proposals import TrainingRules
 from gateway.training.runner import LiveRun, Patience, Runner, exit_facts
-from gateway.training.runs import APPROVED, OVER, PROPOSED, RUNNING, STOPPED, Hold, Model, RunKey, RunRecord, RunStore
+from gateway.training.runs import APPROVED, OVER, PROPOSED, RUNNING, STOPPED, Model, RunKey, RunRecord, RunStore
 from gateway.training.versions import Versions
 
 APPROVAL_S = 7 * 86_400.0
 GRACE_S = 3.0
 """How long a gateway that stops lets the round under way end."""
-_log = structlog.get_logger()
 
 
 class TrainingService:
@@ -96,6 +93,8 @@ class TrainingService:
             patience=patience or Patience(),
             monotonic=monotonic,
         )
+        self.control = RunControl(hub=hub, runs=runs, runner=self._runner, audit=audit, clock=clock)
+        """Pauses of runs."""
         self._versions, self._lock = versions, threading.RLock()
         self._lives: dict[str, LiveRun] = {}
         self._current: LiveRun | None = None
@@ -137,7 +136,7 @@ class TrainingService:
                 self._check_free()
                 record = self._desk.propose(caller, asked, key, there=self._hub.connected(), autostart=True)
             elif record.stored_state == PROPOSED and not record.autostart:
-                self._check_mine(caller, record)
+                check_mine(caller, record)
                 self._check_free()
                 self._audit.append("training_armed", {"caller": str(caller.party), "run": record.run_id})
                 self._runs.arm(record.run_id)
@@ -157,49 +156,6 @@ class TrainingService:
             self._dispatch()
             return record
 
-    def pause(self, caller: Caller, run_id: str, reason: str) -> RunRecord:
-        """Has a run wait after the round under way, until ``resume``.
-
-        Raises:
-            TrainingError: UNKNOWN_RUN, NOT_YOURS, WRONG_STEP for a run that is not under way.
-        """
-        record = self._desk.need(run_id)
-        self._check_mine(caller, record, partners=True)
-        if record.stored_state != RUNNING:
-            raise TrainingError(Reason.WRONG_STEP, item=f"{run_id} is {record.state}")
-        self._audit.append("training_paused", {"caller": str(caller.party), "run": run_id})
-        hold = Hold(str(caller.party), plain(reason, MAX_TEXT), to_text(self._clock.now()))
-        self._runs.hold(run_id, hold)
-        self._runner.wake()
-        return self._desk.need(run_id)
-
-    def step_aside(self, party: str, run_id: str) -> None:
-        """A partner's agent has paused itself: the round under way is broken off, and the run waits for the partner."""
-        record = self._runs.find(run_id)
-        if record is None or record.stored_state != RUNNING or party not in record.proposal.partners:
-            _log.warning("stray_pause", party=party, run=run_id[:64])
-            return
-        self._audit.append("training_paused", {"caller": party, "run": run_id})
-        self._runs.hold(run_id, Hold(party, "at the partner", to_text(self._clock.now())))
-        self._hub.abort(run_id, TrainingError(Reason.RUN_PAUSED, item=party))
-
-    def resume(self, caller: Caller, run_id: str) -> RunRecord:
-        """Ends the caller's own pause; an operator's call also ends those of people, never a partner's.
-
-        Raises:
-            TrainingError: UNKNOWN_RUN, NOT_YOURS, WRONG_STEP where the caller has no pause to end.
-        """
-        record = self._desk.need(run_id)
-        self._check_mine(caller, record, partners=True)
-        held, partners = {hold.party for hold in record.holds}, set(record.proposal.partners)
-        ended = sorted(held - partners if caller.role is Role.OPERATOR else held & {str(caller.party)})
-        if not ended or record.state in OVER:
-            raise TrainingError(Reason.WRONG_STEP, item=f"{run_id} is {record.state}, not by {caller.party}")
-        self._audit.append("training_resumed", {"caller": str(caller.party), "run": run_id, "pauses_of": ended})
-        self._runs.release_hold(run_id, ended)
-        self._runner.wake()
-        return self._desk.need(run_id)
-
     def stop_run(self, caller: Caller, run_id: str, reason: str) -> RunRecord:
         """Ends a run, or its proposal, without a model; the budget stays spent. Again is fine.
 
@@ -208,7 +164,7 @@ class TrainingService:
         """
         with self._lock:
             record = self._desk.need(run_id)
-            self._check_mine(caller, record)
+            check_mine(caller, record)
             if record.state == STOPPED:
                 return record
             self._audit.append("training_stopped", {"caller": str(caller.party), "run": run_id})
@@ -275,13 +231,6 @@ class TrainingService:
         """Raises TrainingError (RUN_BUSY)."""
         if self._current is not None and not self._current.ended.is_set():
             raise TrainingError(Reason.RUN_BUSY, item=f"run {self._current.run_id}")
-
-    def _check_mine(self, caller: Caller, record: RunRecord, *, partners: bool = False) -> None:
-        """Raises TrainingError (NOT_YOURS)."""
-        mine = record.caller is not None and record.caller.party == caller.party
-        partner = partners and caller.role is Role.PARTNER and caller.party in record.proposal.partners
-        if not (mine or partner or caller.role is Role.OPERATOR):
-            raise TrainingError(Reason.NOT_YOURS, item=record.run_id)
 
     def _find(self, key: RunKey) -> RunRecord | None:
         """The run of an earlier call with this key. Raises TrainingError (IDEMPOTENCY_CONFLICT)."""

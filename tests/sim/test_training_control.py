@@ -77,10 +77,10 @@ def test_pause_holds_after_the_round_and_the_model_is_the_same(mode: str, tmp_pa
         assert world.live().state == PAUSED
         assert world.service.at_rest(run_id)
         seen.append(asked_for(world))
-        world.service.resume(MARKETING, run_id)
+        world.service.control.resume(MARKETING, run_id)
 
     def pause(run_id: str) -> None:
-        assert world.service.pause(MARKETING, run_id, "lunch").state == PAUSED
+        assert world.service.control.pause(MARKETING, run_id, "lunch").state == PAUSED
         later(world, 3_600, lambda: resume(run_id))
 
     after_round(world, 1, pause)
@@ -101,11 +101,11 @@ def test_partner_pauses_itself_whatever_the_gateway_does_and_comes_back(tmp_path
         assert record is not None
         assert (record.state, record.holds[0].party, record.holds[0].reason) == (PAUSED, "bank", "at the partner")
         with pytest.raises(TrainingError, match="not by marketing"):
-            world.service.resume(MARKETING, run_id)  # nobody else ends a partner's pause
+            world.service.control.resume(MARKETING, run_id)  # nobody else ends a partner's pause
         with pytest.raises(TrainingError):
-            world.service.resume(OPERATOR, run_id)
+            world.service.control.resume(OPERATOR, run_id)
         world.approvals("bank").pause(run_id, paused=False)
-        world.service.resume(BANK, run_id)
+        world.service.control.resume(BANK, run_id)
 
     def leave(run_id: str) -> None:
         world.approvals("bank").pause(run_id, paused=True)
@@ -123,7 +123,7 @@ def test_pause_without_end_fails_the_run_and_names_who_paused(tmp_path: Path) ->
         world.now_s += 600 if world.live().state == PAUSED else 0
 
     def pause(run_id: str) -> None:
-        world.service.pause(BANK, run_id, "")
+        world.service.control.pause(BANK, run_id, "")
         world.hook = sleep
 
     after_round(world, 1, pause)
@@ -136,7 +136,7 @@ def test_pause_survives_a_restart_of_the_gateway(tmp_path: Path) -> None:
     world = World(tmp_path, SPECS["local"], {})
 
     def pause(run_id: str) -> None:
-        world.service.pause(OPERATOR, run_id, "")
+        world.service.control.pause(OPERATOR, run_id, "")
         later(world, 10, lambda: world.service.stop(grace_s=0))
 
     after_round(world, 1, pause)
@@ -146,7 +146,7 @@ def test_pause_survives_a_restart_of_the_gateway(tmp_path: Path) -> None:
     world.hook = lambda: None
     world.restart_gateway()
     run_id = world.live().run_id
-    later(world, 30, lambda: [world.service.resume(OPERATOR, run_id), None][1])
+    later(world, 30, lambda: [world.service.control.resume(OPERATOR, run_id), None][1])
     assert world.play().state == FINISHED
     assert world.runs.model().weights == undisturbed("local")
 
@@ -160,7 +160,7 @@ def test_stopped_run_gives_no_model_and_stays_stopped(tmp_path: Path) -> None:
     with pytest.raises(TrainingError):
         world.runs.model()
     assert len(world.paid()) == 1  # the budget stays spent
-    for step in (world.service.pause, world.service.stop_run):
+    for step in (world.service.control.pause, world.service.stop_run):
         with pytest.raises(TrainingError) as caught:
             step(make_caller("sales"), record.run_id, "")
         assert caught.value.reason == Reason.NOT_YOURS
@@ -168,7 +168,7 @@ def test_stopped_run_gives_no_model_and_stays_stopped(tmp_path: Path) -> None:
         world.service.stop_run(BANK, record.run_id, "")
     assert caught.value.reason == Reason.NOT_YOURS
     with pytest.raises(TrainingError) as caught:
-        world.service.pause(MARKETING, record.run_id, "")
+        world.service.control.pause(MARKETING, record.run_id, "")
     assert caught.value.reason == Reason.WRONG_STEP
 
 
