@@ -7,7 +7,7 @@ runs. Noise is off, so that models can be compared bit for bit.
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from hashlib import sha256
@@ -24,7 +24,6 @@ from federation.client.config import Limits, PartnerConfig
 from federation.client.training import TrainingAgent
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
-from federation.core.errors import EntenteError
 from federation.policy.specs import BudgetSpec, TrainingSpec
 from federation.training import dpsgd
 from federation.training.accountant import CustomerAccountant
@@ -35,6 +34,7 @@ from federation.training.models import Weights, predict
 from federation.v1 import training_pb2 as pb
 from gateway.budget.ledger import SqlLedger
 from gateway.release import ReleasePath
+from gateway.rpc.training import TrainingServicer
 from gateway.training.hub import Hub
 from gateway.training.proposals import TrainingRules
 from gateway.training.runner import LiveRun
@@ -189,7 +189,7 @@ class World:
         self._limits = limits or {}
         self.hook: Callable[[], None] = lambda: None
         """What people do while others wait; called again and again."""
-        self.tamper: Callable[[str, pb.FlowerMessage], list[pb.FlowerMessage]] = lambda _, reply: [reply]
+        self.tamper: Callable[[str, pb.ExchangeMessagesRequest], list[pb.ExchangeMessagesRequest]] = lambda _, r: [r]
         """What becomes of a partner's reply on its way."""
         self.absent: set[str] = set()
         """Partners that are gone and do not come back by themselves."""
@@ -309,6 +309,7 @@ class World:
             versions=make_versions(trained, self.gates),
             monotonic=lambda: self.now_s,
         )
+        self.servicer = TrainingServicer(self.service, self.hub)
         self.service._runner._wake = Waiting(self._go_on)  # type: ignore[assignment]
         self._queue.clear()  # what was on the way is lost with the connections
         for party in PARTNERS:
@@ -367,17 +368,8 @@ class World:
             return
         self._witness(party, message, answer)
         self.lives[GATEWAY].step()
-        match answer.WhichOneof("part"):
-            case "reply":
-                for reply in self.tamper(party, answer.reply):
-                    self.hub.deliver(party, reply)
-            case "refusal":
-                self.hub.refuse(party, answer.refusal)
-            case "decision":
-                with suppress(EntenteError):  # as the servicer: a late word is dropped
-                    self.service.decide(party, answer.decision)
-            case "paused":
-                self.service.control.step_aside(party, answer.paused.run_id)
+        for request in self.tamper(party, answer) if answer.WhichOneof("part") == "reply" else [answer]:
+            self.servicer._take(party, request)
 
     def _witness(self, party: str, asked: pb.ExchangeMessagesResponse, answer: pb.ExchangeMessagesRequest) -> None:
         """Notes what leaves, and that it was paid before."""

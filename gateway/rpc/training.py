@@ -8,7 +8,7 @@ import grpc
 import structlog
 
 from federation.core.errors import DataError, EntenteError, Reason, TrainingError
-from federation.training.models import KINDS, MAX_MODEL_BYTES
+from federation.training.models import KINDS
 from federation.v1 import common_pb2
 from federation.v1 import training_pb2 as pb
 from federation.v1.training_pb2_grpc import TrainingServiceServicer
@@ -175,8 +175,6 @@ class TrainingServicer(TrainingServiceServicer):
         """One message from a partner. Raises DataError."""
         match request.WhichOneof("part"):
             case "reply":
-                if len(request.reply.message) > MAX_MODEL_BYTES or len(request.reply.run_id) > MAX_ID:
-                    raise DataError(Reason.TOO_LARGE, item="reply")
                 self._hub.deliver(party, request.reply)
             case "refusal":
                 self._hub.refuse(party, request.refusal)

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from federation.core.errors import DataError, Reason, TrainingError
+from federation.core.errors import DataError, PolicyError, Reason, TrainingError
 from federation.policy.specs import JudgingSpec, TrainingSpec
 from federation.training.accounting import calibrate_steps, calibrate_sums
 from federation.training.joint_noise import best_scale_bits
 from federation.training.judging import REGION, Grouping, Judging, write_judging
-from federation.training.plan import PURPOSE
+from federation.training.plan import PURPOSE, Plan
 from federation.v1 import training_pb2 as pb
 
 TRUSTS = {"secure_sum": pb.TRUST_SECURE_SUM, "local": pb.TRUST_LOCAL}
@@ -99,6 +99,28 @@ def _judging(spec: JudgingSpec, regions: Sequence[str]) -> pb.Judging:
     by_region = [Grouping(REGION, tuple(sorted(regions)))] if spec.by_region and regions else []
     bands = [Grouping.banded(column, edges) for column, edges in sorted(spec.bands.items())]
     return write_judging(Judging((*by_region, *bands), spec.bins, spec.rounds))
+
+
+def check_plan(plan: Plan, rules: TrainingRules) -> None:
+    """Whether a run that was proposed under another policy is still within this one.
+
+    Raises:
+        PolicyError: POLICY_DENIED, naming what is not.
+    """
+    spec = rules.spec
+    allowed = {
+        "epsilon": plan.epsilon <= spec.max_epsilon,
+        "rounds": plan.learning_rounds <= spec.max_rounds,
+        "model": plan.kind in spec.models,
+        "features": set(plan.features) <= set(spec.features),
+        "label": plan.label == spec.label,
+        "trust": (plan.noise is not None) == (spec.trust == "secure_sum"),
+        "collusion": plan.noise is None or plan.noise.collusion >= spec.collusion,
+        "partners": set(plan.partners) <= set(rules.partners) and len(plan.partners) >= spec.min_partners,
+    }
+    wrong = [name for name, fine in allowed.items() if not fine]
+    if wrong:
+        raise PolicyError(Reason.POLICY_DENIED, item=f"run {plan.run_id}: {', '.join(wrong)} of the policy in force")
 
 
 def _choose(asked: Sequence[str], rules: TrainingRules, connected: frozenset[str]) -> list[str]:

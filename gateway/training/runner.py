@@ -41,6 +41,7 @@ from gateway.release import Cost, Exit, Released, ReleasePath
 from gateway.training.grid import HubGrid
 from gateway.training.hub import Hub
 from gateway.training.press import Press
+from gateway.training.proposals import TrainingRules, check_plan
 from gateway.training.runs import FAILED, FINISHED, OVER, PAUSED, RUNNING, Model, RunRecord, RunStore
 from gateway.training.versions import Versions
 
@@ -97,6 +98,7 @@ class Runner:
         hub: Where the partners are.
         runs: The registry.
         release: The only way out.
+        rules: What the active policy says of training.
         clock: Tells the time.
         press: Makes the model with its card.
         versions: Hears of a finished model.
@@ -110,13 +112,14 @@ class Runner:
         hub: Hub,
         runs: RunStore,
         release: ReleasePath,
+        rules: Callable[[], TrainingRules],
         clock: Clock,
         press: Press,
         versions: Versions,
         patience: Patience,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._hub, self._runs, self._release, self._clock = hub, runs, release, clock
+        self._hub, self._runs, self._release, self._rules, self._clock = hub, runs, release, rules, clock
         self._press, self._versions, self._patience, self._monotonic = press, versions, patience, monotonic
         self._wake, self._halted = threading.Event(), threading.Event()
 
@@ -200,6 +203,7 @@ class Runner:
         if record.caller is None:
             raise TrainingError(Reason.RUN_FAILED, item="the gateway stopped, and nothing is kept to go on from")
         caller, plan = record.caller, read_plan(record.proposal)
+        check_plan(plan, self._rules())
         cost = Cost(plan.person_event(plan.rounds), PURPOSE, f"run {plan.run_id}", f"run/{plan.run_id}")
         subject = {"run": plan.run_id, "rounds": plan.rounds, "partners": list(plan.partners)}
         if record.rounds_done:

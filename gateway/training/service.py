@@ -87,6 +87,7 @@ class TrainingService:
             hub=hub,
             runs=runs,
             release=release,
+            rules=rules,
             clock=clock,
             press=press,
             versions=versions,
@@ -214,11 +215,7 @@ class TrainingService:
         return self._release.release(caller, leaving, lambda _: model, lambda given: {"run": given.run_id})
 
     def stop(self, grace_s: float = GRACE_S) -> None:
-        """For a gateway that shuts down: puts the run under way down, where the next process takes it up.
-
-        Args:
-            grace_s: How long the round under way may take; then it is broken off, and that attempt is lost.
-        """
+        """Puts the run under way down, where the next process takes it up; a round longer than the grace is lost."""
         with self._lock:
             self._halted, worker, current = True, self._worker, self._current
         self._runner.halt()
@@ -299,8 +296,5 @@ class TrainingService:
 
 def _key(caller: Caller, asked: pb.TrainingProposal, idempotency_key: str) -> RunKey:
     name = f"{caller.party}\0{idempotency_key}" if idempotency_key else secrets.token_hex(16)
-    return RunKey(_sha256(name.encode()), _sha256(asked.SerializeToString(deterministic=True)))
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    parts = (name.encode(), asked.SerializeToString(deterministic=True))
+    return RunKey(*(hashlib.sha256(part).hexdigest() for part in parts))

@@ -183,7 +183,7 @@ def test_reply_that_comes_twice_counts_once(mode: str, tmp_path: Path) -> None:
 def test_slow_partner_costs_an_attempt_of_a_sum_and_ends_a_run_without_one(tmp_path: Path) -> None:
     lost: list[str] = []
 
-    def drop_one(party: str, reply: pb.FlowerMessage) -> list[pb.FlowerMessage]:
+    def drop_one(party: str, reply: pb.ExchangeMessagesRequest) -> list[pb.ExchangeMessagesRequest]:
         if party == "insurer" and world.live().done == 2 and len(lost) < 2:
             lost.append(party)  # the key of a phase that is repeated for nothing, then a vector
             return []
