@@ -31,6 +31,8 @@ def measure_queries(people: int) -> dict[str, float | None]:
         if sum(counts.values()) != people:
             raise SystemExit(f"wrong overlap: {sum(counts.values())} people, expected {people}")
         with Gateway(world) as gateway, gateway.connect("mkt", Role.MARKETING) as marketing:
+            for party in PARTNERS:  # who confirm, before noise is drawn, that no withdrawal is outstanding
+                gateway.attach(party)
 
             def ask() -> None:
                 marketing.overlap.QueryCube(pb.QueryCubeRequest(cube="cross"))
