@@ -1,15 +1,18 @@
 """Which products go together: the arithmetic, the intervals, and that chance is not shown as a rule."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 
 from federation.core.errors import EntenteError, Reason
-from federation.overlap.links import Noisy, find_links, ratio, rules_of
+from federation.overlap.links import Link, Noisy, find_links, ratio, rules_of
+from federation.overlap.questions import Question, domain, owner
 from federation.policy.specs import CubeSpec
 from federation.privacy.noise import discrete_gaussian
 from federation.v1 import overlap_pb2 as pb
+from gateway.overlap.consistency import fit
 from tests.question_kit import COLUMNS, Asking, Exact, Person, person
 
 BY = ("bank.holds_gold", "insurer.holds_home")
@@ -70,6 +73,35 @@ def test_independent_products_are_no_rule_although_noise_moves_them() -> None:
         found = {cell: Noisy(value, max(0, value), 1) for cell, value in zip(cells, drawn, strict=True)}
         shown += bool(find_links(found, BY, sigma))
     assert shown / tables < 0.05 + 4 * math.sqrt(0.05 * 0.95 / tables)
+
+
+def test_all_intervals_of_all_rules_hold_at_once_as_often_as_they_say() -> None:
+    """Nine rules over three partners, pairs and triples, small groups too, on estimates that were made whole."""
+    products = ("a.holds_x", "b.holds_y", "c.holds_z")
+    labels = {owner(column): {column.partition(".")[2]: ("yes", "no")} for column in products}
+    cells = tuple(domain(Question(("a", "b", "c"), products), labels))
+    rng = np.random.default_rng(5)
+    truth = [int(v) for v in rng.integers(20, 900, len(cells))]
+    releases, sigma, whole = 1000, 15.0, 0
+    bars = {"min_lift": -1.0, "min_confidence": -1.0}  # every rule is looked at
+
+    def rules(drawn: list[int], published: Sequence[int], spread: float) -> dict[object, Link]:
+        numbers = zip(cells, drawn, published, strict=True)
+        noisy = {cell: Noisy(one, other, 1) for cell, one, other in numbers}
+        return {(link.left, link.right): link for link in find_links(noisy, products, spread, **bars)}
+
+    exact = rules(truth, truth, 1e-9)
+    assert len(exact) == len(rules_of(products)) == 9
+    noise = iter(discrete_gaussian([0] * (len(cells) * releases), sigma))
+    for _ in range(releases):
+        drawn = [value + next(noise) for value in truth]
+        found = rules(drawn, fit(drawn).estimates, sigma)
+        whole += all(
+            getattr(found[rule], name).low <= getattr(right, name).value <= getattr(found[rule], name).high
+            for rule, right in exact.items()
+            for name in ("support", "confidence", "lift")
+        )
+    assert whole / releases > 0.95 - 4 * math.sqrt(0.05 * 0.95 / releases)
 
 
 @pytest.mark.parametrize(("part", "rest"), [(900, 2100), (60, 90), (5, 400)])
