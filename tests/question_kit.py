@@ -52,6 +52,9 @@ class People:
         """Who is in an epoch."""
         return self.people
 
+    def generation(self, _epoch: str) -> int:
+        return 0
+
     def exact(self, epoch: str, partners: Sequence[str], by: Sequence[str]) -> dict[Cell, int]:
         self.reads += 1
         found: Counter[Cell] = Counter()

@@ -54,6 +54,7 @@ class Answer:
     policy_version: str
     released_at: str
     agrees_with: tuple[str, ...] = ()  # names of earlier tables whose shared sums it keeps
+    generation: int = 0  # of the index that it was drawn from: how many deltas were in it
 
 
 @dataclass(frozen=True)

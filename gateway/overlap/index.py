@@ -103,6 +103,13 @@ class StatisticsIndex:
             for old in self._generations(epoch)[:-2]:  # the last but one may be about to be opened
                 old.unlink(missing_ok=True)
 
+    def generation(self, epoch: str) -> int:
+        """How many deltas are in the counts of an epoch. Raises OverlapError (UNKNOWN_EPOCH)."""
+        found = self._generations(check_epoch_name(epoch))
+        if not found:
+            raise OverlapError(Reason.UNKNOWN_EPOCH, item=epoch)
+        return int(found[-1].stem.partition(_APART)[2] or 0)
+
     def retire(self, epoch: str) -> None:
         """Removes the tokens and counts of an epoch; its labels stay, for answers that are stored."""
         if not self._has_regions(epoch):

@@ -76,6 +76,10 @@ class Index(Protocol):
         """People by region and labels."""
         ...
 
+    def generation(self, epoch: str) -> int:
+        """How many deltas are in the numbers."""
+        ...
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -230,11 +234,13 @@ class Tables:
             return self._path.release(caller, Exit("table", subject, facts, cost), do, digest)
 
     def _draw(self, wanted: Wanted, cells: tuple[Cell, ...], version: str) -> tuple[Stored, bool]:
-        sigma = self.sigma(wanted)
+        sigma, generation = self.sigma(wanted), self._index.generation(wanted.epoch)
         noisy = tuple(self.noise.discrete_gaussian(self._exact(wanted, cells), sigma))
 
         def make(before: Sequence[Stored]) -> Answer:
-            names, margins = _margins(wanted.question, cells, sigma, before)
+            # A table from before a delta speaks of other people: to agree with it would be wrong.
+            same = [one for one in before if one.answer.generation == generation]
+            names, margins = _margins(wanted.question, cells, sigma, same)
             found = fit(noisy, margins)
             return Answer(
                 question=wanted.question,
@@ -249,6 +255,7 @@ class Tables:
                 policy_version=version,
                 released_at=to_text(self._clock.now()),
                 agrees_with=tuple(name for name, kept in zip(names, found.kept, strict=True) if kept),
+                generation=generation,
             )
 
         answer, drawn = self.store.put(wanted.name, wanted.epoch, wanted.shape, make)

@@ -12,7 +12,7 @@ from federation.core.errors import OverlapError, Reason
 from federation.core.ids import PartyId
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
-from gateway.overlap.epochs import AWAITED, batch_id_of
+from gateway.overlap.epochs import AWAITED, MAX_WAITING, batch_id_of
 from gateway.overlap.epochs_sql import SqlEpochs
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -132,6 +132,66 @@ def test_one_epoch_is_open_at_a_time(epochs: SqlEpochs) -> None:
     assert epochs.batch(abandoned[0]) is None
     assert {task.epoch for task in epochs.tasks(A)} == {"e2"}
     assert epochs.open_batches() == {batch.batch_id for batch in epochs.batches("e2")}
+
+
+DELTA = [(1, 3, ""), (2, 3, ""), (1, 2, "x=1"), (2, 2, "")]
+
+
+def complete(epochs: SqlEpochs, epoch: str = "e1") -> list[str]:
+    create(epochs, epoch)
+    return epochs.complete(epoch, AT)
+
+
+def test_deltas_come_one_after_another_and_blinding_waits_for_its_turn(epochs: SqlEpochs, reopen: Reopen) -> None:
+    complete(epochs)
+    with pytest.raises(OverlapError) as caught:
+        epochs.open_delta("e1", A, 2, DELTA)
+    assert caught.value.reason is Reason.OUT_OF_SEQUENCE
+    for number in (1, 1, 2):  # the same again does nothing
+        epochs.open_delta("e1", A, number, DELTA[: 2 * number])
+    first, second = epochs.deltas("e1")
+    assert [(d.sequence, d.state) for d in (first, second)] == [(1, "open"), (2, "open")]
+    assert [batch.operation for batch in epochs.delta_batches(second)] == [3, 3, 2, 2]
+    for delta in (second, first):
+        for batch in epochs.delta_batches(delta):
+            epochs.advance(batch.batch_id, header(), B, 0)
+    again = SqlEpochs(reopen())
+    assert {task.batch_id for task in again.tasks(B)} == {batch.batch_id for batch in again.delta_batches(first)}
+    again.close_delta(first)
+    assert {task.batch_id for task in again.tasks(B)} == {batch.batch_id for batch in again.delta_batches(second)}
+    [one, _] = again.delta_batches(first)
+    assert again.batch(one.batch_id) is None
+    assert again.closed(one.batch_id) is not None
+    again.close_delta(second, "BAD_FIELD", "rows")
+    with pytest.raises(OverlapError) as caught:
+        again.open_delta("e1", A, 3, DELTA)  # nothing fits after one that did not
+    assert caught.value.reason is Reason.OUT_OF_SEQUENCE
+    again.open_delta("e1", B, 1, DELTA)  # another's are its own
+    assert again.batches("e1") == epochs.batches("e1")  # the base
+    assert len(again.batches("e1")) == 4
+
+
+def test_no_more_deltas_wait_than_may(epochs: SqlEpochs) -> None:
+    complete(epochs)
+    for number in range(1, MAX_WAITING + 1):
+        epochs.open_delta("e1", A, number, DELTA[:2])
+    with pytest.raises(OverlapError) as caught:
+        epochs.open_delta("e1", A, MAX_WAITING + 1, DELTA[:2])
+    assert caught.value.reason is Reason.OUT_OF_SEQUENCE
+    epochs.close_delta(epochs.deltas("e1")[0])
+    epochs.open_delta("e1", A, MAX_WAITING + 1, DELTA[:2])
+
+
+def test_a_new_epoch_leaves_open_deltas_until_it_is_complete(epochs: SqlEpochs) -> None:
+    complete(epochs)
+    epochs.open_delta("e1", A, 1, DELTA[:2])
+    mine = {batch.batch_id for batch in epochs.delta_batches(epochs.deltas("e1")[0])}
+    assert not mine & set(create(epochs, "e2"))
+    assert mine < epochs.open_batches()
+    assert set(epochs.complete("e2", AT)) == mine
+    assert epochs.deltas("e1")[0].state == "abandoned"
+    assert epochs.replaced() == ["e1"]
+    assert not epochs.open_batches()
 
 
 def test_the_newest_complete_epoch(epochs: SqlEpochs, reopen: Reopen) -> None:
