@@ -1,0 +1,158 @@
+"""A partner's own word on proposed runs: what its limits forbid, what its rule approves, what waits for a person."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flwr.proto.message_pb2 import Message as ProtoMessage
+
+from federation.client.approvals import MAX_PENDING, Approvals
+from federation.client.config import Limits
+from federation.client.training import TrainingAgent
+from federation.core.clock import FixedClock
+from federation.core.database import open_database
+from federation.training import dpsgd
+from federation.training.features import MARKETING_V1
+from federation.training.flower import ConfigRecord, Message, RecordDict, become, pack, stamp, to_record
+from federation.training.models import initial
+from federation.training.plan import proposal_digest
+from federation.v1 import training_pb2 as pb
+from tests.agent_kit import FEATURES, NOISE, Setup, message, proposal, propose
+from tests.training_kit import NOW, FrameData, make_rows
+
+
+@pytest.fixture
+def setup() -> Setup:
+    return Setup(open_database(None), FrameData(make_rows(2000, 1)), Limits())
+
+
+def proposed(**changes: Any) -> pb.ExchangeMessagesResponse:
+    asked = pb.ProposedRun(
+        proposal=proposal(**changes), proposed_by="marketing", expires_at="2026-11-08T00:00:00+00:00"
+    )
+    return pb.ExchangeMessagesResponse(proposed=asked)
+
+
+def word_on(agent: TrainingAgent, **changes: Any) -> pb.TrainerDecision | None:
+    answer = agent.answer(proposed(**changes))
+    return None if answer is None else answer.decision
+
+
+def test_standing_rule_says_yes_to_the_very_proposal_and_looks_at_no_row(setup: Setup) -> None:
+    agent = setup.restart()
+    setup.data.frame = None  # type: ignore[assignment]
+    word = word_on(agent)
+    assert word is not None
+    assert (word.run_id, word.approved, word.by_rule) == ("run-1", True, True)
+    assert word.proposal_sha256 == proposal_digest(proposal())
+    assert agent.accountant.spent() == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"features": [*FEATURES, "job"]}, "features job"),
+        ({"model": "neural_oracle"}, "neural_oracle"),
+        ({"noise_multiplier": 0.5 * NOISE}, "not true"),
+        ({"partners": ["airline", "insurer"]}, "not in it"),
+    ],
+)
+def test_what_the_limits_forbid_is_refused_at_once(setup: Setup, changes: dict[str, Any], text: str) -> None:
+    word = word_on(setup.restart(), **changes)
+    assert word is not None
+    assert not word.approved
+    assert text in word.reason
+
+
+def test_by_hand_waits_on_disk_and_the_persons_word_is_told_when_asked_again(setup: Setup) -> None:
+    setup.limits = Limits(training_approval="manual")
+    agent = setup.restart()
+    assert word_on(agent) is None
+    assert "by hand" in propose(agent).refusal.text  # type: ignore[union-attr]
+    approvals = Approvals(setup.engine, FixedClock(NOW))
+    [waiting] = approvals.waiting()
+    assert (waiting.run_id, waiting.proposed_by, waiting.proposal) == ("run-1", "marketing", proposal())
+    approvals.decide(waiting.proposal, proposal_digest(waiting.proposal), approved=True)
+    word = word_on(setup.restart())
+    assert word is not None
+    assert (word.approved, word.by_rule) == (True, False)
+    again = setup.restart()
+    assert propose(again) is None
+    assert "other content" in propose(again, learning_rate=2.0).refusal.text  # type: ignore[union-attr]
+    assert again.answer(message("a")).HasField("refusal")  # type: ignore[union-attr]
+    assert again.accountant.spent() == 0
+
+
+def test_persons_no_outranks_the_rule(setup: Setup) -> None:
+    Approvals(setup.engine, FixedClock(NOW)).decide(proposal(), proposal_digest(proposal()), approved=False)
+    agent = setup.restart()
+    word = word_on(agent)
+    assert word is not None
+    assert not word.approved
+    assert "refused by a person" in propose(agent).refusal.text  # type: ignore[union-attr]
+
+
+def test_few_proposals_wait_for_a_person_and_old_ones_make_room(setup: Setup) -> None:
+    setup.limits = Limits(training_approval="manual")
+    agent = setup.restart()
+    for number in range(MAX_PENDING):
+        assert word_on(agent, run_id=f"run-{number}") is None
+    answer = agent.answer(proposed(run_id="one-more"))
+    assert answer is not None
+    assert answer.refusal.reason == "TOO_MANY_PROPOSALS"
+    week_after = Approvals(setup.engine, FixedClock(NOW + timedelta(days=8)))
+    assert week_after.waiting() == []
+    week_after.receive(pb.ProposedRun(proposal=proposal(run_id="later"), expires_at="2027-01-01T00:00:00+00:00"), "00")
+    assert [waiting.run_id for waiting in week_after.waiting()] == ["later"]
+
+
+def test_paused_partner_answers_nothing_but_that(setup: Setup) -> None:
+    agent = setup.restart()
+    assert propose(agent) is None
+    approvals = Approvals(setup.engine, FixedClock(NOW))
+    approvals.pause("run-1", paused=True)
+    for told in (message("a"), pb.ExchangeMessagesResponse(proposal=proposal())):
+        answer = agent.answer(told)
+        assert answer is not None
+        assert answer.paused.run_id == "run-1"
+    assert agent.accountant.spent() == 0
+    approvals.pause("run-1", paused=False)
+    assert agent.answer(message("a")).HasField("reply")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query", "query.run", "query.keys", "system"])
+def test_message_that_asks_for_another_kind_of_work_costs_nothing(setup: Setup, kind: str) -> None:
+    agent = setup.restart()
+    propose(agent)
+    sent = message("a")
+    wire = ProtoMessage.FromString(sent.message.message)
+    wire.metadata.message_type = kind
+    sent.message.message = wire.SerializeToString()
+    answer = agent.answer(sent)
+    assert answer is not None
+    assert answer.HasField("refusal")
+    assert agent.accountant.spent() == 0
+
+
+def test_message_cannot_ask_for_other_columns_or_carry_code(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+    train = dpsgd.train_round
+
+    def watched(kind: str, weights: Any, rows: Any, **more: Any) -> Any:
+        widths.append(rows[0].shape[1])
+        return train(kind, weights, rows, **more)
+
+    monkeypatch.setattr(dpsgd, "train_round", watched)
+    agent = setup.restart()
+    propose(agent)
+    become(1)
+    wishes = ConfigRecord({"round": 1, "features": ["job"], "noise_multiplier": 0.0, "code": b"import os"})
+    weights = initial("logistic_regression", MARKETING_V1.width(FEATURES))
+    wire = Message(
+        RecordDict({"arrays": to_record(weights), "config": wishes}), dst_node_id=2, message_type="train", group_id="1"
+    )
+    stamp(wire, "a")
+    answer = agent.answer(pb.ExchangeMessagesResponse(message=pb.FlowerMessage(run_id="run-1", message=pack(wire))))
+    assert answer is not None
+    assert answer.HasField("reply")
+    assert widths == [MARKETING_V1.width(FEATURES)]  # what was approved, whatever the message says
