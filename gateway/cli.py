@@ -179,6 +179,7 @@ def flower_run(
     policies: Annotated[Path, typer.Option(help="The alliance's policy.")],
     epsilon: Annotated[float, typer.Option(help="For a person, all partners together; 0: the policy's.")] = 0,
     rounds: Annotated[int, typer.Option(help="0: the policy's.")] = 0,
+    model: Annotated[str, typer.Option(help="Kind of model; empty: the policy's.")] = "",
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds for one phase of a round.")] = 300,
     as_json: JsonOption = False,
 ) -> None:
@@ -194,7 +195,7 @@ def flower_run(
     policy = load_policy(policies)
     spec = policy.training.model_copy(update={"judging": None})  # there is no model card for it at a SuperLink
     rules = TrainingRules(spec, policy.budget.delta, policy.partners)
-    asked = training_pb2.TrainingProposal(epsilon=epsilon, rounds=rounds)
+    asked = training_pb2.TrainingProposal(epsilon=epsilon, rounds=rounds, model=model)
     proposal = complete(asked, rules, frozenset(rules.partners))
     proposal.run_id = folder.name
     write_bundle(folder, proposal, timeout_s)

@@ -1,5 +1,6 @@
 """What our apps need on Flower's own transport: keys in two halves, names that are signed, bundles without code."""
 
+import base64
 import io
 import json
 import tomllib
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from flwr.cli.build import build_fab_from_disk
 from flwr.common.config import validate_config
+from typer.testing import CliRunner
 
 from federation.client.stock_keys import FILE_NAME, SplitKeys
 from federation.core.clock import FixedClock
@@ -35,6 +37,7 @@ from federation.training.stock import StockRun, build_server_app, keep_run, prop
 from federation.training.stock_bundle import CLIENT_APP, SERVER_APP, write_bundle
 from federation.training.stock_nodes import NODE_POLL_S, PartnerGrid, introduce, sign_node
 from federation.v1 import training_pb2 as pb
+from gateway.cli import app as cli
 from gateway.training.proposals import TrainingRules, complete
 from tests.training_kit import ALLIANCE, DELTA, NOW, PARTNERS, SUMMED, Authority, identity_of
 
@@ -259,6 +262,32 @@ def test_a_bundle_holds_no_code_and_names_apps_that_are_there(tmp_path: Path) ->
     assert proposal_text(proposal()) == app["config"]["proposal"]
     with pytest.raises(ConfigError):
         write_bundle(folder, proposal(), 60)
+
+
+def test_the_operator_writes_a_bundle_from_the_policy(tmp_path: Path) -> None:
+    policies = Path(__file__).resolve().parents[2] / "policies"
+    command = [
+        "operator",
+        "flower-run",
+        str(tmp_path / "run-7"),
+        "--policies",
+        str(policies),
+        "--epsilon",
+        "1",
+        "--json",
+    ]
+    said = CliRunner().invoke(cli, command)
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.stdout)["run_id"] == "run-7"
+    config = tomllib.loads((tmp_path / "run-7" / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    plan = read_plan(read_proposal(base64.b64decode(config["proposal"])))
+    assert (plan.run_id, plan.epsilon, plan.judging) == ("run-7", 1.0, None)
+    assert set(plan.partners) == {"airline", "bank", "insurer"}
+    again = CliRunner().invoke(cli, command)
+    assert isinstance(again.exception, ConfigError)
+    outside = CliRunner().invoke(cli, [*command[:2], str(tmp_path / "run-8"), *command[3:-3], "--epsilon", "99"])
+    assert isinstance(outside.exception, DataError)
+    assert not (tmp_path / "run-8").exists()
 
 
 def test_a_proposal_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
