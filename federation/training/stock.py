@@ -17,6 +17,8 @@ put nobody in between: it sees signed public keys, masked vectors, and the sum w
   are all there is. A run is in the alliance's books only through the gateway.
 - The model goes to whoever runs the SuperLink, not through the release path: no purpose is asked when it is handed
   out.
+- Partners' policies permit model updates to the gateway. Who connects a SuperNode says by that act that this SuperLink
+  stands in the gateway's place, run by the same party; its TLS certificate is all that is checked of it.
 - Flower knows nodes by their keys, not parties by certificates. The signed answer ties one to the other; the operator
   need not be believed about it, and a SuperLink without node authentication gains nothing but a chance to spoil a run.
 - Whoever reaches the SuperLink's control interface may start runs there: the community edition does not ask who it is.
