@@ -16,39 +16,60 @@ from federation.plots.values import Count, CrossCell, CrossTable, Noise, Region
 from federation.v1 import overlap_pb2 as pb
 
 UNKNOWN = "unknown"
+NO_LABEL = "no label"
 
 
 def draw_answer(answer: pb.QueryCubeResponse, path: Path) -> None:
-    """Draws an answer into a file: by two columns a heat map of people who have both labels, else regions as UpSet.
+    """Draws an answer into a file: without labels regions as UpSet, by one column a heat map of regions by label, by
+    more one of the people who have all labels.
 
     Args:
         answer: At least one cell.
         path: Ends in .svg or .png.
     """
     columns = list(dict.fromkeys(name for cell in answer.cells for name in cell.labels))
-    if len(columns) == 2:
-        to_file(heat_map(cross_table(answer, *columns)), path)
+    if columns:
+        table = cross_table(answer, *columns) if len(columns) > 1 else by_region(answer, columns[0])
+        to_file(heat_map(table), path)
         return
     partners = dict.fromkeys(party for cell in answer.cells for party in cell.members)
-    regions: dict[tuple[str, ...], list[pb.Cell]] = {}
-    for cell in answer.cells:
-        regions.setdefault(tuple(cell.members), []).append(cell)
-    shown = [Region(members, count_of(cells[0])) for members, cells in regions.items() if len(cells) == 1] or [
-        Region(tuple(total.members), count_of(total)) for total in answer.totals if not total.labels
-    ]
-    to_file(upset(shown, {party: party for party in partners}, answer.unit.capitalize()), path)
+    regions = [Region(tuple(cell.members), count_of(cell)) for cell in answer.cells]
+    to_file(upset(regions, {party: party for party in partners}, answer.unit.capitalize()), path)
 
 
-def cross_table(answer: pb.QueryCubeResponse, row: str, column: str) -> CrossTable:
-    """The cells of people who have both labels; "unknown" ones only where there are such people."""
-    both = [cell for cell in answer.cells if row in cell.labels and column in cell.labels]
-    shown = [cell for cell in both if UNKNOWN not in cell.labels.values() or not cell.suppressed]
+def by_region(answer: pb.QueryCubeResponse, column: str) -> CrossTable:
+    """One label column by exact membership; who is not at the column's partner has no label."""
+    cells = tuple(
+        CrossCell(" + ".join(cell.members), cell.labels.get(column, NO_LABEL), count_of(cell)) for cell in answer.cells
+    )
+    return _table("exactly at", column, cells, answer)
+
+
+def cross_table(answer: pb.QueryCubeResponse, *columns: str) -> CrossTable:
+    """The cells of people who have all these labels, the last column across; "unknown" only where there are some.
+
+    Where people in several regions have them all, a row is of one region.
+    """
+    *down, across = columns
+    everyone = [cell for cell in answer.cells if set(columns) <= set(cell.labels)]
+    shown = [cell for cell in everyone if UNKNOWN not in cell.labels.values() or not cell.suppressed]
+    regions = {tuple(cell.members) for cell in shown}
+
+    def row(cell: pb.Cell) -> str:
+        region = f"{' + '.join(cell.members)}: " if len(regions) > 1 else ""
+        return region + ", ".join(cell.labels[name] for name in down)
+
+    cells = tuple(CrossCell(row(cell), cell.labels[across], count_of(cell)) for cell in shown)
+    return _table(", ".join(down), across, cells, answer)
+
+
+def _table(row: str, column: str, cells: tuple[CrossCell, ...], answer: pb.QueryCubeResponse) -> CrossTable:
     return CrossTable(
         row_name=row,
         column_name=column,
-        row_values=tuple(dict.fromkeys(cell.labels[row] for cell in shown)),
-        column_values=tuple(dict.fromkeys(cell.labels[column] for cell in shown)),
-        cells=tuple(CrossCell(cell.labels[row], cell.labels[column], count_of(cell)) for cell in shown),
+        row_values=tuple(dict.fromkeys(cell.row for cell in cells)),
+        column_values=tuple(dict.fromkeys(cell.column for cell in cells)),
+        cells=cells,
         noise=noise_of(answer),
     )
 

@@ -10,6 +10,7 @@ from federation.cli import console, questions
 from federation.cli.export import check_targets, rows, to_json, write_csv, write_parquet, write_plot
 from federation.cli.overlap import app
 from federation.core.errors import ConfigError, Reason
+from federation.plots.tables import by_region, cross_table
 from federation.policy.specs import CubeSpec
 from federation.v1 import overlap_pb2 as pb
 from tests.question_kit import Asking, Exact, person
@@ -47,6 +48,27 @@ def test_plots_are_files_without_the_pages_colours(answer: pb.QueryCubeResponse,
     written = (tmp_path / f"a.{ending}").read_bytes()
     assert written[:5] in (b"<?xml", b"\x89PNG\r")
     assert b"#050607" not in written
+
+
+@pytest.mark.parametrize(
+    ("partners", "by"),
+    [
+        (("bank", "airline"), ("bank.tier",)),
+        (("bank", "insurer", "airline"), ("bank.tier", "airline.activity")),
+        (("bank", "insurer", "airline"), ("bank.tier", "bank.holds_gold")),
+        (("bank", "insurer", "airline"), ("bank.holds_gold", "insurer.holds_home", "airline.activity")),
+    ],
+)
+def test_a_heat_map_shows_every_labelled_cell_once(partners: tuple[str, ...], by: tuple[str, ...]) -> None:
+    people = [person(bank="high", airline="active")] * 40 + [person(bank="basic", insurer="family")] * 25
+    cube = CubeSpec(name="shown", partners=partners, by=by, epsilon=0.5, min_count=0)
+    answer = Asking(people, cube, noise=Exact()).cube("shown")
+    table = cross_table(answer, *by) if len(by) > 1 else by_region(answer, by[0])
+    places = [(cell.row, cell.column) for cell in table.cells]
+    assert len(places) == len(set(places))
+    labelled = [cell for cell in answer.cells if set(by) <= set(cell.labels) or len(by) == 1]
+    assert sorted(cell.count.count for cell in table.cells) == sorted(cell.count for cell in labelled)
+    assert {row for row, _ in places} == set(table.row_values)
 
 
 def test_text_says_what_was_read_and_why_something_is_missing(
