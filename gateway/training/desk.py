@@ -168,6 +168,7 @@ class ProposalDesk:
                 if record.state == APPROVED and record.autostart:
                     continue  # waits for another run to end, not for a word
                 if record.stored_state == PROPOSED:
+                    self._log_step("training_expired", "gateway", {"run": run_id, "undecided": record.undecided})
                     self._drop(record, f"{Reason.NOT_APPROVED}: {', '.join(record.undecided) or 'not started in time'}")
                 self._waiting.pop(run_id, None)
 

@@ -9,6 +9,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from federation.core.canonical import canonical_json
 from federation.core.clock import from_text, to_text
+from federation.core.database import reading
 from federation.core.errors import Reason, TrainingError
 from federation.core.identity import Role
 from federation.core.ids import PartyId
@@ -93,7 +94,7 @@ class SqlRunStore:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._reading = engine, reading(engine)  # who only looks waits for no writer
         _metadata.create_all(engine)
 
     def propose(
@@ -155,7 +156,7 @@ class SqlRunStore:
         """See RunStore."""
         columns = (_runs.c.rounds_done, _runs.c.weights, _progress.c.state, _progress.c.attempts, _progress.c.number)
         query = select(*columns).join(_progress, _progress.c.run_id == _runs.c.run_id)
-        with self._engine.begin() as connection:
+        with self._reading.begin() as connection:
             row = connection.execute(query.where(_runs.c.run_id == run_id)).one_or_none()
         if row is None:
             raise TrainingError(Reason.UNKNOWN_RUN, item=run_id[:64])
@@ -204,7 +205,7 @@ class SqlRunStore:
             query = query.where(_runs.c.run_id == run_id)
         if version:
             query = query.where(_runs.c.version == version)
-        with self._engine.begin() as connection:
+        with self._reading.begin() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
             item = run_id[:64] or (f"version {version}" if version else "no run has finished")
@@ -215,7 +216,7 @@ class SqlRunStore:
         """See RunStore."""
         columns = _runs.c.version, _runs.c.run_id, _runs.c.ended_at, _runs.c.card_json
         query = select(*columns).where(_runs.c.state == FINISHED).order_by(_runs.c.version.desc())
-        with self._engine.begin() as connection:
+        with self._reading.begin() as connection:
             return [Finished(*row) for row in connection.execute(query)]
 
     def _update(self, run_id: str, **values: object) -> bool:
@@ -227,7 +228,7 @@ class SqlRunStore:
     def _read(self, *which: Any) -> list[RunRecord]:
         asked = (_asked.c.caller, _asked.c.autostart, _asked.c.proposed_at, _asked.c.expires_at)
         runs = select(*_ABOUT, *asked).outerjoin(_asked, _asked.c.run_id == _runs.c.run_id).where(*which)
-        with self._engine.begin() as connection:
+        with self._reading.begin() as connection:
             rows = connection.execute(runs.order_by(_runs.c.number.desc())).all()
             ids = [row.run_id for row in rows]
             decisions: dict[str, list[Decision]] = {name: [] for name in ids}

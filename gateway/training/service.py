@@ -110,7 +110,7 @@ class TrainingService:
         """Registers a proposal, or finds the one that the same call made before. Partners need not be connected.
 
         Raises:
-            EntenteError: see ``ProposalDesk.propose``; TrainingError: IDEMPOTENCY_CONFLICT.
+            EntenteError: see ``ProposalDesk.propose``, and IDEMPOTENCY_CONFLICT.
         """
         key = _key(caller, asked, idempotency_key)
         with self._lock:
@@ -146,11 +146,7 @@ class TrainingService:
             return live
 
     def decide(self, party: str, said: pb.TrainerDecision) -> RunRecord:
-        """A partner's word on a proposal; the last yes starts a run that is to start by itself.
-
-        Raises:
-            EntenteError: see ``ProposalDesk.decide``.
-        """
+        """See ``ProposalDesk.decide``; the last yes starts a run that is to start by itself."""
         with self._lock:
             record = self._desk.decide(party, said)
             self._tell(record)
@@ -182,7 +178,7 @@ class TrainingService:
             return self._desk.need(run_id)
 
     def list_runs(self) -> list[RunRecord]:
-        """Every run, newest first."""
+        """Every run and proposal, newest first."""
         self.expire()
         return self._runs.all()
 
