@@ -40,12 +40,11 @@ from federation.overlap.plan import (
     row_bytes,
 )
 from federation.v1 import overlap_pb2 as pb
+from gateway.overlap.arrived import handle_batches, token_batches
 from gateway.overlap.deltas import Deltas
 from gateway.overlap.epochs import Batch, Counts, Epoch, Task, batch_id_of
 from gateway.overlap.epochs_sql import SqlEpochs
-from gateway.overlap.handles import HandleBatch
 from gateway.overlap.index import StatisticsIndex
-from gateway.overlap.people import TokenBatch
 from gateway.overlap.spool import MAX_NAMED_ROWS, Incoming, Shape, Spool
 from gateway.overlap.switchboard import Switchboard
 
@@ -96,10 +95,8 @@ class Coordinator:
         folder = state_dir / "overlap"
         engine = open_database(folder / "overlap.db")
         self.index = StatisticsIndex(folder / "index", keep_tokens=keep_tokens)
-        self.epochs, self.switchboard = (
-            SqlEpochs(engine),
-            Switchboard(engine, folder / "index" if keep_tokens else None),
-        )
+        self.epochs = SqlEpochs(engine)
+        self.switchboard = Switchboard(engine, folder / "index" if keep_tokens else None)
         self._spool = Spool(folder / "batches")
         self.deltas = Deltas(self.epochs, self.index, self.switchboard, self._spool)
         self._alliance, self._ca, self._policies, self._clock = alliance, ca, policies, clock
@@ -273,8 +270,9 @@ class Coordinator:
             if current.state != "open" or any(batch.position != hops for batch in batches):
                 raise OverlapError(Reason.EPOCH_INCOMPLETE, item=epoch)
             keys = len(key_types_of(current.plan.key_type))
-            self.index.build(epoch, self._labels(current, batches), self._tokens(current.plan, batches), keys)
-            self.switchboard.replace(epoch, self._handles(current.plan, batches), keys)
+            tokens = token_batches(self._spool, current.plan, batches)
+            self.index.build(epoch, self._labels(current, batches), tokens, keys)
+            self.switchboard.replace(epoch, handle_batches(self._spool, current.plan, batches), keys)
             abandoned = self.epochs.complete(epoch, self._clock.now())
             for batch_id in (*abandoned, *(batch.batch_id for batch in batches)):
                 self._spool.clear(batch_id)
@@ -297,18 +295,6 @@ class Coordinator:
             declared = [label for label in labels_of(parties[party]) if label in sent] if party in parties else []
             labels[party] = [*declared, *sorted(sent.difference(declared))]  # the policy may have changed meanwhile
         return labels
-
-    def _tokens(self, plan: pb.EpochPlan, batches: list[Batch]) -> Iterator[TokenBatch]:
-        for batch in batches:
-            if batch.index == STATISTICS:
-                chunks = self._spool.chunks(batch.batch_id, batch.position, row_bytes(plan))
-                yield TokenBatch(batch.origin, batch.label, batch.header.padding, chunks)
-
-    def _handles(self, plan: pb.EpochPlan, batches: list[Batch]) -> Iterator[HandleBatch]:
-        for batch in batches:
-            if batch.index == SWITCHBOARD:
-                chunks = self._spool.chunks(batch.batch_id, batch.position, row_bytes(plan))
-                yield HandleBatch(batch.origin, chunks, self._spool.handles(batch.batch_id))
 
     def _free_name(self) -> str:
         day = self._clock.now().date().isoformat()

@@ -15,19 +15,18 @@ answer can be given with that partner until a new epoch is built.
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from federation.core.errors import EntenteError, OverlapError, Reason
 from federation.core.ids import EpochId, PartyId
-from federation.overlap.plan import ADD, STATISTICS, SWITCHBOARD, key_types_of, row_bytes
+from federation.overlap.plan import ADD, STATISTICS, key_types_of
 from federation.v1 import overlap_pb2 as pb
+from gateway.overlap.arrived import handle_batches, token_batches
 from gateway.overlap.epochs import Batch, Delta, Epoch, Epochs, Task
-from gateway.overlap.handles import HandleBatch
 from gateway.overlap.index import StatisticsIndex
-from gateway.overlap.people import TokenBatch
 from gateway.overlap.spool import Spool
 from gateway.overlap.switchboard import Switchboard
 
@@ -223,8 +222,10 @@ class Deltas:
     def _apply(self, epoch: Epoch, delta: Delta, batches: list[Batch]) -> None:
         kinds = len(key_types_of(epoch.plan.key_type))
         try:
-            self._index.apply(epoch.epoch, delta.origin, delta.sequence, self._tokens(epoch, batches), kinds)
-            self._switchboard.apply(epoch.epoch, delta.origin, delta.sequence, self._handles(epoch, batches), kinds)
+            tokens = token_batches(self._spool, epoch.plan, batches)
+            self._index.apply(epoch.epoch, delta.origin, delta.sequence, tokens, kinds)
+            handles = handle_batches(self._spool, epoch.plan, batches)
+            self._switchboard.apply(epoch.epoch, delta.origin, delta.sequence, handles, kinds)
         except EntenteError as exc:
             about = {"origin": delta.origin, "sequence": delta.sequence}
             _log.error("delta_refused", **about, reason=str(exc.reason), item=exc.item)
@@ -234,19 +235,6 @@ class Deltas:
             _log.info("delta_applied", epoch=epoch.epoch, origin=delta.origin, sequence=delta.sequence)
         for batch in batches:
             self._spool.clear(batch.batch_id)
-
-    def _tokens(self, epoch: Epoch, batches: list[Batch]) -> Iterator[TokenBatch]:
-        for batch in batches:
-            if batch.index == STATISTICS:
-                chunks = self._spool.chunks(batch.batch_id, batch.position, row_bytes(epoch.plan))
-                yield TokenBatch(batch.origin, batch.label, batch.header.padding, chunks, batch.operation)
-
-    def _handles(self, epoch: Epoch, batches: list[Batch]) -> Iterator[HandleBatch]:
-        for batch in batches:
-            if batch.index == SWITCHBOARD:
-                chunks = self._spool.chunks(batch.batch_id, batch.position, row_bytes(epoch.plan))
-                handles = self._spool.handles(batch.batch_id)
-                yield HandleBatch(batch.origin, chunks, handles, batch.operation, batch.header.padding)
 
 
 def _task(task_id: str, epoch: EpochId, party: PartyId) -> Task:

@@ -5,6 +5,10 @@ with the number of its last delta; the answer counts when the index has it. So a
 before the question was put to it is in no number that is drawn afterwards. Whoever is not connected, does not answer in
 time or cannot read its own consents stops the fresh answer: stored answers need nobody and are given all the same.
 
+What was released stays released. A withdrawal changes no answer that is stored: it was drawn while the person was in
+the index by consent, and tells of that person no more than its epsilon allows. It is for later numbers to leave the
+person out.
+
 Differencing. Within an epoch a table is drawn once, and whoever asks again gets the stored answer, delta or not; and so
 for every sub-question that it answers. So nobody can ask one question before and after a delta and subtract for free: a
 second number about changed people is another table, with noise of its own and its loss in the ledger. Neighbours differ
