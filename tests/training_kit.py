@@ -29,12 +29,14 @@ from federation.core.ids import PartyId, PolicyVersion
 from federation.policy.facts import Decision, Facts, Given, Obligations
 from federation.policy.specs import TrainingSpec
 from federation.v1 import training_pb2 as pb
+from federation.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from federation.v1.training_pb2_grpc import TrainingServiceStub, add_TrainingServiceServicer_to_server
 from gateway.budget.ledger import ScopePreview
 from gateway.identity.authority import Authority
 from gateway.identity.caller import Caller, set_caller
 from gateway.release import ReleasePath
 from gateway.rpc.interceptor import Gatekeeper
+from gateway.rpc.models import ModelServicer
 from gateway.rpc.training import TrainingServicer
 from gateway.training.evaluation import load_public_set
 from gateway.training.hub import Hub
@@ -205,8 +207,8 @@ def make_caller(party: str = "marketing", role: Role = Role.MARKETING) -> Caller
 class PartyStub:
     """A stub whose every call says who calls."""
 
-    def __init__(self, channel: grpc.Channel, party: str, role: Role) -> None:
-        self._stub, self._metadata = TrainingServiceStub(channel), (("party", party), ("role", str(role)))
+    def __init__(self, channel: grpc.Channel, party: str, role: Role, service: Any = TrainingServiceStub) -> None:
+        self._stub, self._metadata = service(channel), (("party", party), ("role", str(role)))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         call = getattr(self._stub, name)
@@ -217,7 +219,7 @@ class Gateway:
     """A served gateway; ``stub`` gives anybody's stub."""
 
     def __init__(self, engine: Engine, spec: TrainingSpec, **options: Any) -> None:
-        self.gates, self.runs = Gates(), SqlRunStore(engine)
+        self.engine, self.gates, self.runs = engine, Gates(), SqlRunStore(engine)
         self.rules = TrainingRules(spec, DELTA, PARTNERS)
         self.hub = Hub(reconnect_timeout_s=options.pop("reconnect_timeout_s", 5.0))
         self.versions = make_versions(engine, self.gates)
@@ -248,8 +250,8 @@ class Gateway:
         self._channels.append(grpc.insecure_channel(f"127.0.0.1:{self.port}"))
         return self._channels[-1]
 
-    def stub(self, party: str = "marketing", role: Role = Role.MARKETING) -> Any:
-        return PartyStub(self.channel(), party, role)
+    def stub(self, party: str = "marketing", role: Role = Role.MARKETING, service: Any = TrainingServiceStub) -> Any:
+        return PartyStub(self.channel(), party, role, service)
 
     def close(self) -> None:
         self.service.stop(grace_s=0)
@@ -266,6 +268,7 @@ class Gateway:
         self._stop = asyncio.Event()
         server = grpc.aio.server(interceptors=[MetadataGate(None)])
         add_TrainingServiceServicer_to_server(TrainingServicer(self.service, self.hub), server)
+        add_ModelServiceServicer_to_server(ModelServicer(self.versions, self.runs, self.press), server)
         self.port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         self._started.set()
