@@ -52,7 +52,7 @@ test: lint
 
 bench-overlap: BENCHES := overlap overlap_delta questions
 bench-policy: BENCHES := policy consent
-bench-training: BENCHES := training $(if $(filter short,$(BENCH)),,superlink)
+bench-training: BENCHES := training scoring $(if $(filter short,$(BENCH)),,superlink)
 bench-overlap bench-policy bench-training: $(VENV)/.dev
 	@BENCH=$(BENCH) $(BIN)/python tests/bench/run.py $(BENCHES)
 
