@@ -1,8 +1,8 @@
 """How fast a partner scores its customers, with reasons, and how much memory that takes.
 
 ``python tests/bench/scoring.py [rows]`` makes that many invented customers (a million), of whom nine in ten agreed to
-offers, scores them under the shipped policy into Parquet and CSV, and prints one JSON object as its last line. BENCH=short: a
-fifth of them.
+offers, scores them under the shipped policy into Parquet and CSV, and prints one JSON object as its last line.
+BENCH=short makes a fifth of them.
 """
 
 import json
