@@ -1,0 +1,109 @@
+"""``entente train`` without a gateway: a run is followed over breaks, ends with an exit code, is told in words."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from federation.cli import train_runs
+from federation.cli.console import exit_code
+from federation.core.errors import EntenteError, Reason, TransportError
+from federation.v1 import common_pb2
+from federation.v1 import training_pb2 as pb
+
+
+def told(state: int, done: int = 0, reason: str = "", seconds_left: float = 0) -> pb.StartRunResponse:
+    progress = common_pb2.Progress(stage="round", done=done, total=3, text=f"round {done} of 3")
+    response = pb.StartRunResponse(run_id="run-1", progress=progress, reason=reason, seconds_left=seconds_left)
+    response.state = state  # type: ignore[assignment]
+    return response
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the gateway does each time it is called: messages, or an error; and the requests, at the end."""
+    steps: list[Any] = []
+    asked: list[pb.StartRunRequest] = []
+
+    def start(request: pb.StartRunRequest) -> Iterator[pb.StartRunResponse]:
+        asked.append(request)
+        step = steps.pop(0)
+        if isinstance(step, EntenteError):
+            raise step
+        yield from step
+
+    @contextmanager
+    def connect(_: Path) -> Iterator[Any]:
+        yield SimpleNamespace(training=SimpleNamespace(StartRun=start))
+
+    monkeypatch.setattr(train_runs, "connect", connect)
+    monkeypatch.setattr(train_runs, "AGAIN_S", 0.0)
+    steps.append(asked)
+    return steps
+
+
+def play(script: list[Any], *steps: Any) -> list[pb.StartRunRequest]:
+    asked: list[pb.StartRunRequest] = script.pop()
+    script.extend(steps)
+    train_runs.run(Path(), as_json=True)
+    assert script == []
+    return asked
+
+
+def test_run_is_followed_over_a_restart_under_the_same_key(
+    script: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = TransportError(Reason.UNAVAILABLE, item="gateway")
+    running = [told(pb.RUN_STATE_RUNNING, 1)]
+    asked = play(script, running, away, away, running, [told(pb.RUN_STATE_FINISHED, 3)])
+    assert json.loads(capsys.readouterr().out) == {"run_id": "run-1", "state": "finished"}
+    assert len(asked) == 5
+    assert len({request.idempotency_key for request in asked}) == 1
+
+
+def test_gateway_that_stays_away_and_a_gate_that_says_no_end_the_command(
+    script: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_runs, "AWAY_S", -1.0)
+    with pytest.raises(TransportError):
+        play(script, TransportError(Reason.UNAVAILABLE, item="gateway"))
+    script.clear()
+    script.append([])
+    with pytest.raises(EntenteError) as caught:
+        play(script, EntenteError(Reason.BUDGET_EXHAUSTED, item="model_training"))
+    assert exit_code(caught.value) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"), [(pb.RUN_STATE_FAILED, Reason.RUN_FAILED), (pb.RUN_STATE_STOPPED, Reason.RUN_STOPPED)]
+)
+def test_run_without_a_model_is_an_error_with_its_reason(script: list[Any], state: int, reason: Reason) -> None:
+    with pytest.raises(EntenteError, match="bank") as caught:
+        play(script, [told(state, 1, "PROPOSAL_REFUSED: bank")])
+    assert (caught.value.reason, exit_code(caught.value)) == (reason, 4)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "round 1 of 3"), (12.4, "about 12 s left"), (125, "about 2 min 5 s left")]
+)
+def test_time_left_is_told_in_words(seconds: float, words: str) -> None:
+    assert train_runs._progress(told(pb.RUN_STATE_RUNNING, 1, seconds_left=seconds)).text.endswith(words)
+
+
+def test_who_is_waited_for_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    proposal = pb.TrainingProposal(partners=["airline", "bank"], epsilon=2, rounds=3, model="logistic_regression")
+    run = pb.RunInfo(run_id="run-1", state=pb.RUN_STATE_PROPOSED, proposal=proposal, expires_at="2026-11-08")
+    run.decisions.add(party="airline", approved=True)
+    assert train_runs.describe(run)["waits_for"] == ["bank"]
+    assert train_runs.describe(run)["expires_at"] == "2026-11-08"
+    run.state = pb.RUN_STATE_PAUSED
+    run.holds.add(party="marketing")
+    assert train_runs.describe(run)["waits_for"] == ["marketing"]
+    train_runs.show_run(run, as_json=False)
+    shown = capsys.readouterr().out
+    assert "paused" in shown
+    assert "logistic_regression" in shown
