@@ -23,7 +23,7 @@ from gateway.demo.synthetic import make_alliance
 
 ENTENTE = (sys.executable, "-c", "from gateway.cli import main; main()")
 PARTNERS = ("bank", "insurer", "airline")
-ROUNDS = 300
+ROUNDS = 150
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
@@ -32,7 +32,7 @@ class Tour:
 
     def __init__(self, base: Path) -> None:
         self.base, self.alliance, data = base, base / "alliance", base / "data"
-        make_alliance(data, people=3_000, today=SystemClock().now())
+        make_alliance(data, people=24_000, today=SystemClock().now())
         create_alliance(self.alliance, SystemClock(), port=free_ports())
         policy = self.alliance / "policies" / "training.yaml"
         limits = yaml.safe_load(policy.read_text())
