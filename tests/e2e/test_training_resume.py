@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
 
 from federation.client.connection import Connection
 from federation.core.clock import SystemClock
+from federation.core.errors import EntenteError
 from federation.core.identity import load_identity
 from federation.v1 import training_pb2 as pb
 from gateway.alliance import create_alliance
@@ -54,7 +56,7 @@ class Tour:
         for party in PARTNERS:
             self._start(party, "partner", "run", "--config", str(base / party))
         for party in PARTNERS:
-            wait_for(lambda who=party: self.run("partner", "status", party=who)["gateway"]["agent_connected"], 60)
+            wait_for(lambda who=party: self.run("partner", "status", party=who)["gateway"].get("agent_connected"), 60)
 
     def config(self, party: str) -> Path:
         return self.base / party if party in PARTNERS else self.alliance / "people" / party
@@ -77,7 +79,7 @@ class Tour:
             try:
                 connection.wait_ready(1)
                 return list(connection.training.ListRuns(pb.ListRunsRequest(), timeout=5).runs)
-            except Exception:
+            except (EntenteError, grpc.RpcError):
                 return None
 
     def state(self) -> pb.RunInfo:
@@ -119,6 +121,7 @@ def test_run_waits_for_a_person_survives_a_kill_and_a_pause_and_is_paid_truly(to
     command = [*ENTENTE, *words, "--config", str(tour.config("marketing"))]
     following = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: tour.listed() and len(tour.state().decisions) == 2, 60)
+    wait_for(lambda: tour.run("partner", "status", party="bank")["training_proposals"], 30)
     [waiting] = tour.run("partner", "status", party="bank")["training_proposals"]
     [listed] = tour.run("train", "list", party="bank")["runs"]
     assert (listed["run_id"], listed["state"], listed["waits_for"]) == (waiting["run_id"], "proposed", ["bank"])
