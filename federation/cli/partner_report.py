@@ -22,7 +22,7 @@ def report(
     page: Annotated[Path | None, typer.Option("--html", help="Also write it as a page: FILE.html.")] = None,
     against: Annotated[
         Path | None,
-        typer.Option(help="Compare with the public people on a model's card.json, not with the last report."),
+        typer.Option(help="Folder of a saved model: compare with the public people on its card, not the last report."),
     ] = None,
     keep: Annotated[bool, typer.Option(help="Keep it, so that the next report says what moved.")] = True,
     as_json: JsonOption = False,
@@ -35,11 +35,16 @@ def report(
     from federation.client.data_page import write_page
     from federation.client.data_report import keep_report, last_report, make_report, read_reference
     from federation.client.workplace import open_workplace
+    from federation.training.saved import load_model
 
     settings = load_partner_config(config)
     place = open_workplace(settings, SystemClock())
     try:
-        earlier = last_report(settings.state) if against is None else read_reference(against)
+        earlier = (
+            last_report(settings.state)
+            if against is None
+            else read_reference(load_model(against, place.identity.ca).card)
+        )
         found = make_report(place.data, place.policy, place.data.consents, place.clock.now(), earlier)
     finally:
         place.close()

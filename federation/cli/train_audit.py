@@ -4,25 +4,29 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, err, out, table
 from federation.cli.export import check_targets
-from federation.client.config import load_partner_config
+from federation.client.config import load_client_config, load_partner_config
 from federation.client.connection import translated
 from federation.core.clock import SystemClock
-from federation.core.errors import Reason, TrainingError
+from federation.core.errors import DataError, Reason, TrainingError
+from federation.core.identity import load_identity
 from federation.v1 import training_pb2 as pb
 
 if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
     from federation.client.workplace import Workplace
-    from federation.training.audit.findings import Audit
+    from federation.training.audit.findings import Audit, Claim
     from federation.training.audit.membership import Membership
     from federation.training.learner import Rows
     from federation.training.plan import Plan
+    from federation.training.saved import SavedModel
     from federation.v1.training_pb2_grpc import TrainingServiceStub
 
 NOT_HELD = 1
@@ -68,11 +72,11 @@ def audit(
     from federation.training.audit.findings import Effort, audit_run, synthetic_rows
 
     with connect(config) as connection:
-        plan, claim, attempts = find_run(connection.training, run_id)
-    among = _own_rows(config, plan) if own_rows else synthetic_rows(plan, rows)
+        run = find_run(connection.training, run_id, _ca(config))
+    among = _own_rows(config, run.plan) if own_rows else synthetic_rows(run.plan, rows)
     effort = Effort(crafted=canaries, rows=canary_rows, confidence=confidence)
     with _steps(as_json) as on_progress:
-        found = audit_run(plan, among, claim, effort, attempts=attempts, on_progress=on_progress)
+        found = audit_run(run.plan, among, run.claim, effort, attempts=run.attempts, on_progress=on_progress)
     if plot is not None:
         from federation.plots.audit import draw_audit
         from federation.plots.svg import to_file
@@ -89,18 +93,16 @@ def _membership(config: Path, run_id: str, held_out: Path | None, confidence: fl
     from federation.client.audit_rows import deal, file_rows, left_out_rows, trained_rows
     from federation.training.audit.membership import infer_membership
     from federation.training.audit.replay import loss
-    from federation.training.models import load_weights
 
     with _partner(config) as place:
         with translated():
-            plan, claim, _ = find_run(place.connection.training, run_id)
-            asked = pb.GetModelRequest(run_id=plan.run_id)
-            answer = place.connection.training.GetModel(asked, timeout=RPC_TIMEOUT_S)
+            plan, claim, _, model = find_run(place.connection.training, run_id, place.identity.ca)
+        if model is None:
+            raise TrainingError(Reason.UNKNOWN_RUN, item=f"{plan.run_id} has no model yet")
         members = trained_rows(place, plan)
         others = left_out_rows(place, plan) if held_out is None else file_rows(held_out, plan)
     (others,) = deal(others, 1, np.random.default_rng(secrets.randbits(128)))
-    weights = load_weights(answer.weights, plan.kind, plan.width)
-    scores = (-loss(plan.kind, weights, rows) for rows in (members, others))
+    scores = (-loss(plan.kind, model.weights, rows) for rows in (members, others))
     found = infer_membership(*scores, epsilon=claim.person, delta=claim.delta, confidence=confidence)
     value = {"run_id": plan.run_id, "others_from": "file" if held_out else "customers left out", **found.to_json()}
     emit(as_json, value, lambda: _show_membership(plan.run_id, found, held_out is not None))
@@ -108,16 +110,33 @@ def _membership(config: Path, run_id: str, held_out: Path | None, confidence: fl
         raise typer.Exit(NOT_HELD)
 
 
-def find_run(stub: "TrainingServiceStub", run_id: str) -> tuple["Plan", Any, int]:
-    """A run's plan, what is claimed (by its card, if it has one) and for how many attempts.
+class Found(NamedTuple):
+    """A run, and what is claimed of it."""
+
+    plan: "Plan"
+    claim: "Claim"
+    attempts: int
+    """Sums or updates that the claim is for."""
+    model: "SavedModel | None"
+    """Verified; None before the run is finished."""
+
+
+def find_run(stub: "TrainingServiceStub", run_id: str, ca: "Certificate") -> Found:
+    """A run's plan, and what is claimed: by its signed card if it has one, else by its own account.
+
+    Args:
+        stub: Of the gateway.
+        run_id: Of the run; empty for the newest finished one.
+        ca: Of the alliance, whose gateway signs cards.
 
     Raises:
         TrainingError: UNKNOWN_RUN.
+        DataError: as ``verify_model``; BAD_FIELD for the card of another run.
+        IdentityError: as ``verify_model``.
     """
-    import json
-
     from federation.training.audit.findings import Claim, account_of
     from federation.training.plan import read_plan
+    from federation.training.saved import verify_model
 
     runs = {run.run_id: run for run in stub.ListRuns(pb.ListRunsRequest(), timeout=RPC_TIMEOUT_S).runs}
     if not run_id:
@@ -127,12 +146,20 @@ def find_run(stub: "TrainingServiceStub", run_id: str) -> tuple["Plan", Any, int
         raise TrainingError(Reason.UNKNOWN_RUN, item=run_id or "no finished run", fix="See: entente train list")
     plan = read_plan(runs[run_id].proposal)
     if runs[run_id].state != pb.RUN_STATE_FINISHED:
-        return plan, account_of(plan, plan.rounds), plan.rounds
-    card = json.loads(stub.GetModel(pb.GetModelRequest(run_id=run_id), timeout=RPC_TIMEOUT_S).card_json)
+        return Found(plan, account_of(plan, plan.rounds), plan.rounds, None)
+    asked = pb.GetModelRequest(run_id=run_id)
+    answer = stub.GetModel(asked, timeout=RPC_TIMEOUT_S)
+    model = verify_model(answer.weights, answer.signed_card, ca)
+    if model.run_id != run_id:
+        raise DataError(Reason.BAD_FIELD, item="card of another run")
     # The strictest number on the card is what is audited.
-    person, customer = (min(card[f"{tight}epsilon_per_{unit}"] for tight in ("", "tight_")) for unit in UNITS)
-    claim = Claim(float(person), float(customer), float(card["delta"]))
-    return plan, claim, int(card["attempts"])
+    person, customer = (min(model.card[f"{tight}epsilon_per_{unit}"] for tight in ("", "tight_")) for unit in UNITS)
+    claim = Claim(float(person), float(customer), float(model.card["delta"]))
+    return Found(plan, claim, int(model.card["attempts"]), model)
+
+
+def _ca(config: Path) -> "Certificate":
+    return load_identity(load_client_config(config).identity).ca
 
 
 @contextmanager

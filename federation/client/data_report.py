@@ -209,30 +209,28 @@ def last_report(state: Path) -> dict[str, Any] | None:
     return dict(found)
 
 
-def read_reference(card: Path) -> dict[str, Any]:
+def read_reference(card: Mapping[str, Any]) -> dict[str, Any]:
     """The public people whom a model's card compares with, in the form of an earlier report.
 
     Args:
-        card: The card's file, as ``entente train show --save`` writes it.
+        card: Verified.
 
     Raises:
-        DataError: BROKEN_ROW for no card, or one that knows no such people.
+        DataError: BAD_FIELD for a card that knows no such people.
     """
-    try:
-        found = json.loads(card.read_text())
-        shares = dict(zip(found["columns"], found["reference"], strict=True))
-        features = [
-            {
-                "name": name,
-                "there": True,
-                "places": {place: round(REFERENCE_PEOPLE * float(shares[f"{name}={place}"])) for place in places},
-            }
-            for name, places in found["bounds"].items()
-        ]
-        told = f"the public people on the card of run {str(found['run_id'])[:64]}"
-        return {"schema": str(found["feature_schema"]), "at": told, "features": features}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
-        raise DataError(Reason.BROKEN_ROW, item=f"card {card.name}: no public people to compare with") from exc
+    if not card.get("reference"):
+        raise DataError(Reason.BAD_FIELD, item="card: no public people to compare with")
+    shares = dict(zip(card["columns"], card["reference"], strict=True))
+    features = [
+        {
+            "name": name,
+            "there": True,
+            "places": {place: round(REFERENCE_PEOPLE * float(shares[f"{name}={place}"])) for place in places},
+        }
+        for name, places in card["bounds"].items()
+    ]
+    told = f"the public people on the card of run {card['run_id']}"
+    return {"schema": str(card["feature_schema"]), "at": told, "features": features}
 
 
 def keep_report(report: DataReport, state: Path) -> Path:

@@ -37,7 +37,7 @@ from federation.training.plan import Plan, read_plan
 from federation.training.secure_sum import Integers
 from federation.v1 import training_pb2 as pb
 from gateway.training.proposals import TrainingRules, complete
-from tests.training_kit import DELTA, PARTNERS, SPEC, SUMMED, alliance, follow, make_caller
+from tests.training_kit import DELTA, PARTNERS, SPEC, SUMMED, alliance, follow, identity_of, make_caller
 
 ALL_FEATURES = tuple(feature.name for feature in MARKETING_V1.features)
 WIDE = SUMMED.model_copy(update={"rounds": 20, "max_rounds": 20, "features": ALL_FEATURES, "collusion": 1})
@@ -236,9 +236,10 @@ def test_local_accountant_that_was_reset_is_caught() -> None:
 def test_finished_run_of_a_real_gateway_is_played_again_from_what_the_gateway_tells() -> None:
     with alliance(SUMMED) as (gateway, _):
         run_id = follow(gateway)[-1].run_id
-        plan, claim, attempts = find_run(gateway.stub("bank", Role.PARTNER), "")
+        plan, claim, attempts, model = find_run(gateway.stub("bank", Role.PARTNER), "", identity_of("bank").ca)
         card = json.loads(gateway.service.get_model(make_caller(), run_id).card_json)
         assert plan.digest == read_plan(gateway.runs.all()[0].proposal).digest
+    assert model is not None
     assert (plan.run_id, attempts) == (run_id, SUMMED.rounds)
     assert claim.person == min(card["epsilon_per_person"], card["tight_epsilon_per_person"])
     audit = audit_run(plan, synthetic_rows(plan, 3000), claim, replace(SURE, rows=64), attempts=attempts)

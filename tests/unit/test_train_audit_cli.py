@@ -15,14 +15,17 @@ from typer.testing import CliRunner
 from federation.cli import train_audit
 from federation.cli.train import app
 from federation.client.config import Limits, PartnerConfig
-from federation.core.clock import FixedClock
+from federation.core.canonical import canonical_json
+from federation.core.clock import FixedClock, to_text
 from federation.core.database import open_database
+from federation.core.identity import Role
 from federation.training.audit.findings import account_of
-from federation.training.models import LOGISTIC_REGRESSION, save_weights
+from federation.training.models import LOGISTIC_REGRESSION, initial, save_weights, weights_digest
 from federation.training.plan import read_plan
+from federation.training.saved import sign_card
 from federation.v1 import training_pb2 as pb
 from gateway.training.proposals import TrainingRules, complete
-from tests.training_kit import DELTA, NOW, PARTNERS, SUMMED, FrameData, identity_of, make_rows
+from tests.training_kit import ALLIANCE, DELTA, NOW, PARTNERS, SUMMED, FrameData, identity_of, make_rows
 
 runner = CliRunner()
 
@@ -47,8 +50,11 @@ class Stub:
         tight = {"person": spent.person / understated, "customer": spent.customer / understated}
         card = {f"tight_epsilon_per_{unit}": epsilon for unit, epsilon in tight.items()}
         card |= {f"epsilon_per_{unit}": 1.1 * epsilon for unit, epsilon in tight.items()}
-        self.card = {**card, "delta": DELTA, "attempts": self.plan.rounds}
-        self.weights = save_weights(weights) if weights else b""
+        about = {"model": self.plan.kind, "feature_schema": self.plan.schema.version, "alliance": ALLIANCE}
+        more = {"features": list(self.plan.features), "trained_at": to_text(NOW)}
+        self.card = {**card, **about, **more, "delta": DELTA, "attempts": self.plan.rounds}
+        self.weights = save_weights(weights or initial(self.plan.kind, self.plan.width))
+        self.signer = identity_of("gateway", Role.GATEWAY)
         self.asked: list[str] = []
 
     def ListRuns(self, request: pb.ListRunsRequest, timeout: float) -> pb.ListRunsResponse:
@@ -57,7 +63,10 @@ class Stub:
 
     def GetModel(self, request: pb.GetModelRequest, timeout: float) -> pb.GetModelResponse:
         self.asked.append(f"GetModel {request.run_id}")
-        return pb.GetModelResponse(run_id=request.run_id, weights=self.weights, card_json=json.dumps(self.card))
+        card = canonical_json({**self.card, "run_id": request.run_id, "weights_sha256": weights_digest(self.weights)})
+        return pb.GetModelResponse(
+            run_id=request.run_id, weights=self.weights, signed_card=sign_card(card.decode(), self.signer)
+        )
 
 
 @pytest.fixture
@@ -84,6 +93,7 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
         monkeypatch.setattr(train_audit, "connect", connect)
         monkeypatch.setattr(train_audit, "_partner", partner)
+        monkeypatch.setattr(train_audit, "_ca", lambda config: identity_of("bank").ca)
         return runner.invoke(app, ["audit", *arguments, "--config", str(tmp_path)])
 
     return run
@@ -103,8 +113,8 @@ def test_newest_finished_run_is_audited_and_nothing_but_its_card_is_asked(call: 
 def test_claim_that_is_too_small_ends_in_exit_code_one(call: Any) -> None:
     done = call(Stub(understated=4), "old", "--canary-rows", "20")
     assert done.exit_code == 1
-    assert "does not stand" in done.output
-    assert "more than claimed" in done.output
+    assert "The claim does not stand." in " ".join(done.output.split())
+    assert "more than claimed" in " ".join(done.output.split())
 
 
 def test_proposal_is_audited_before_it_is_approved_by_its_own_account(call: Any) -> None:
@@ -117,6 +127,16 @@ def test_proposal_is_audited_before_it_is_approved_by_its_own_account(call: Any)
 def test_unknown_run_is_named(call: Any) -> None:
     done = call(Stub(), "nobody")
     assert "UNKNOWN_RUN" in str(done.exception)
+
+
+def test_claim_counts_only_under_the_gateways_signature(call: Any) -> None:
+    stub = Stub()
+    stub.signer = identity_of("bank")
+    assert "ROLE_NOT_ALLOWED" in str(call(stub).exception)
+
+
+def test_run_without_a_model_has_no_members_yet(call: Any) -> None:
+    assert "has no model yet" in str(call(Stub(), "next", "--membership", data=FrameData(make_rows(10, 1))).exception)
 
 
 def test_own_rows_are_dealt_to_as_many_partners(call: Any) -> None:
@@ -158,9 +178,11 @@ def test_model_that_knows_nothing_tells_no_members(call: Any) -> None:
 def test_model_that_knows_its_members_is_found_out(call: Any) -> None:
     stub, data = member_world(10.0)
     stub.card = {**stub.card, "tight_epsilon_per_person": 0.5}
-    done = call(stub, "--membership", data=data)
-    assert done.exit_code == 1
-    assert "does not stand" in done.output
+    done = call(stub, "--membership", "--json", data=data)
+    shown = json.loads(done.output)
+    assert (done.exit_code, shown["holds"], shown["auc"][0]) == (1, False, 1.0)
+    assert shown["epsilon_at_least"] > 0.5
+    assert "epsilon 0.500" in call(stub, "--membership", data=data).output
 
 
 def test_others_may_come_from_a_file(call: Any, tmp_path: Path) -> None:
