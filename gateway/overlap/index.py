@@ -168,8 +168,6 @@ class StatisticsIndex:
         Raises:
             OverlapError: UNKNOWN_EPOCH; EPOCH_REPLACED.
         """
-        if not self._has_regions(epoch) and self._generations(epoch):
-            raise OverlapError(Reason.EPOCH_REPLACED, item=epoch)
         combinations, labels = self.combinations(epoch), self.labels(epoch)
         ring = list(labels)
         bits = {party: 1 << ring.index(party) for party in partners}
@@ -185,7 +183,9 @@ class StatisticsIndex:
             f"SELECT (bits & {mask})::INTEGER AS region{picked}, sum(people)::BIGINT FROM regions "  # noqa: S608 - our numbers
             f"WHERE (bits & {mask}) != 0 GROUP BY ALL"
         )
-        with self._open(epoch) as db:
+        with self._open(epoch) as db:  # once: opening a file takes longer than the scan
+            if not _has_regions(db):
+                raise OverlapError(Reason.EPOCH_REPLACED, item=epoch)
             rows = db.execute(query).fetchall()
         counts: dict[Region, int] = {}
         for region, *found, people in rows:
@@ -227,10 +227,15 @@ class StatisticsIndex:
         if not self._generations(epoch):
             return False
         with self._open(epoch) as db:
-            return bool(db.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'regions'").fetchone())
+            return _has_regions(db)
 
     def _tokens(self, epoch: str) -> Path:
         return self._folder / f"{check_epoch_name(epoch)}{_APART}tokens"
+
+
+def _has_regions(db: duckdb.DuckDBPyConnection) -> bool:
+    """Whether there are counts: of an epoch that was replaced only labels are left."""
+    return bool(db.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'regions'").fetchone())
 
 
 def _connect(path: Path) -> "contextlib.closing[duckdb.DuckDBPyConnection]":

@@ -12,7 +12,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,7 @@ import pytest
 from federation.core.clock import SystemClock
 from federation.training.features import MARKETING_V1
 from gateway.demo.record import Story
+from gateway.demo.stage import Stage
 from gateway.demo.story import STEPS
 from gateway.demo.synthetic import make_alliance
 
@@ -114,6 +117,41 @@ def test_the_joint_model_ranks_better_than_chance_and_says_what_it_cost(played: 
     assert 0 < training.epsilon_per_customer <= training.epsilon_per_person
 
 
+def model_on_shelf(played: Played, party: str) -> Path:
+    """The folder of the model in use at a partner."""
+    shelf = played.folder / party / "state" / "models"
+    return shelf / str(json.loads((shelf / "in-use.json").read_text())["weights_sha256"])
+
+
+def run_entente(*arguments: str) -> dict[str, Any]:
+    done = subprocess.run([*ENTENTE, *arguments, "--json"], check=True, capture_output=True, text=True, timeout=120)
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("party", PARTNERS)
+def test_every_partner_has_the_model_in_use_and_anybody_can_verify_it(played: Played, party: str) -> None:
+    ca = played.folder / "alliance" / "ca" / "ca.pem"
+    said = run_entente("model", "verify", str(model_on_shelf(played, party)), "--ca", str(ca))
+    assert "/gateway/" in said["signed_by"]
+    assert played.story.training is not None
+    assert said["run_id"] == played.story.training.run_id
+    judged = json.loads((model_on_shelf(played, party) / "card.json").read_text())["card"]["judged"]
+    low, high = judged["everyone"]["rows"][1:]
+    trained = sum(partner.trained for partner in played.story.partners)
+    assert low - (high - low) < trained < high + (high - low)  # within six standard deviations
+
+
+def test_a_partner_scores_its_customers_with_reasons_and_without_the_gateway(played: Played, tmp_path: Path) -> None:
+    folder, out = played.folder / "bank", tmp_path / "scores.csv"
+    model = str(model_on_shelf(played, "bank"))
+    said = run_entente("score", "--model", model, "--config", str(folder), "--out", str(out))
+    scores = pd.read_csv(out)
+    assert 0 < len(scores) == said["scored"] < said["customers"]
+    assert said["scored"] + sum(said["not_scored"].values()) == said["customers"]
+    assert set(scores["decile"]) == set(range(1, 11))
+    assert scores["reason_1"].str.contains("raises the score|lowers the score").mean() > 0.9
+
+
 def test_offers_were_permitted_refused_with_reasons_and_taken_back(played: Played) -> None:
     offers, withdrawal = played.story.offers, played.story.withdrawal
     assert offers is not None
@@ -175,3 +213,88 @@ def test_no_feature_row_left_a_partner(played: Played, party: str) -> None:
         values = [str(getattr(row, name)) for name in ("age", "job", "marital", "education", "balance")]
         for separator in (",", ";", "\t", '","', " "):
             assert separator.join(values).encode() not in sent
+
+
+class Marketing:
+    """Somebody at joint marketing with a shell; the gateway and the agents of the demonstration are up again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.people = folder / "alliance" / "people"
+
+    def run(self, *arguments: str, role: str = "marketing") -> "subprocess.CompletedProcess[str]":
+        command = [*ENTENTE, *arguments, "--json", "--config", str(self.people / role)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def ask(self, *arguments: str, role: str = "marketing") -> dict[str, Any]:
+        done = self.run(*arguments, role=role)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def error(self, *arguments: str, role: str = "marketing") -> tuple[int, dict[str, Any]]:
+        done = self.run(*arguments, role=role)
+        assert "Traceback" not in done.stderr
+        return done.returncode, json.loads(done.stderr)["error"]
+
+
+@pytest.fixture(scope="module")
+def marketing(played: Played) -> Iterator[Marketing]:
+    stage = Stage(played.folder.absolute(), SystemClock(), quiet=True)
+    try:
+        stage.ensure_running()
+        yield Marketing(played.folder)
+    finally:
+        stage.processes.stop()
+
+
+def test_what_was_released_is_given_again_and_read_off_for_nothing(played: Played, marketing: Marketing) -> None:
+    assert played.story.venn is not None
+    assert played.story.links is not None
+    assert all(cube["released"] for cube in marketing.ask("overlap", "cubes")["cubes"])
+    venn = marketing.ask("overlap", "query", "venn")
+    assert not venn["spent_now"]
+    shown = {region.members: region.count for region in played.story.venn.regions}
+    assert {tuple(cell["members"]): cell["count"] or 0 for cell in venn["cells"]} == {
+        members: count.count for members, count in shown.items()
+    }
+    part = marketing.ask("overlap", "query", "--partners", "airline,bank")
+    assert (part["read_from"], part["spent_now"]) == ("venn", False)
+    assert marketing.ask("overlap", "query", "--partners", "airline,bank", "--dry-run")["read_from"] == "venn"
+    links = marketing.ask("overlap", "links")
+    assert (len(links["links"]), links["candidates"]) == (len(played.story.links.links), 9)
+    assert not links["spent_now"]
+
+
+def test_a_question_of_ones_own_is_previewed_paid_for_once_and_kept(marketing: Marketing, tmp_path: Path) -> None:
+    question = ("--partners", "insurer,airline", "--by", "insurer.life_stage")
+    before = marketing.ask("budget", "show", role="compliance")
+    seen = marketing.ask("overlap", "query", *question, "--dry-run")
+    assert (seen["fits"], seen["epsilon"], seen["read_from"]) == (True, 0.1, "")
+    assert marketing.ask("budget", "show", role="compliance") == before
+    files = {kind: tmp_path / f"a.{kind}" for kind in ("csv", "parquet", "png")}
+    wanted = ("--csv", str(files["csv"]), "--parquet", str(files["parquet"]), "--plot", str(files["png"]))
+    first = marketing.ask("overlap", "query", *question, *wanted)
+    assert all(path.stat().st_size > 100 for path in files.values())
+    again = marketing.ask("overlap", "query", *question, "--epsilon", "0.2")
+    assert (first["spent_now"], again["spent_now"]) == (True, False)
+    assert first["cells"] == again["cells"]
+    after = marketing.ask("budget", "show", role="compliance")
+    assert after["scopes"][0]["epsilon_spent"] == pytest.approx(seen["scopes"][0]["epsilon_after"])
+    [entry] = [entry for entry in after["entries"] if entry not in before["entries"] and "question" in entry["what"]]
+    assert entry["what"].startswith("question insurer and airline by insurer.life_stage, epoch ")
+
+
+def test_a_wrong_question_is_told_what_is_there_instead(marketing: Marketing) -> None:
+    code, error = marketing.error("overlap", "query", "--partners", "bank", "--by", "bank.tier")
+    assert (code, error["reason"]) == (3, "QUESTION_MISFIT")
+    assert "of bank.holds_gold_card, bank.value_tier" in error["item"]
+    code, error = marketing.error("overlap", "query", "ven")
+    assert (code, error["reason"], error["item"]) == (3, "UNKNOWN_CUBE", "ven, of holdings, tier_by_activity, venn")
+    code, error = marketing.error("overlap", "links", "venn")
+    assert (code, error["reason"]) == (3, "QUESTION_MISFIT")
+    code, error = marketing.error(
+        "overlap", "query", "--partners", "bank,insurer", "--by", "bank.value_tier", "--epsilon", "1"
+    )
+    assert (code, error["reason"]) == (1, "POLICY_DENIED")
+    code, error = marketing.error("overlap", "query", "venn", role="compliance")
+    assert (code, error["reason"]) == (1, "ROLE_NOT_ALLOWED")
