@@ -11,40 +11,33 @@ gateway asks whether a withdrawal is outstanding, and by itself after a withdraw
 Trusts its own policy, its own data and the alliance CA; not the gateway.
 """
 
-import json
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import PartnerConfig
 from federation.client.connection import translated
-from federation.client.overlap_batches import BatchBuilder, Data, Handles
+from federation.client.overlap_batches import Data, Handles
 from federation.client.overlap_carry import Progress, fetch, rows_in, send
-from federation.client.overlap_delta import DeltaBuilder
 from federation.client.overlap_files import create_private, read_chunks, shuffled, write_rows
-from federation.client.overlap_memory import KEY_BYTES, Digests, Memory, Pool, Recorder
+from federation.client.overlap_own import OwnBatches
 from federation.client.overlap_state import EpochState, StoredBatch
 from federation.core.clock import Clock
 from federation.core.errors import EntenteError, OverlapError, Reason, TransportError
-from federation.core.identity import Identity, write_secret
+from federation.core.identity import Identity
 from federation.core.ids import HANDLE_BYTES, CustomerId, Handle
 from federation.overlap.batch import Chain, Random, sign_receipt, verify_chain
 from federation.overlap.blind import blind
 from federation.overlap.plan import (
-    MAX_DELTAS,
     REMOVE,
     STATISTICS,
-    SWITCHBOARD,
     Agreement,
     check_plan,
-    labels_of,
     row_bytes,
 )
 from federation.v1 import overlap_pb2 as pb
@@ -95,12 +88,22 @@ class OverlapAgent:
         progress: Progress | None = None,
         random: Random = os.urandom,
     ) -> None:
-        self._stub, self._identity, self._data, self._handles = stub, identity, data, handles
+        self._stub, self._identity, self._handles = stub, identity, handles
         self._config, self._policy, self._clock = config, policy, clock
         self._before_switchboard, self._random = before_switchboard, random
         self._progress = progress or LoggedProgress()
         self._state = EpochState(config.state, random)
         self._changing = threading.Lock()  # one delta at a time
+        self._own = OwnBatches(
+            self._state,
+            identity=identity,
+            data=data,
+            handles=handles,
+            config=config,
+            policy=policy,
+            progress=self._progress,
+            random=random,
+        )
 
     def serve(self, stop: threading.Event) -> None:
         """Works on tasks until the stream ends or ``stop`` is set. A task that ends in an error does not end it.
@@ -155,7 +158,7 @@ class OverlapAgent:
         self._pin(plan)
         self._state.retire_others(plan.epoch)
         if not self._state.has_own(plan.epoch):
-            self._build(plan)
+            self._own.build(plan)
         self._send_own(self._state.own(plan.epoch), plan)
 
     def complete(self, plan: pb.EpochPlan) -> None:
@@ -176,7 +179,7 @@ class OverlapAgent:
             if not self._state.has_own(plan.epoch):
                 raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"no batches of this partner in {plan.epoch}")
             self._send_delta(plan)
-            self._write_delta(plan, withdrawals_only)
+            self._own.change(plan, withdrawals_only=withdrawals_only)
             self._send_delta(plan)
             return self._state.last_delta(plan.epoch)
 
@@ -249,60 +252,6 @@ class OverlapAgent:
         if batches:
             self._send_own(batches, plan)
             self._state.sent(plan.epoch, sequence)
-
-    def _write_delta(self, plan: pb.EpochPlan, withdrawals_only: bool) -> None:
-        memory = Memory.load(self._state.memory(plan.epoch))
-        digests = Digests(self._state.secret(plan.epoch, KEY_BYTES))
-        with closing(Pool(self._state.folder(plan.epoch), row_bytes(plan), memory.rows)) as pool:
-            delta = DeltaBuilder(
-                self._builder(plan, Recorder(memory.labels, digests, pool)),
-                data=self._data,
-                handles=self._handles,
-                party=self._policy.parties[self._identity.subject.party],
-                digests=digests,
-                pool=pool,
-                memory=memory,
-            )
-            changes = delta.withdrawn() if withdrawals_only else delta.current()
-            if changes.empty:
-                return
-            sequence = self._state.last_delta(plan.epoch) + 1
-            if sequence > MAX_DELTAS:
-                raise OverlapError(Reason.TOO_LARGE, item=f"delta {sequence}", fix="Build a new epoch.")
-            keys = self._keys(plan)
-            self._state.save_delta(plan.epoch, sequence, lambda folder: delta.write(changes, sequence, keys, folder))
-        _log.info("overlap_delta", epoch=plan.epoch, sequence=sequence, **changes.counts())
-
-    def _keys(self, plan: pb.EpochPlan) -> dict[int, X25519PrivateKey]:
-        return {index: self._state.key(plan.epoch, index) for index in (STATISTICS, SWITCHBOARD)}
-
-    def _build(self, plan: pb.EpochPlan) -> None:
-        digests = Digests(self._state.secret(plan.epoch, KEY_BYTES))
-        labels = labels_of(self._policy.parties[self._identity.subject.party])
-        with closing(Pool(self._state.folder(plan.epoch), row_bytes(plan), 0)) as pool:
-            recorder = Recorder(labels, digests, pool)
-            builder = self._builder(plan, recorder)
-
-            def build(folder: Path) -> None:
-                builder.build(self._keys(plan), folder)
-                recorder.memory().save(folder)
-
-            self._state.save_own(plan.epoch, build)
-        report = json.dumps(builder.report(), indent=1, sort_keys=True).encode()
-        write_secret(self._config.state / "reports" / f"overlap-{plan.epoch}.json", report)
-
-    def _builder(self, plan: pb.EpochPlan, recorder: Recorder) -> BatchBuilder:
-        return BatchBuilder(
-            plan,
-            identity=self._identity,
-            data=self._data,
-            handles=self._handles,
-            config=self._config.data,
-            agreement=self._policy,
-            random=self._random,
-            progress=self._progress,
-            memory=recorder,
-        )
 
     def _customers(self, handles: Path) -> list[CustomerId]:
         """Whose handles these are; padding is nobody's."""

@@ -1,0 +1,117 @@
+"""A partner's own batches of an epoch on its disk: the base once, then one delta after another."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from federation.client.config import PartnerConfig
+from federation.client.overlap_batches import BatchBuilder, Data, Handles
+from federation.client.overlap_carry import Progress
+from federation.client.overlap_delta import DeltaBuilder
+from federation.client.overlap_memory import KEY_BYTES, Digests, Memory, Pool, Recorder
+from federation.client.overlap_state import EpochState
+from federation.core.errors import OverlapError, Reason
+from federation.core.identity import Identity, write_secret
+from federation.overlap.batch import Random
+from federation.overlap.plan import MAX_DELTAS, STATISTICS, SWITCHBOARD, Agreement, labels_of, row_bytes
+from federation.policy.specs import PartySpec
+from federation.v1 import overlap_pb2 as pb
+
+_log = structlog.get_logger()
+
+
+class OwnBatches:
+    """Writes them; what is written is in the partner's state.
+
+    Args:
+        state: Of the epochs.
+        identity: The partner's.
+        data: Its rows, under its own policy.
+        handles: Its handle book.
+        config: Its configuration.
+        policy: Its own policy: labels, padding.
+        progress: Called while rows are worked on.
+        random: Order and padding.
+    """
+
+    def __init__(
+        self,
+        state: EpochState,
+        *,
+        identity: Identity,
+        data: Data,
+        handles: Handles,
+        config: PartnerConfig,
+        policy: Agreement,
+        progress: Progress,
+        random: Random,
+    ) -> None:
+        self._state, self._identity, self._data, self._handles = state, identity, data, handles
+        self._config, self._policy, self._progress, self._random = config, policy, progress, random
+
+    @property
+    def _party(self) -> PartySpec:
+        return self._policy.parties[self._identity.subject.party]
+
+    def build(self, plan: pb.EpochPlan) -> None:
+        """Writes the base and the report of who is in it. Raises DataError where the partner's files are not usable."""
+        digests = Digests(self._state.secret(plan.epoch, KEY_BYTES))
+        with closing(Pool(self._state.folder(plan.epoch), row_bytes(plan), 0)) as pool:
+            recorder = Recorder(labels_of(self._party), digests, pool)
+            builder = self._builder(plan, recorder)
+
+            def build(folder: Path) -> None:
+                builder.build(self._keys(plan), folder)
+                recorder.memory().save(folder)
+
+            self._state.save_own(plan.epoch, build)
+        report = json.dumps(builder.report(), indent=1, sort_keys=True).encode()
+        write_secret(self._config.state / "reports" / f"overlap-{plan.epoch}.json", report)
+
+    def change(self, plan: pb.EpochPlan, *, withdrawals_only: bool) -> None:
+        """Writes what changed as the next delta, or nothing if nothing did.
+
+        Raises:
+            DataError: the partner's files are not usable.
+            OverlapError: BAD_FIELD for a label that the epoch does not have; TOO_LARGE after ``MAX_DELTAS``.
+        """
+        memory = Memory.load(self._state.memory(plan.epoch))
+        digests = Digests(self._state.secret(plan.epoch, KEY_BYTES))
+        with closing(Pool(self._state.folder(plan.epoch), row_bytes(plan), memory.rows)) as pool:
+            delta = DeltaBuilder(
+                self._builder(plan, Recorder(memory.labels, digests, pool)),
+                data=self._data,
+                handles=self._handles,
+                party=self._party,
+                digests=digests,
+                pool=pool,
+                memory=memory,
+            )
+            changes = delta.withdrawn() if withdrawals_only else delta.current()
+            if changes.empty:
+                return
+            sequence = self._state.last_delta(plan.epoch) + 1
+            if sequence > MAX_DELTAS:
+                raise OverlapError(Reason.TOO_LARGE, item=f"delta {sequence}", fix="Build a new epoch.")
+            keys = self._keys(plan)
+            self._state.save_delta(plan.epoch, sequence, lambda folder: delta.write(changes, sequence, keys, folder))
+        _log.info("overlap_delta", epoch=plan.epoch, sequence=sequence, **changes.counts())
+
+    def _keys(self, plan: pb.EpochPlan) -> dict[int, X25519PrivateKey]:
+        return {index: self._state.key(plan.epoch, index) for index in (STATISTICS, SWITCHBOARD)}
+
+    def _builder(self, plan: pb.EpochPlan, recorder: Recorder) -> BatchBuilder:
+        return BatchBuilder(
+            plan,
+            identity=self._identity,
+            data=self._data,
+            handles=self._handles,
+            config=self._config.data,
+            agreement=self._policy,
+            random=self._random,
+            progress=self._progress,
+            memory=recorder,
+        )
