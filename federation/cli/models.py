@@ -100,13 +100,13 @@ def verify(
     from cryptography import x509
 
     from federation.core.errors import ConfigError, Reason
-    from federation.training.saved import load_model
+    from federation.training.signed_card import read_folder
 
     try:
         certificate = x509.load_pem_x509_certificate(ca.read_bytes())
     except (OSError, ValueError) as exc:
         raise ConfigError(Reason.MISSING_FILE, item=str(ca), detail="no PEM certificate") from exc
-    model = load_model(folder, certificate)
+    model = read_folder(folder, certificate)
     names = ("model", "purpose", "trained_at", "epsilon_per_person", "epsilon_per_customer", "delta", "policy_version")
     about = {name: model.card[name] for name in names}
     value = {"run_id": model.run_id, "signed_by": model.signer.uri, "weights_sha256": model.digest, **about}

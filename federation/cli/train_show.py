@@ -25,14 +25,14 @@ def show(
     from federation.cli.export import need
     from federation.cli.model_card import print_card
     from federation.core.identity import load_identity
-    from federation.training.saved import save_model, verify_model
+    from federation.training.signed_card import save_model, verify_card
 
     if plots is not None:
         need("matplotlib")
     with connect(config) as connection:
         request = pb.GetModelRequest(run_id=run_id, version=version)
         answer = connection.training.GetModel(request, timeout=RPC_TIMEOUT_S)
-    model = verify_model(answer.weights, answer.signed_card, load_identity(load_client_config(config).identity).ca)
+    model = verify_card(answer.weights, answer.signed_card, load_identity(load_client_config(config).identity).ca)
     drawn: list[Path] = []
     if save is not None:
         save_model(model, save)

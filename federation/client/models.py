@@ -14,7 +14,8 @@ import structlog
 
 from federation.core.errors import EntenteError, Reason, TrainingError
 from federation.core.identity import Identity, write_secret
-from federation.training.saved import SavedModel, load_model, save_model, verify_model
+from federation.training.saved import SavedModel, load_model, verify_model
+from federation.training.signed_card import save_model
 from federation.v1 import models_pb2, training_pb2
 from federation.v1.models_pb2_grpc import ModelServiceStub
 from federation.v1.training_pb2_grpc import TrainingServiceStub

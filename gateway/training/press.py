@@ -18,7 +18,7 @@ from federation.training.judging import Doubles, Grouping, judge_of, quantile_ed
 from federation.training.learner import Learner
 from federation.training.models import Weights, load_weights, save_weights
 from federation.training.plan import Plan
-from federation.training.saved import sign_card
+from federation.training.signed_card import sign_card
 from gateway.training.card import Measures, write_card
 from gateway.training.evaluation import Comparison, Judge, PublicSet
 from gateway.training.losses import LossStore

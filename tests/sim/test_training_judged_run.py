@@ -14,7 +14,8 @@ from federation.policy.specs import JudgingSpec
 from federation.privacy.composition import epsilon_of
 from federation.training.models import predict
 from federation.training.plan import read_plan
-from federation.training.saved import CARD_FILE, WEIGHTS_FILE, SavedModel, load_model, save_model, verify_model
+from federation.training.saved import SavedModel, load_model, verify_model
+from federation.training.signed_card import CARD_FILE, WEIGHTS_FILE, save_model
 from federation.v1 import training_pb2 as pb
 from federation.v1.common_pb2 import Signed
 from gateway.training.proposals import TrainingRules, complete
