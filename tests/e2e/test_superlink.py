@@ -18,6 +18,7 @@ from federation.client.workplace import TAP_VARIABLE, open_workplace
 from federation.core.clock import SystemClock
 from federation.training.accountant import CustomerAccountant
 from federation.training.features import MARKETING_V1
+from federation.training.flower import from_record, unpack
 from federation.training.models import Weights, load_weights, norm
 from federation.training.plan import Plan, read_plan
 from tests.superlink_kit import PARTNERS, Site, SuperLink, make_site
@@ -135,7 +136,12 @@ def test_names_keys_and_masked_vectors_left_the_partner_and_nothing_else(played:
     for row in np.unique(MARKETING_V1.encode(customers.head(300), list(read_plan(played.proposal).features)), axis=0):
         assert row.astype(np.float32).tobytes() not in sent
     plan = read_plan(played.proposal)
-    for file in files[2 : len(run) : 2]:
-        # The vector lies at the end of its array's bytes; each place is as good as uniform over 32 bits.
-        assert plan.noise is not None
-        assert len(file.read_bytes()) < 4 * plan.noise.width + 2_000
+    for number, file in enumerate(files[2 : len(run) : 2], start=1):
+        content = unpack(file.read_bytes(), item="tap").content
+        assert list(content) == ["masked"]
+        arrays = from_record(content["masked"], item="tap")  # type: ignore[arg-type]
+        vector = arrays["sum"]
+        assert list(arrays) == ["sum"]
+        assert (vector.dtype, vector.shape) == (np.dtype("<u4"), (plan.noise_of(number).width,))
+        # Over the whole range: sums and noise alone are far smaller, see the test of the sum in tests/sim.
+        assert np.abs(vector.view(np.int32).astype(float)).max() > 2**28
