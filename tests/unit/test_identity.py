@@ -27,6 +27,7 @@ from federation.v1 import (
     budget_pb2,
     consent_pb2,
     enrolment_pb2,
+    models_pb2,
     offers_pb2,
     overlap_pb2,
     policy_pb2,
@@ -185,7 +186,17 @@ def test_another_alliance_or_an_expired_certificate_is_refused(
 
 
 def test_role_table_names_every_method_and_nothing_else() -> None:
-    modules = (audit_pb2, budget_pb2, consent_pb2, enrolment_pb2, offers_pb2, overlap_pb2, policy_pb2, training_pb2)
+    modules = (
+        audit_pb2,
+        budget_pb2,
+        consent_pb2,
+        enrolment_pb2,
+        models_pb2,
+        offers_pb2,
+        overlap_pb2,
+        policy_pb2,
+        training_pb2,
+    )
     methods = {
         f"{service.name}/{method.name}"
         for module in modules
