@@ -26,10 +26,15 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, vstack
 
+from federation.overlap.questions import Cell, Question, parts, shared
+from gateway.overlap.answers import Stored
+
 MAX_SWEEPS = 500
 TOLERANCE = 0.01  # people; far under what rounding moves
 MAX_PROGRAMME_CELLS = 20_000
 PROGRAMME_TIME_S = 5.0
+MAX_VARIANCE_RATIO = 4.0
+"""A published margin whose variance is more times the new table's own would make the new one worse: not kept."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -82,6 +87,29 @@ def fit(noisy: Sequence[int], margins: Sequence[Margin] = ()) -> Fit:
         if found is not None:
             best, chosen = found, [*finer, family]
     return Fit(tuple(int(value) for value in best), tuple(kept))
+
+
+def margins_of(
+    question: Question, cells: Sequence[Cell], sigma: float, before: Sequence[Stored]
+) -> tuple[list[str], list[Margin]]:
+    """What earlier tables of the epoch say about sums of the new one's cells, where that is precise enough."""
+    names, margins = [], []
+    for one in before:
+        common = shared(question, one.answer.question)
+        if common is None:
+            continue
+        mine, theirs = parts(question, cells, common), parts(one.answer.question, one.answer.cells, common)
+        own = sum(map(len, mine.values())) * sigma**2
+        if sum(map(len, theirs.values())) * one.answer.sigma**2 > MAX_VARIANCE_RATIO * own:
+            continue
+        groups = [-1] * len(cells)
+        for number, some in enumerate(mine.values()):
+            for at in some:
+                groups[at] = number
+        totals = [sum(one.answer.estimates[at] for at in theirs[cell]) for cell in mine]
+        names.append(one.name)
+        margins.append(Margin(tuple(groups), tuple(totals)))
+    return names, margins
 
 
 def _refines(fine: _Family, coarse: _Family) -> bool:

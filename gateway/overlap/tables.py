@@ -32,20 +32,18 @@ from federation.core.clock import Clock, to_text
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import EpochId
 from federation.overlap.matching import l2_sensitivity
-from federation.overlap.questions import Cell, Columns, Question, Sum, domain, misfits, owner, parts, shared
+from federation.overlap.questions import Cell, Columns, Question, Sum, domain, misfits, owner, parts
 from federation.policy.facts import Facts
 from federation.privacy import noise as opendp_noise
 from gateway.identity.caller import Caller
 from gateway.overlap.answers import Answer, AnswerStore, Stored
-from gateway.overlap.consistency import Margin, fit
+from gateway.overlap.consistency import fit, margins_of
 from gateway.overlap.epochs import Epochs
 from gateway.release import Cost, Exit, Released, ReleasePath
 
 MECHANISM = "discrete_gaussian"
 MAX_CELLS = 100_000
 MAX_ITEM = 300
-MAX_VARIANCE_RATIO = 4.0
-"""A published margin whose variance is more times the new table's own would make the new one worse: not kept."""
 T = TypeVar("T")
 
 
@@ -240,7 +238,7 @@ class Tables:
         def make(before: Sequence[Stored]) -> Answer:
             # A table from before a delta speaks of other people: to agree with it would be wrong.
             same = [one for one in before if one.answer.generation == generation]
-            names, margins = _margins(wanted.question, cells, sigma, same)
+            names, margins = margins_of(wanted.question, cells, sigma, same)
             found = fit(noisy, margins)
             return Answer(
                 question=wanted.question,
@@ -278,29 +276,6 @@ class Tables:
 
 def _worth(measure: Sum, region: Cell) -> int:
     return dict(measure.values)[dict(region[1])[measure.column]]
-
-
-def _margins(
-    question: Question, cells: Sequence[Cell], sigma: float, before: Sequence[Stored]
-) -> tuple[list[str], list[Margin]]:
-    """What earlier tables of the epoch say about sums of the new one's cells, where that is precise enough."""
-    names, margins = [], []
-    for one in before:
-        common = shared(question, one.answer.question)
-        if common is None:
-            continue
-        mine, theirs = parts(question, cells, common), parts(one.answer.question, one.answer.cells, common)
-        own = sum(map(len, mine.values())) * sigma**2
-        if sum(map(len, theirs.values())) * one.answer.sigma**2 > MAX_VARIANCE_RATIO * own:
-            continue
-        groups = [-1] * len(cells)
-        for number, some in enumerate(mine.values()):
-            for at in some:
-                groups[at] = number
-        totals = [sum(one.answer.estimates[at] for at in theirs[cell]) for cell in mine]
-        names.append(one.name)
-        margins.append(Margin(tuple(groups), tuple(totals)))
-    return names, margins
 
 
 def _columns(question: Question) -> set[str]:
