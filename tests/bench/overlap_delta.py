@@ -1,7 +1,7 @@
 """What a delta costs beside a full build, on this machine: ``python tests/bench/overlap_delta.py [--people N]``.
 
-Prints a table and, as its last line, one JSON object. ``BENCH=short`` uses a smaller set. Three partners with agents, the
-gateway, mutual TLS, CSV files, consents and policy decisions, as processes.
+Prints a table and, as its last line, one JSON object. ``BENCH=short`` uses a smaller set. Three partners with agents,
+the gateway, mutual TLS, CSV files, consents and policy decisions, as processes.
 
 - ``build_s``: the operator's build of an epoch over N customers a partner, half of them at all three.
 - ``delta_s_1pct``: the operator's update after 1 % of each partner's customers changed (half of that went, as many
