@@ -188,7 +188,7 @@ def flower_run(
     Such a run is in no ledger or audit log of the alliance; each partner decides and pays as always.
     """
     from federation.policy.load import load_policy
-    from federation.training.stock_bundle import write_bundle
+    from federation.training.stock.bundle import write_bundle
     from federation.v1 import training_pb2
     from gateway.training.proposals import TrainingRules, complete
 

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from federation.client.config import Limits, PartnerConfig
-from federation.client.training import TrainingAgent
+from federation.client.training.agent import TrainingAgent
 from federation.core.clock import FixedClock
 from federation.training.accounting import calibrate_steps
 from federation.training.draws import RandomBytes

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, event
 
-from federation.client import workbench
-from federation.client.approvals import Approvals
 from federation.client.config import Limits, PartnerConfig
-from federation.client.training import TrainingAgent
+from federation.client.training import workbench
+from federation.client.training.agent import TrainingAgent
+from federation.client.training.approvals import Approvals
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.policy.specs import BudgetSpec, TrainingSpec

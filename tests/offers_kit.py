@@ -12,7 +12,7 @@ import grpc
 from sqlalchemy import Engine
 
 from federation.client.config import DataConfig
-from federation.client.consents import ConsentBook
+from federation.client.consent.book import ConsentBook
 from federation.client.data import PartnerData
 from federation.client.handles import HandleBook
 from federation.core.clock import FixedClock, to_text

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from federation.client.config import DataConfig, PartnerConfig
-from federation.client.overlap import OverlapAgent
+from federation.client.overlap.agent import OverlapAgent
 from federation.core.clock import Clock
 from federation.core.errors import DataError, OverlapError, Reason
 from federation.core.identity import Identity, Role, Subject, new_key

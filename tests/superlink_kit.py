@@ -28,8 +28,8 @@ from federation.core.clock import SystemClock
 from federation.core.identity import Role, Subject, new_key, private_pem
 from federation.core.ids import PartyId
 from federation.policy.load import load_policy
-from federation.training.stock import HOME_VARIABLE
-from federation.training.stock_bundle import write_bundle
+from federation.training.stock.bundle import write_bundle
+from federation.training.stock.server_app import HOME_VARIABLE
 from federation.v1 import training_pb2 as pb
 from gateway.alliance import create_alliance
 from gateway.demo.synthetic import make_alliance

@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 
 from federation.client.config import Limits, PartnerConfig
 from federation.client.data import Eligible
-from federation.client.training import TrainingAgent
+from federation.client.training.agent import TrainingAgent
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.errors import BudgetError, Reason

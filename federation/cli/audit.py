@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from federation.cli.console import ConfigOption, JsonOption, connect, emit, out
-from federation.client.audit import AuditReport, AuditVerifier, verify_folder
+from federation.client.audit.verifier import AuditReport, AuditVerifier, verify_folder
 from federation.client.config import load_client_config
 from federation.client.enrolment import LOG_KEY_FILE
 from federation.core.errors import ConfigError, Reason

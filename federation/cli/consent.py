@@ -25,7 +25,7 @@ from federation.core.ids import CustomerId
 from federation.policy.facts import ConsentFact
 
 if TYPE_CHECKING:
-    from federation.client.consent_import import Imported
+    from federation.client.consent.importing import Imported
     from federation.client.workplace import Workplace
 
 app = typer.Typer(no_args_is_help=True, help="Consents of a partner's own customers.")
@@ -124,7 +124,7 @@ def import_command(
     Killed and started again it goes on where it was; the same file again changes nothing; a file that has grown costs
     only what is new. The newest statement stands: a withdrawal is never undone by an older consent.
     """
-    from federation.client.consent_import import ConsentImport
+    from federation.client.consent.importing import ConsentImport
 
     with workplace(config) as place:
         with _progress(as_json) as show:

@@ -15,7 +15,7 @@ from federation.v1 import offers_pb2 as pb
 if TYPE_CHECKING:
     import pandas as pd
 
-    from federation.client.inbox import ReceivedOffer
+    from federation.client.offers.inbox import ReceivedOffer
     from federation.client.workplace import Workplace
 
 app = typer.Typer(no_args_is_help=True, help="Offers between partners.")
@@ -40,8 +40,8 @@ def propose(
 
     What the gateway decides about each stays with the gateway: it would tell who is the other's customer.
     """
-    from federation.client.campaign import Campaign
-    from federation.client.offers import MASK_KEY_FILE, OfferProposer
+    from federation.client.offers.campaign import Campaign
+    from federation.client.offers.proposer import MASK_KEY_FILE, OfferProposer
 
     with workplace(config) as place:
         scores = _score(place, run_id)
@@ -97,7 +97,7 @@ def inbox(
     as_json: JsonOption = False,
 ) -> None:
     """Fetch new offers, keep them here, and list all with their status now."""
-    from federation.client.inbox import OfferInbox
+    from federation.client.offers.inbox import OfferInbox
 
     with workplace(config) as place, translated():
         if peek:

@@ -102,10 +102,10 @@ def run(config: ConfigOption) -> None:
     """Run the agent until it is stopped (SIGTERM or Ctrl-C)."""
     from federation.client.agent import Agent, Part, Status
     from federation.client.models import ModelShelf
-    from federation.client.offers import MASK_KEY_FILE, OfferProposer
-    from federation.client.overlap import OverlapAgent
-    from federation.client.overlap_withdrawals import WithdrawalWatch
-    from federation.client.training import TrainingAgent
+    from federation.client.offers.proposer import MASK_KEY_FILE, OfferProposer
+    from federation.client.overlap.agent import OverlapAgent
+    from federation.client.overlap.withdrawals import WithdrawalWatch
+    from federation.client.training.agent import TrainingAgent
 
     with workplace(config) as place:
         settings, connection = place.config, place.connection
@@ -166,7 +166,7 @@ def supernode(
     """
     import threading
 
-    from federation.client.stock_runner import serve
+    from federation.client.stock.runner import serve
     from federation.training.flower_runtime import TaskDoor
 
     settings, stop = load_partner_config(config), threading.Event()
@@ -233,7 +233,7 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
 
 def _proposals(place: "Workplace") -> list[dict[str, Any]]:
     """Training runs that wait for a person at this partner."""
-    from federation.client.approvals import Approvals
+    from federation.client.training.approvals import Approvals
 
     return [
         {

@@ -10,8 +10,8 @@ from federation.client.config import load_partner_config
 from federation.core.clock import SystemClock
 
 if TYPE_CHECKING:
-    from federation.client.data_advice import Advice
-    from federation.client.data_report import DataReport
+    from federation.client.report.advice import Advice
+    from federation.client.report.report import DataReport
 
 CANNOT_JOIN = 3
 """Exit code where a finding stops the partner: bad input."""
@@ -31,9 +31,9 @@ def report(
 
     Reads the partner's own files, sends nothing and spends nothing. Exit code 3 where a finding stops the partner.
     """
-    from federation.client.data_advice import STOP, advise
-    from federation.client.data_page import write_page
-    from federation.client.data_report import keep_report, last_report, make_report, read_reference
+    from federation.client.report.advice import STOP, advise
+    from federation.client.report.page import write_page
+    from federation.client.report.report import keep_report, last_report, make_report, read_reference
     from federation.client.workplace import open_workplace
     from federation.training.saved import load_model
 

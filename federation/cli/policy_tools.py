@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from federation.cli.console import connect
-from federation.client.audit_check import MAX_ENTRY_BYTES
-from federation.client.audit_files import ENTRIES_FILE
+from federation.client.audit.check import MAX_ENTRY_BYTES
+from federation.client.audit.files import ENTRIES_FILE
 from federation.client.connection import Connection
 from federation.core.clock import from_text
 from federation.core.errors import AuditError, ConfigError, EntenteError, PolicyError, Reason

@@ -90,7 +90,7 @@ def audit(
 def _membership(config: Path, run_id: str, held_out: Path | None, confidence: float, as_json: bool) -> None:
     import numpy as np
 
-    from federation.client.audit_rows import deal, file_rows, left_out_rows, trained_rows
+    from federation.client.training.audit_rows import deal, file_rows, left_out_rows, trained_rows
     from federation.training.audit.membership import infer_membership
     from federation.training.audit.replay import loss
 
@@ -178,7 +178,7 @@ def _own_rows(config: Path, plan: "Plan") -> list["Rows"]:
     """This partner's rows that may be in training, dealt out to as many partners as the plan has."""
     import numpy as np
 
-    from federation.client.audit_rows import deal, trained_rows
+    from federation.client.training.audit_rows import deal, trained_rows
 
     with _partner(config) as place:
         return deal(trained_rows(place, plan), len(plan.partners), np.random.default_rng(secrets.randbits(128)))

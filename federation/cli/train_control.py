@@ -42,7 +42,7 @@ def pause(config: ConfigOption, run_id: RunArgument, reason: ReasonOption = "", 
         with connect(config) as connection:
             show_run(connection.training.PauseRun(request, timeout=RPC_TIMEOUT_S).run, as_json=as_json)
         return
-    from federation.client.approvals import Approvals
+    from federation.client.training.approvals import Approvals
 
     with workplace(config) as place:
         try:
@@ -61,7 +61,7 @@ def resume(config: ConfigOption, run_id: RunArgument, as_json: JsonOption = Fals
         with connect(config) as connection:
             show_run(connection.training.ResumeRun(request, timeout=RPC_TIMEOUT_S).run, as_json=as_json)
         return
-    from federation.client.approvals import Approvals
+    from federation.client.training.approvals import Approvals
 
     with workplace(config) as place:
         approvals = Approvals(place.engine, place.clock)
@@ -88,7 +88,7 @@ def stop(config: ConfigOption, run_id: RunArgument, reason: ReasonOption = "", a
 
 def _decide(config: Path, run_id: str, reason: str, *, approved: bool, as_json: bool) -> None:
     """A person's word: checked against the partner's limits, kept here, then told to the gateway."""
-    from federation.client.approvals import Approvals, ProposalRules
+    from federation.client.training.approvals import Approvals, ProposalRules
     from federation.training.memory import RunMemory
     from federation.training.plan import proposal_digest
 

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
-from federation.client.consents import ConsentBook
+from federation.client.consent.book import ConsentBook
 from federation.client.tables import FileStamp, read_columns, read_header, read_table, stamp
 from federation.core.clock import Clock
 from federation.core.ids import CustomerId

@@ -8,8 +8,8 @@ from sqlalchemy import Engine
 
 from federation.client.config import PartnerConfig
 from federation.client.connection import Connection
-from federation.client.consent_link import ConsentLink
-from federation.client.consents import ConsentBook
+from federation.client.consent.book import ConsentBook
+from federation.client.consent.link import ConsentLink
 from federation.client.data import PartnerData
 from federation.client.egress import EgressLedger
 from federation.client.handles import HandleBook

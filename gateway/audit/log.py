@@ -3,7 +3,7 @@
 Guarantees that an index which ``append`` returned is on disk; that entries are numbered without gaps in the order of
 their appending, by however many threads and processes; that whatever cannot be written is an error, so that the
 caller releases nothing; and that no body has a field meant for personal data. It does not stop whoever owns the disk
-from rewriting it: verifiers notice (``federation.client.audit``), because they remember the last checkpoint.
+from rewriting it: verifiers notice (``federation.client.audit.verifier``), because they remember the last checkpoint.
 """
 
 import re

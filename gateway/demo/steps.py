@@ -5,7 +5,7 @@ import threading
 from dataclasses import replace
 from typing import Any
 
-from federation.client.audit import AuditVerifier
+from federation.client.audit.verifier import AuditVerifier
 from federation.client.enrolment import LOG_KEY_FILE
 from federation.core.errors import EntenteError, Reason
 from federation.plots.tables import cross_table

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from federation.client.consent_import import ConsentImport
+from federation.client.consent.importing import ConsentImport
 from federation.consent.statements import FIELDS, RECORD_ID
 from federation.core.clock import SystemClock
 from federation.core.database import open_database

@@ -43,7 +43,7 @@ from sklearn.linear_model import LogisticRegression
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from federation.client.config import DataConfig
-from federation.client.consents import ConsentBook
+from federation.client.consent.book import ConsentBook
 from federation.client.data import PartnerData
 from federation.core.clock import FixedClock
 from federation.core.database import open_database

@@ -26,8 +26,9 @@ PEOPLE_ONLY = {"dp_accounting", "flwr", "numpy", "safetensors"}
         (PARTNER_ONLY | DEMO_ONLY, "gateway.server, gateway.cli"),
         (
             GATEWAY_ONLY | DEMO_ONLY,
-            "gateway.cli, federation.client.workplace, federation.client.overlap, federation.client.training, "
-            "federation.client.offers, federation.client.inbox, federation.training.scoring",
+            "gateway.cli, federation.client.workplace, federation.client.overlap.agent, "
+            "federation.client.training.agent, federation.client.offers.proposer, "
+            "federation.client.offers.inbox, federation.training.scoring",
         ),
         (PARTNER_ONLY | GATEWAY_ONLY | DEMO_ONLY | PEOPLE_ONLY, "gateway.cli"),
     ],

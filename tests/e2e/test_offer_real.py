@@ -6,14 +6,14 @@ from typing import Any
 
 import pandas as pd
 
-from federation.client.campaign import Campaign
 from federation.client.config import DataConfig
-from federation.client.consent_link import ConsentLink
-from federation.client.consents import ConsentBook
+from federation.client.consent.book import ConsentBook
+from federation.client.consent.link import ConsentLink
 from federation.client.data import PartnerData
 from federation.client.handles import HandleBook
-from federation.client.inbox import OfferInbox
-from federation.client.offers import OfferProposer
+from federation.client.offers.campaign import Campaign
+from federation.client.offers.inbox import OfferInbox
+from federation.client.offers.proposer import OfferProposer
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.ids import Handle, PartyId, Token

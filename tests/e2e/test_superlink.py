@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from federation.client.config import load_partner_config
-from federation.client.stock_keys import FILE_NAME
-from federation.client.workbench import Workbench
+from federation.client.stock.keys import FILE_NAME
+from federation.client.training.workbench import Workbench
 from federation.client.workplace import TAP_VARIABLE, open_workplace
 from federation.core.clock import SystemClock
 from federation.training.accountant import CustomerAccountant

@@ -8,8 +8,8 @@ from hypothesis import given as draw
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from federation.client.consent_import import ConsentImport
-from federation.client.consent_imports import ImportedConsents
+from federation.client.consent.imported import ImportedConsents
+from federation.client.consent.importing import ConsentImport
 from federation.consent.statements import FIELDS, StatementReader
 from federation.core.clock import FixedClock, to_text
 from federation.core.database import open_database

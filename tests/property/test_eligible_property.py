@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from federation.client.config import DataConfig
-from federation.client.consent_imports import store
-from federation.client.consent_layers import newer
-from federation.client.consents import ConsentBook
+from federation.client.consent.book import ConsentBook
+from federation.client.consent.imported import store
+from federation.client.consent.layers import newer
 from federation.client.data import PartnerData, refuses
 from federation.consent.statements import FIELDS, FLAGS, STATUSES, Statement
 from federation.core.clock import FixedClock, from_text, to_text

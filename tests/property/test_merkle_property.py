@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.client.audit_check import node_reader
+from federation.client.audit.check import node_reader
 from federation.core.merkle import (
     GrowingTree,
     consistency_path,

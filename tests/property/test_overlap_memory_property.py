@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.client.overlap_memory import customers_table, first_of_each
+from federation.client.overlap.memory import customers_table, first_of_each
 
 HALVES = st.sampled_from([b"aaaaaaaa", b"aaaaaaab", b"zaaaaaaa", b"\xff\x00\x00\x00\x00\x00\x00\x01"])
 ROWS = st.lists(st.tuples(HALVES, HALVES, st.integers(0, 3)), max_size=30)

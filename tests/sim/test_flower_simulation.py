@@ -15,9 +15,9 @@ from flwr.server.superlink.fleet.vce.backend import Backend
 from flwr.simulation import run_simulation
 from sklearn.metrics import roc_auc_score
 
-from federation.client.approvals import Approvals
-from federation.client.stock_app import build_stock_app
-from federation.client.stock_keys import FILE_NAME
+from federation.client.stock.app import build_stock_app
+from federation.client.stock.keys import FILE_NAME
+from federation.client.training.approvals import Approvals
 from federation.client.workplace import STATE_FILE
 from federation.core.clock import FixedClock, SystemClock
 from federation.core.database import open_database
@@ -26,7 +26,7 @@ from federation.training.accountant import CustomerAccountant
 from federation.training.flower import ClientApp, Context, Message
 from federation.training.models import load_weights, norm, predict
 from federation.training.plan import read_plan
-from federation.training.stock import build_server_app
+from federation.training.stock.server_app import build_server_app
 from federation.v1 import training_pb2 as pb
 from tests.superlink_kit import MODEL, PARTNERS, Site, make_site
 

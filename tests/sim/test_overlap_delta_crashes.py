@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from federation.client import overlap_carry, overlap_state
-from federation.client.overlap_delta import DeltaBuilder
-from federation.client.overlap_memory import Memory, Pool
-from federation.client.overlap_state import EpochState
+from federation.client.overlap import carry, state
+from federation.client.overlap.delta import DeltaBuilder
+from federation.client.overlap.memory import Memory, Pool
+from federation.client.overlap.state import EpochState
 from federation.core.clock import FixedClock
 from gateway.overlap.epochs_sql import SqlEpochs
 from gateway.overlap.handles import LinkedHandles
@@ -33,9 +33,9 @@ STEPS: list[tuple[Any, str]] = [
     (DeltaBuilder, "write"),
     (EpochState, "save_delta"),
     (EpochState, "sent"),
-    (overlap_state, "_remove_batches"),
+    (state, "_remove_batches"),
     (EpochState, "reserve"),
-    (overlap_carry, "send"),
+    (carry, "send"),
     (Incoming, "keep"),
     (SqlEpochs, "open_delta"),
     (SqlEpochs, "advance"),

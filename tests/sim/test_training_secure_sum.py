@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from federation.client.workbench import Workbench
+from federation.client.training.workbench import Workbench
 from federation.core.errors import Reason, TrainingError
 from federation.privacy.composition import epsilon_of
 from federation.training.flower import unpack

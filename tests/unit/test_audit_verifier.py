@@ -11,8 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, text
 
-from federation.client.audit import AuditVerifier, verify_folder
-from federation.client.audit_files import CHECKPOINT_FILE, ENTRIES_FILE, tile_path
+from federation.client.audit.files import CHECKPOINT_FILE, ENTRIES_FILE, tile_path
+from federation.client.audit.verifier import AuditVerifier, verify_folder
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.errors import AuditError, ConfigError, IdentityError, Reason

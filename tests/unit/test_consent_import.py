@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, event
 
-from federation.client.consent_import import ConsentImport, Imported
-from federation.client.consent_imports import ImportedConsents
+from federation.client.consent.imported import ImportedConsents
+from federation.client.consent.importing import ConsentImport, Imported
 from federation.consent.statements import FIELDS
 from federation.core.clock import FixedClock
 from federation.core.database import open_database

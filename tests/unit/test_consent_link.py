@@ -6,8 +6,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from federation.client.consent_import import ConsentImport
-from federation.client.consent_link import ConsentLink
+from federation.client.consent.importing import ConsentImport
+from federation.client.consent.link import ConsentLink
 from federation.consent.statements import FIELDS
 from federation.core.database import open_database
 from federation.core.ids import CustomerId

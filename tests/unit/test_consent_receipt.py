@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from federation.client.consents import ConsentBook
+from federation.client.consent.book import ConsentBook
 from federation.consent.receipt import receipt_text, sign_receipt, verify_receipt
 from federation.consent.record import Record, build_record, state_of
 from federation.consent.terms import ConsentTerms, PurposeTerms

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from federation.client.config import DataConfig
-from federation.client.data_columns import MAX_LOOKED_AT, report_feature, report_identifier, stability, twins
+from federation.client.report.columns import MAX_LOOKED_AT, report_feature, report_identifier, stability, twins
 from federation.training.features import MARKETING_V1, Banded, Categorical
 
 BALANCE = Banded("balance", (0, 1000))

@@ -14,11 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from federation.client.config import DataConfig
-from federation.client.consents import ConsentBook
+from federation.client.consent.book import ConsentBook
 from federation.client.data import PartnerData
-from federation.client.data_advice import LEVELS, NOTE, STOP, WARNING, advise
-from federation.client.data_page import write_page
-from federation.client.data_report import (
+from federation.client.report.advice import LEVELS, NOTE, STOP, WARNING, advise
+from federation.client.report.page import write_page
+from federation.client.report.report import (
     IN_FORCE,
     NOTHING,
     OVER,

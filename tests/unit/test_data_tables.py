@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from federation.client.data import PartnerData
-from federation.client.overlap_people import Customers, read_customers
+from federation.client.overlap.people import Customers, read_customers
 from federation.client.tables import read_rows, read_table
 from federation.core.clock import FixedClock
 from federation.core.errors import DataError, Reason

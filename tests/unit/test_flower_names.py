@@ -13,7 +13,7 @@ from flwr.server.superlink.fleet.vce import vce_api
 from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink
 from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
 
-from federation.client import stock_runner
+from federation.client.stock import runner
 from federation.core.clock import SystemClock
 from federation.training import flower_runtime as runtime
 from federation.training.flower import LOST, REFUSED, Message, RecordDict, become, refusal_of, refused, stamp
@@ -105,8 +105,8 @@ class Door:
 def test_the_runner_goes_on_after_a_node_was_away_and_a_message_failed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(stock_runner, "POLL_S", 0.001)
+    monkeypatch.setattr(runner, "POLL_S", 0.001)
     stop = threading.Event()
     door: Any = Door(stop)
-    stock_runner.serve(door, tmp_path, SystemClock(), stop)
+    runner.serve(door, tmp_path, SystemClock(), stop)
     assert door.answered == ["first", "second"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from federation.client.audit_check import node_reader
+from federation.client.audit.check import node_reader
 from federation.core.merkle import (
     EMPTY_ROOT,
     GrowingTree,

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.client.inbox import OfferInbox
+from federation.client.offers.inbox import OfferInbox
 from federation.core.database import open_database
 from federation.core.errors import OfferError
 from federation.core.ids import CustomerId

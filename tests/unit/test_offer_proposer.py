@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.client.campaign import Campaign
-from federation.client.consent_link import ConsentLink
-from federation.client.offers import OfferProposer
+from federation.client.consent.link import ConsentLink
+from federation.client.offers.campaign import Campaign
+from federation.client.offers.proposer import OfferProposer
 from federation.core.database import open_database
 from federation.core.errors import DataError, Reason
 from federation.core.ids import CustomerId

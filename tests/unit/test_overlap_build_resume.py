@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from federation.client import overlap_carry, overlap_files
-from federation.client.overlap_files import shuffled, write_rows
+from federation.client.overlap import carry, files
+from federation.client.overlap.files import shuffled, write_rows
 from federation.core.clock import FixedClock
 from federation.core.errors import OverlapError, Reason
 from federation.v1 import overlap_pb2 as pb
@@ -68,11 +68,11 @@ class Flaky:
 @pytest.fixture
 def world(tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch) -> World:
     """Two partners with 40 customers each, chunks of 4 rows, a sync after every 8."""
-    for module in (overlap_carry, overlap_files, spool_module):
+    for module in (carry, files, spool_module):
         monkeypatch.setattr(module, "CHUNK_ROWS", 4)
-    monkeypatch.setattr(overlap_files.read_chunks, "__defaults__", (0, 4))
+    monkeypatch.setattr(files.read_chunks, "__defaults__", (0, 4))
     monkeypatch.setattr(spool_module, "SYNC_ROWS", 8)
-    monkeypatch.setattr(overlap_files, "BUCKET_ROWS", 16)
+    monkeypatch.setattr(files, "BUCKET_ROWS", 16)
     data = {name: people(name, {f"p{n}": "" for n in range(start, start + 40)}) for name, start in
             (("airline", 0), ("bank", 30))}  # fmt: skip
     return World(tmp_path, clock, make_policy(BOTH, {}), data)
@@ -189,7 +189,7 @@ def test_a_prefix_that_does_not_belong_is_found_and_thrown_away(tmp_path: Path) 
 def test_a_shuffle_over_buckets_loses_nothing_and_reaches_every_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overlap_files, "BUCKET_ROWS", 2)
+    monkeypatch.setattr(files, "BUCKET_ROWS", 2)
     seen: dict[bytes, int] = {}
     for _ in range(600):
         mixed = b"".join(shuffled(iter([b"ab", b"cd"]), tmp_path / "s", rows=4, width=1, random=os.urandom))

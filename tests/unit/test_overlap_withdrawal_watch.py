@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from federation.client.overlap_withdrawals import WithdrawalWatch
+from federation.client.overlap.withdrawals import WithdrawalWatch
 from federation.core.errors import OverlapError, Reason
 
 

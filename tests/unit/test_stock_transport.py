@@ -15,7 +15,7 @@ from flwr.cli.build import build_fab_from_disk
 from flwr.common.config import validate_config
 from typer.testing import CliRunner
 
-from federation.client.stock_keys import FILE_NAME, SplitKeys
+from federation.client.stock.keys import FILE_NAME, SplitKeys
 from federation.core.clock import FixedClock
 from federation.core.errors import ConfigError, DataError, Reason, TrainingError
 from federation.core.identity import Identity
@@ -33,9 +33,9 @@ from federation.training.flower import (
 from federation.training.models import initial
 from federation.training.plan import read_plan
 from federation.training.secure_sum import Attempt, RoundKey
-from federation.training.stock import StockRun, build_server_app, keep_run, proposal_text, read_proposal
-from federation.training.stock_bundle import CLIENT_APP, SERVER_APP, write_bundle
-from federation.training.stock_nodes import NODE_POLL_S, PartnerGrid, introduce, sign_node
+from federation.training.stock.bundle import CLIENT_APP, SERVER_APP, write_bundle
+from federation.training.stock.nodes import NODE_POLL_S, PartnerGrid, introduce, sign_node
+from federation.training.stock.server_app import StockRun, build_server_app, keep_run, proposal_text, read_proposal
 from federation.v1 import training_pb2 as pb
 from gateway.cli import app as cli
 from gateway.training.proposals import TrainingRules, complete

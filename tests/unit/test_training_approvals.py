@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
-from federation.client.approvals import MAX_PENDING, Approvals
 from federation.client.config import Limits
-from federation.client.training import TrainingAgent
+from federation.client.training.agent import TrainingAgent
+from federation.client.training.approvals import MAX_PENDING, Approvals
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.training import dpsgd

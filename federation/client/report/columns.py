@@ -1,7 +1,7 @@
 """Counts over one column of a partner's customers, for its data report: completeness, bounds, drift, identifiers.
 
 Of values a count holds the largest and smallest number of a feature, and words outside of the schema that at least
-``MIN_SHOWN`` customers have; nothing here leaves the partner, see ``data_report``.
+``MIN_SHOWN`` customers have; nothing here leaves the partner, see ``report``.
 
 Every value has a place: what is missing is learned as "missing", what the schema does not know as "unseen", a number
 beyond the last band in that band. So nothing has to be right for a run to go on, and this report says what would be

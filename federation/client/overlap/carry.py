@@ -13,8 +13,8 @@ import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from federation.client.overlap_files import read_chunks
-from federation.client.overlap_state import StoredBatch
+from federation.client.overlap.files import read_chunks
+from federation.client.overlap.state import StoredBatch
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import HANDLE_BYTES
 from federation.overlap.batch import Chain, Content, check_content

@@ -2,11 +2,11 @@
 
 A SuperNode that starts its apps itself unpacks and runs the code that its SuperLink ships. One that is started with
 ``--isolation process`` leaves that to somebody else on its machine: here, to this process, which takes each message,
-gives it to the partner's own app (``federation.client.stock_app``) and hands the reply back. The bundle is never
+gives it to the partner's own app (``federation.client.stock.app``) and hands the reply back. The bundle is never
 unpacked, so no code travels; what a SuperLink can make this partner do is what the app does, after its own checks.
 
 The SuperNode's interface on the machine does not ask who takes a message. Another local user could take one and spoil
-a round; of this partner it would get the model and half of a round's key (``federation.client.stock_keys``), no more.
+a round; of this partner it would get the model and half of a round's key (``federation.client.stock.keys``), no more.
 """
 
 import threading
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from federation.client.stock_app import build_stock_app
+from federation.client.stock.app import build_stock_app
 from federation.core.clock import Clock
 from federation.training.flower_runtime import TaskDoor
 

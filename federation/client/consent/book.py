@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Boolean, Column, Connection, Engine, Integer, MetaData, String, Table, func, select
 
-from federation.client.consent_imports import ImportedConsents, from_row, to_row
-from federation.client.consent_layers import EARLIEST, Overlaid, newer, standing, stated
-from federation.client.consent_register import NOTHING, Numbers, Statements, read_register
+from federation.client.consent.imported import ImportedConsents, from_row, to_row
+from federation.client.consent.layers import EARLIEST, Overlaid, newer, standing, stated
+from federation.client.consent.register import NOTHING, Numbers, Statements, read_register
 from federation.client.tables import FileStamp, stamp
 from federation.consent.statements import STATUSES
 from federation.core.clock import Clock

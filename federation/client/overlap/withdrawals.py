@@ -18,7 +18,7 @@ _log = structlog.get_logger()
 
 
 class Withdrawing(Protocol):
-    """Sends what was withdrawn; ``federation.client.overlap.OverlapAgent``."""
+    """Sends what was withdrawn; ``federation.client.overlap.agent.OverlapAgent``."""
 
     def withdraw(self) -> int | None:
         """Number of the last delta of the epoch that answers; None before there is one."""

@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from federation.client.overlap_people import People
+from federation.client.overlap.people import People
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import Handle
 from federation.overlap.blind import CHUNK_ROWS

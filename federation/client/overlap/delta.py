@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from federation.client.overlap_batches import BatchBuilder, Data, Draft, Handles, allowed
-from federation.client.overlap_memory import (
+from federation.client.overlap.batches import BatchBuilder, Data, Draft, Handles, allowed
+from federation.client.overlap.memory import (
     Digests,
     Memory,
     Pool,
@@ -35,7 +35,7 @@ from federation.client.overlap_memory import (
     label_numbers,
     sharing_table,
 )
-from federation.client.overlap_people import People
+from federation.client.overlap.people import People
 from federation.core.ids import Handle
 from federation.overlap.batch import padding_rows
 from federation.overlap.plan import ADD, REMOVE, STATISTICS, SWITCHBOARD, delta_keys, labels_of

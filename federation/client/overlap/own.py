@@ -8,11 +8,11 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import PartnerConfig
-from federation.client.overlap_batches import BatchBuilder, Data, Handles
-from federation.client.overlap_carry import Progress
-from federation.client.overlap_delta import DeltaBuilder
-from federation.client.overlap_memory import KEY_BYTES, Digests, Memory, Pool, Recorder
-from federation.client.overlap_state import EpochState
+from federation.client.overlap.batches import BatchBuilder, Data, Handles
+from federation.client.overlap.carry import Progress
+from federation.client.overlap.delta import DeltaBuilder
+from federation.client.overlap.memory import KEY_BYTES, Digests, Memory, Pool, Recorder
+from federation.client.overlap.state import EpochState
 from federation.core.errors import OverlapError, Reason
 from federation.core.identity import Identity, write_secret
 from federation.overlap.batch import Random

@@ -10,7 +10,7 @@ Source: https://c2sp.org/tlog-tiles
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from federation.client.audit_check import MAX_ENTRY_BYTES, AuditReport, LogCheck
+from federation.client.audit.check import MAX_ENTRY_BYTES, AuditReport, LogCheck
 from federation.core.checkpoint import MAX_NOTE_CHARS, Checkpoint, open_checkpoint, parse_verifier_key
 from federation.core.errors import AuditError, ConfigError, Reason
 from federation.core.merkle import HASH_BYTES, GrowingTree, NodeReader, root_of

@@ -16,11 +16,11 @@ import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import DataConfig
-from federation.client.overlap_files import create_private, shuffled, write_rows
-from federation.client.overlap_labels import Numbers, columns_read, label_numbers
-from federation.client.overlap_memory import Recorder
-from federation.client.overlap_people import Customers, People, Rows, read_customers
-from federation.client.overlap_state import StoredBatch
+from federation.client.overlap.files import create_private, shuffled, write_rows
+from federation.client.overlap.labels import Numbers, columns_read, label_numbers
+from federation.client.overlap.memory import Recorder
+from federation.client.overlap.people import Customers, People, Rows, read_customers
+from federation.client.overlap.state import StoredBatch
 from federation.core.errors import OverlapError, Reason
 from federation.core.identity import Identity
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES, CustomerId, Handle

@@ -6,7 +6,7 @@ proposal, node and run. Then the strategy runs over Flower's ``Grid``. The model
 of the operator's.
 
 **What is the same.** Each partner decides the proposal by its own policy, limits and accountant, recomputes the
-epsilon, and pays on disk before it touches a row (``federation.client.stock_app``). In a secure sum it hides its
+epsilon, and pays on disk before it touches a row (``federation.client.stock.app``). In a secure sum it hides its
 vector under keys that the partners sign for each other, so the SuperLink, like our gateway, learns sums only, and can
 put nobody in between: it sees signed public keys, masked vectors, and the sum with its noise.
 
@@ -24,11 +24,11 @@ put nobody in between: it sees signed public keys, masked vectors, and the sum w
 - Whoever reaches the SuperLink's control interface may start runs there: the community edition does not ask who it is.
   A partner trains for nobody's proposal but one that its own rules permit.
 - Flower ships an app's code in a bundle (FAB). Ours holds no code, only the names of two modules of this package,
-  which every party has installed (``federation.training.stock_bundle``). A stock SuperNode would also run the code of
+  which every party has installed (``federation.training.stock.bundle``). A stock SuperNode would also run the code of
   any other bundle that its SuperLink sends, with the rights of its user: Flower checks signatures of bundles with a
   licensed SuperLink alone. So whoever cannot trust its SuperLink with that starts the SuperNode with ``--isolation
   process`` and ``entente partner supernode`` beside it, which never unpacks a bundle
-  (``federation.client.stock_runner``).
+  (``federation.client.stock.runner``).
 """
 
 import base64
@@ -52,7 +52,7 @@ from federation.privacy.composition import epsilon_of
 from federation.training.flower import ArrayRecord, Context, Grid, ServerApp, to_record
 from federation.training.models import Weights, initial, save_weights, weights_digest
 from federation.training.plan import Plan, read_plan
-from federation.training.stock_nodes import PartnerGrid, introduce
+from federation.training.stock.nodes import PartnerGrid, introduce
 from federation.training.strategy import AllOrNothing, TrainOnly, run_rounds
 from federation.training.summed import SummedTraining
 from federation.v1 import training_pb2 as pb

@@ -14,7 +14,7 @@ import grpc
 import structlog
 from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String, Table, func, select
 
-from federation.client.consent_imports import ImportedConsents, mark_uploaded
+from federation.client.consent.imported import ImportedConsents, mark_uploaded
 from federation.client.data import PartnerData
 from federation.client.handles import HandleBook
 from federation.core.clock import to_text

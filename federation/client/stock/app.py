@@ -6,7 +6,7 @@ names (``--node-config 'partner="/path/to/partner.yaml"'``, never the run's, whi
 disk. So a run over a SuperLink and one over the gateway are paid from one account.
 
 What a process must remember of the one before is in Flower's ``Context.state``, which stays in the memory of the
-partner's SuperNode: the proposal, and half of a round's key (``federation.client.stock_keys``). Both are only believed
+partner's SuperNode: the proposal, and half of a round's key (``federation.client.stock.keys``). Both are only believed
 as far as they are checked: the proposal is decided anew for every message, and the partner's disk has pinned its
 digest.
 
@@ -22,15 +22,15 @@ from pathlib import Path
 import structlog
 
 from federation.client.config import load_partner_config
-from federation.client.stock_keys import SplitKeys
-from federation.client.training import TrainingAgent
+from federation.client.stock.keys import SplitKeys
+from federation.client.training.agent import TrainingAgent
 from federation.client.workplace import Workplace, open_workplace
 from federation.core.clock import Clock, SystemClock, to_text
 from federation.core.errors import ConfigError, DataError, EntenteError, Reason, TrainingError
 from federation.training.flower import ClientApp, ConfigRecord, Context, Message, RecordDict, pack, refused, unpack
 from federation.training.plan import read_plan
-from federation.training.stock import read_proposal
-from federation.training.stock_nodes import PROPOSAL, sign_node
+from federation.training.stock.nodes import PROPOSAL, sign_node
+from federation.training.stock.server_app import read_proposal
 from federation.training.summed_app import KEYS
 from federation.v1 import training_pb2 as pb
 

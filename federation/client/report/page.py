@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from federation.client.data_advice import Advice
-from federation.client.data_columns import PSI_CHANGED, PSI_MOVED, FeatureReport
-from federation.client.data_report import DataReport
+from federation.client.report.advice import Advice
+from federation.client.report.columns import PSI_CHANGED, PSI_MOVED, FeatureReport
+from federation.client.report.report import DataReport
 from federation.training.features import MISSING, UNSEEN
 
 _STYLE = """

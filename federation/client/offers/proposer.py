@@ -16,9 +16,9 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, func, select
 
-from federation.client.campaign import Campaign, ProposalSummary, offer_id_of, rank_customers
 from federation.client.data import PartnerData, refuses
 from federation.client.handles import HandleBook
+from federation.client.offers.campaign import Campaign, ProposalSummary, offer_id_of, rank_customers
 from federation.core.clock import to_text
 from federation.core.errors import DataError, Reason
 from federation.core.ids import CustomerId, Handle

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from federation.client.config import DataConfig
-from federation.client.data_columns import PSI_CHANGED, PSI_MOVED, FeatureReport, IdentifierReport
-from federation.client.data_report import IN_FORCE, Coverage, DataReport
+from federation.client.report.columns import PSI_CHANGED, PSI_MOVED, FeatureReport, IdentifierReport
+from federation.client.report.report import IN_FORCE, Coverage, DataReport
 from federation.training.features import MISSING, UNSEEN
 
 STOP, WARNING, NOTE = "stop", "warning", "note"

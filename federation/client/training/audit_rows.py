@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from federation.client.tables import read_table
-from federation.client.workbench import CATEGORY, RECIPIENT, Workbench
+from federation.client.training.workbench import CATEGORY, RECIPIENT, Workbench
 from federation.client.workplace import Workplace
 from federation.core.errors import DataError, Reason
 from federation.training.accountant import CustomerAccountant

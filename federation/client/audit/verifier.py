@@ -11,8 +11,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from federation.client.audit_check import AuditReport, LogCheck, locate_by_proofs
-from federation.client.audit_files import CHECKPOINT_FILE, ENTRIES_FILE, tiles, verify_folder
+from federation.client.audit.check import AuditReport, LogCheck, locate_by_proofs
+from federation.client.audit.files import CHECKPOINT_FILE, ENTRIES_FILE, tiles, verify_folder
 from federation.core.checkpoint import Checkpoint, open_checkpoint, parse_verifier_key
 from federation.core.errors import AuditError, ConfigError, Reason
 from federation.core.identity import write_secret
@@ -53,7 +53,7 @@ class AuditVerifier:
         return self._finish(note, check)
 
     def export(self, folder: Path) -> AuditReport:
-        """Checks the log and writes a copy of it, whole or not at all; see ``audit_files`` for what is in it.
+        """Checks the log and writes a copy of it, whole or not at all; see ``files`` for what is in it.
 
         Args:
             folder: Must not exist, or be empty.

@@ -2,11 +2,11 @@
 
 The gateway only carries. Before this agent blinds a batch it has verified the origin's signature, every earlier hop's
 receipt, that it is next in the ring, that the label is one the agreement lists, that the points are those that were
-signed, and that it stays within its own limits (``overlap_state.EpochState.reserve``). Anything else is refused with a
+signed, and that it stays within its own limits (``state.EpochState.reserve``). Anything else is refused with a
 reason, and the agent goes on with the next task.
 
-After the base of an epoch it sends deltas (``overlap_delta``): when the operator asks for what changed, when the
-gateway asks whether a withdrawal is outstanding, and by itself after a withdrawal (``overlap_withdrawals``).
+After the base of an epoch it sends deltas (``delta``): when the operator asks for what changed, when the
+gateway asks whether a withdrawal is outstanding, and by itself after a withdrawal (``withdrawals``).
 
 Trusts its own policy, its own data and the alliance CA; not the gateway.
 """
@@ -22,11 +22,11 @@ import structlog
 
 from federation.client.config import PartnerConfig
 from federation.client.connection import translated
-from federation.client.overlap_batches import Data, Handles
-from federation.client.overlap_carry import Progress, fetch, rows_in, send
-from federation.client.overlap_files import create_private, read_chunks, shuffled, write_rows
-from federation.client.overlap_own import OwnBatches
-from federation.client.overlap_state import EpochState, StoredBatch
+from federation.client.overlap.batches import Data, Handles
+from federation.client.overlap.carry import Progress, fetch, rows_in, send
+from federation.client.overlap.files import create_private, read_chunks, shuffled, write_rows
+from federation.client.overlap.own import OwnBatches
+from federation.client.overlap.state import EpochState, StoredBatch
 from federation.core.clock import Clock
 from federation.core.errors import EntenteError, OverlapError, Reason, TransportError
 from federation.core.identity import Identity

@@ -2,7 +2,7 @@
 
 Guarantees, whatever the gateway sends: a run is trained only after this partner's own policy, feature list and limits
 permit it, with epsilon recomputed from the proposed noise, and after a person here or the standing rule approved it
-(``federation.client.approvals``); the approved plan is pinned by its digest and nothing in a later message changes it;
+(``approvals``); the approved plan is pinned by its digest and nothing in a later message changes it;
 every attempt is paid on disk before a row is touched; the same message is never trained twice for the price of one: an
 answer that was kept is sent again, one that was lost in a crash is paid and drawn anew.
 In a secure sum nothing of this partner alone can be read from its answers, see ``federation.training.secure_sum``.
@@ -19,10 +19,18 @@ from collections.abc import Callable, Iterator
 import structlog
 from sqlalchemy import Engine
 
-from federation.client import approvals
-from federation.client.approvals import Approvals, OwnRules, ProposalRules
 from federation.client.config import PartnerConfig
-from federation.client.workbench import CATEGORY, RECIPIENT, SIZE, KeyInMemory, KeyKeeper, TrainingData, Workbench
+from federation.client.training import approvals
+from federation.client.training.approvals import Approvals, OwnRules, ProposalRules
+from federation.client.training.workbench import (
+    CATEGORY,
+    RECIPIENT,
+    SIZE,
+    KeyInMemory,
+    KeyKeeper,
+    TrainingData,
+    Workbench,
+)
 from federation.core.clock import Clock
 from federation.core.errors import EntenteError, PolicyError, Reason, TrainingError
 from federation.core.identity import Identity

@@ -8,11 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from federation.core.errors import ConfigError, Reason
-from federation.training.stock import RUN_ID, proposal_text
+from federation.training.stock.server_app import RUN_ID, proposal_text
 from federation.v1 import training_pb2 as pb
 
-SERVER_APP = "federation.training.stock:app"
-CLIENT_APP = "federation.client.stock_app:app"
+SERVER_APP = "federation.training.stock.server_app:app"
+CLIENT_APP = "federation.client.stock.app:app"
 _PYPROJECT = """[project]
 name = "entente-run"
 version = "{version}"

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from federation.client.consents import ConsentBook
+from federation.client.consent.book import ConsentBook
 from federation.client.data import PartnerData
-from federation.client.data_columns import (
+from federation.client.report.columns import (
     FeatureReport,
     IdentifierReport,
     report_feature,

@@ -31,7 +31,7 @@ from sqlalchemy import (
     select,
 )
 
-from federation.client.overlap_files import sync_folder
+from federation.client.overlap.files import sync_folder
 from federation.core.database import open_database
 from federation.core.errors import OverlapError, Reason
 from federation.core.identity import keep_secret, write_secret

@@ -3,7 +3,7 @@
 Guarantees constant memory; that a batch of rows and the place in the file after it are stored in one transaction, so a
 process that is killed goes on where it was and takes nothing twice; and that the same file again, or a file that has
 grown at its end, costs only what is new. The place counts only while everything before it is unchanged, which a digest
-proves; else the file is read from the start, which changes nothing that stands (see ``consent_imports``). A file that
+proves; else the file is read from the start, which changes nothing that stands (see ``imported``). A file that
 stops at a broken row goes on at that row once it is mended.
 """
 
@@ -17,8 +17,8 @@ from typing import BinaryIO
 from sqlalchemy import Engine, select
 from sqlalchemy.dialects.sqlite import insert
 
-from federation.client.consent_file import Aside, Place, open_rows
-from federation.client.consent_imports import imports, metadata, store
+from federation.client.consent.file import Aside, Place, open_rows
+from federation.client.consent.imported import imports, metadata, store
 from federation.consent.statements import Statement, StatementReader
 from federation.core.clock import Clock
 from federation.core.errors import DataError, Reason

@@ -1,0 +1,1 @@
+"""A partner's side of training over Flower's own transport."""

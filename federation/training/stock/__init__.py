@@ -1,0 +1,1 @@
+"""Joint training over Flower's own transport: a stock SuperLink with the same apps."""
