@@ -22,7 +22,7 @@ from federation.core.identity import Role
 from federation.training.audit.findings import account_of
 from federation.training.models import LOGISTIC_REGRESSION, initial, save_weights, weights_digest
 from federation.training.plan import read_plan
-from federation.training.saved import sign_card
+from federation.training.signed_card import sign_card
 from federation.v1 import training_pb2 as pb
 from gateway.training.proposals import TrainingRules, complete
 from tests.training_kit import ALLIANCE, DELTA, NOW, PARTNERS, SUMMED, FrameData, identity_of, make_rows
