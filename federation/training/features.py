@@ -1,9 +1,9 @@
 """Feature schemas: how a customer's columns become the numbers that a model sees.
 
 Bands and categories are public and fixed in advance, the same at every partner; nothing here is fitted on rows, so
-encoding costs no privacy. Every feature is one-hot with a place of its own for a missing value and one for a value
-that the schema does not know. Each encoded row has L2 norm 1, which bounds what one customer can do to a gradient
-before any clipping.
+encoding costs no privacy. A row's places depend on that row alone, however the rest of a column makes a reader spell
+it. Every feature is one-hot with a place of its own for a missing value and one for a value that the schema does not
+know. Each encoded row has L2 norm 1, which bounds what one customer can do to a gradient before any clipping.
 """
 
 import math
@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float32]
 MISSING, UNSEEN = "missing", "unseen"
 EMPTY_WORDS = frozenset({"", "nan", "none", "nat", "<na>", "null"})
 """What an empty cell looks like once it is text, whatever library read the file."""
-NO_WORDS, YES_WORDS = frozenset({"0", "0.0", "no", "false"}), frozenset({"1", "1.0", "yes", "true"})
+FLAG_WORDS = {"no": 0, "false": 0, "yes": 1, "true": 1}
 
 
 class Table(Protocol):
@@ -73,14 +73,21 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Flag:
-    """Yes or no, written 0 or 1, no or yes, false or true."""
+    """Yes or no, written as the number 0 or 1, no or yes, false or true."""
 
     name: str
     places: tuple[str, ...] = ("no", "yes")
 
     def place(self, word: str) -> int | None:
-        """0 for no, 1 for yes, None for anything else."""
-        return 0 if word in NO_WORDS else 1 if word in YES_WORDS else None
+        """0 for no, 1 for yes, None for anything else.
+
+        Numbers count by their value: a reader writes them anew ("01" as "1", or as "1.0" beside an empty cell) or not,
+        as the rest of the column is, and one row must not move another.
+        """
+        try:
+            return {0.0: 0, 1.0: 1}.get(float(word))
+        except ValueError:
+            return FLAG_WORDS.get(word)
 
 
 Feature = Banded | Categorical | Flag

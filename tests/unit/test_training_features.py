@@ -1,9 +1,12 @@
 """Encoding: every value has one place, the missing and the unseen too, and a row's norm is bounded."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from federation.client.tables import read_table
 from federation.core.errors import DataError, Reason
 from federation.training.features import MARKETING_V1, Banded, Categorical, Flag, find_places, find_schema, read_labels
 from federation.training.models import initial
@@ -34,6 +37,18 @@ def test_word_and_flag_have_their_places() -> None:
     assert find_places(Flag("loan"), [0, 1, 0]).tolist() == [0, 1, 0]
     assert find_places(Flag("loan"), ["yes", "False", 1.0, 2, None]).tolist() == [1, 0, 1, 3, 2]
     assert find_places(Flag("loan"), np.array([True, False])).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "word", ["0", "1", "01", "1.00", "1e0", "+1", " 1", "-0", "True", "inf", "7", "24.999999999999999", ""]
+)
+def test_a_row_is_encoded_alike_whatever_the_others_make_of_its_column(tmp_path: Path, word: str) -> None:
+    path, found = tmp_path / "customers.csv", []
+    for other in ("1", "1.5", "", "no number", "False"):
+        path.write_text(f"customer_id,age,loan\nA,{word},{word}\nB,{other},{other}\n")
+        table = read_table(path, required=("customer_id",), text={"customer_id"})
+        found.append((find_places(AGE, table["age"])[0], *(column[0] for column in read_labels(table, "loan"))))
+    assert len(set(found)) == 1
 
 
 def test_rows_have_norm_one_whatever_they_hold() -> None:
