@@ -120,7 +120,7 @@ def compare(first: Doubles, second: Doubles, labels: Doubles) -> Difference:
     Raises:
         DataError: BAD_FIELD with fewer than two of a label.
     """
-    _need_both(labels)
+    need_both(labels)
     values, cov = auc_covariance([first, second], labels)
     variance = float(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1])
     gap = float(values[1] - values[0])
@@ -149,7 +149,7 @@ def measure_scores(scores: Doubles, labels: Doubles) -> dict[str, Any]:
     Raises:
         DataError: BAD_FIELD where there are fewer than two of a label.
     """
-    _need_both(labels)
+    need_both(labels)
     positives = int(labels.sum())
     values, cov = auc_covariance([scores], labels)
     losses = log_losses(scores, labels)
@@ -217,11 +217,11 @@ def _midranks(values: Doubles) -> Doubles:
     return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[codes.reshape(-1)], dtype=np.float64)
 
 
-def _need_both(labels: Doubles) -> None:
-    """Raises DataError (BAD_FIELD)."""
+def need_both(labels: Doubles) -> None:
+    """Raises DataError (BAD_FIELD) with fewer than two of a label."""
     positives = int(labels.sum())
     if positives < 2 or len(labels) - positives < 2:
-        raise DataError(Reason.BAD_FIELD, item="evaluation set: labels are all the same")
+        raise DataError(Reason.BAD_FIELD, item="labels are all the same")
 
 
 def _expit(value: float) -> float:

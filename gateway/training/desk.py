@@ -64,6 +64,7 @@ class ProposalDesk:
         audit: Where steps are logged.
         rules: What the active policy says of training.
         clock: Tells the time.
+        judgeable: Raises DataError where the gateway could not measure the model of a plan.
         approval_s: How long a proposal waits, in seconds.
     """
 
@@ -77,11 +78,12 @@ class ProposalDesk:
         audit: AuditLog,
         rules: Callable[[], TrainingRules],
         clock: Clock,
+        judgeable: Callable[[Plan], None],
         approval_s: float,
     ) -> None:
         self._hub, self._runs, self._policy, self._prices, self._audit = hub, runs, policy, prices, audit
         self._rules, self._clock, self._approval = rules, clock, timedelta(seconds=approval_s)
-        self._lock = threading.Lock()
+        self._judgeable, self._lock = judgeable, threading.Lock()
         self._waiting: dict[str, datetime] = {}
         for record in runs.all():
             if record.stored_state == PROPOSED:
@@ -100,7 +102,7 @@ class ProposalDesk:
             autostart: It starts as soon as every partner has approved.
 
         Raises:
-            DataError: BAD_FIELD.
+            DataError: BAD_FIELD, and MISSING_COLUMN where the gateway's own public rows lack what the model needs.
             TrainingError: PARTNER_UNAVAILABLE, TOO_FEW_PARTNERS, TOO_MANY_PROPOSALS.
             PolicyError: POLICY_DENIED.
             BudgetError: BAD_COST, BUDGET_EXHAUSTED.
@@ -111,6 +113,7 @@ class ProposalDesk:
         # The same key is the same run: repeated after a crash it is registered, and pays, once.
         proposal.run_id = f"run-{key.name[:16]}"
         plan = read_plan(proposal)
+        self._judgeable(plan)
         self.expire()
         with self._lock:
             if len(self._waiting) >= MAX_WAITING:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from federation.core.errors import ConfigError, DataError, Reason
 from federation.training.features import FeatureSchema, Floats, read_labels
 from federation.training.judging import REGION, Doubles, Grouping
-from federation.training.measures import Difference, compare, log_losses, measure_group, measure_scores
+from federation.training.measures import Difference, compare, log_losses, measure_group, measure_scores, need_both
 from federation.training.models import Weights, predict
 
 MAX_ROWS = 1_000_000
@@ -93,11 +93,23 @@ class PublicSet:
             ]
         return {**measure_scores(scores, labels), "by": by}
 
+    def check(self, judge: Judge) -> None:
+        """Whether a model can be measured here: before it costs anything.
+
+        Raises:
+            DataError: MISSING_COLUMN, or BAD_FIELD where there are fewer than two rows of a label.
+        """
+        try:
+            self._rows(judge)
+            need_both(self._labels(judge)[0])
+        except DataError as exc:
+            raise DataError(exc.reason, item=f"the gateway's evaluation set: {exc.item}") from exc
+
     def loss(self, judge: Judge, weights: Weights) -> float:
-        """Mean log loss of the first rows. Raises DataError (MISSING_COLUMN)."""
+        """Mean log loss of the first labelled rows. Raises DataError (MISSING_COLUMN)."""
         labels, labelled = self._labels(judge)
-        scores = predict(judge.kind, weights, self._rows(judge)[:MAX_LOSS_ROWS])[labelled[:MAX_LOSS_ROWS]]
-        return float(log_losses(scores, labels[: len(scores)]).mean())
+        rows = self._rows(judge)[np.flatnonzero(labelled)[:MAX_LOSS_ROWS]]
+        return float(log_losses(predict(judge.kind, weights, rows), labels[: len(rows)]).mean())
 
     def compare(self, first: tuple[Judge, Weights], second: tuple[Judge, Weights]) -> Comparison:
         """Two models on the same rows: second minus first.

@@ -59,6 +59,11 @@ class Press:
         self._region_of = region_of
         self.public = public
 
+    def check(self, plan: Plan) -> None:
+        """Whether the public rows can judge the model of a run. Raises DataError (MISSING_COLUMN, BAD_FIELD)."""
+        if self.public is not None:
+            self.public.check(judge_for(plan))
+
     def prepare(self, plan: Plan, learner: Learner) -> None:
         """Before the rounds: the bins of scores of judging rounds become those of public rows."""
         judge, public = judge_of(learner), self.public

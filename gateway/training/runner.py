@@ -204,6 +204,7 @@ class Runner:
             raise TrainingError(Reason.RUN_FAILED, item="the gateway stopped, and nothing is kept to go on from")
         caller, plan = record.caller, read_plan(record.proposal)
         check_plan(plan, self._rules())
+        self._press.check(plan)
         cost = Cost(plan.person_event(plan.rounds), PURPOSE, f"run {plan.run_id}", f"run/{plan.run_id}")
         subject = {"run": plan.run_id, "rounds": plan.rounds, "partners": list(plan.partners)}
         if record.rounds_done:

@@ -81,6 +81,7 @@ class TrainingService:
             audit=audit,
             rules=rules,
             clock=clock,
+            judgeable=press.check,
             approval_s=approval_s,
         )
         self._runner = Runner(

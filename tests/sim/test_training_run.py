@@ -1,10 +1,12 @@
 """Runs from end to end over real gRPC: three agents, one gateway, small rows."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import numpy as np
+import pandas as pd
 import pytest
 
 from federation.core.identity import Role
@@ -106,6 +108,26 @@ def test_missing_partner_is_named_before_anything_is_spent() -> None:
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         assert "bank" in caught.value.details()
         assert gateway.gates.events == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda frame: frame.drop(columns="accepted_offer"), "column accepted_offer"),
+        (lambda frame: frame.drop(columns="balance"), "column balance"),
+        (lambda frame: frame.assign(accepted_offer=0), "labels are all the same"),
+    ],
+)
+def test_public_rows_that_cannot_judge_the_model_are_found_out_before_anything_is_spent(
+    evaluation_csv: Path, spoil: Callable[[pd.DataFrame], pd.DataFrame], word: str
+) -> None:
+    spoil(pd.read_csv(evaluation_csv)).to_csv(evaluation_csv, index=False)
+    with alliance(evaluation_csv=evaluation_csv) as (gateway, partners):
+        with pytest.raises(grpc.RpcError) as caught:
+            follow(gateway)
+        assert word in caught.value.details()
+        assert gateway.gates.events == []
+        assert all(partner.agent.accountant.spent() == 0 for partner in partners.values())
 
 
 @pytest.mark.parametrize("gate", ["permit", "budget_left"])
