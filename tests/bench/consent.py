@@ -22,7 +22,7 @@ from federation.consent.statements import FIELDS, RECORD_ID
 from federation.core.clock import SystemClock
 from federation.core.database import open_database
 from federation.v1 import consent_pb2, offers_pb2
-from tests.two_gateways import handle, offer, two_gateways
+from tests.kits.two_gateways import handle, offer, two_gateways
 
 SHORT = os.environ.get("BENCH") == "short"
 RECORDS = 100_000 if SHORT else 1_000_000

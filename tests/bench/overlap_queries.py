@@ -12,8 +12,8 @@ from federation.core.clock import SystemClock
 from federation.core.identity import Role
 from federation.policy.specs import CubeSpec
 from federation.v1 import overlap_pb2 as pb
-from tests.overlap_gateway import Gateway
-from tests.overlap_world import SEGMENTS, Data, World, make_policy
+from tests.kits.overlap_gateway import Gateway
+from tests.kits.overlap_world import SEGMENTS, Data, World, make_policy
 
 PARTNERS = ("airline", "bank", "insurer")
 QUERIES = 50

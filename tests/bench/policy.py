@@ -17,7 +17,7 @@ import cedarpy
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from federation.policy.cedar import cedar_request, export_cedar
-from tests.policy_kit import AT, cases, shipped
+from tests.kits.policy import AT, cases, shipped
 
 
 def percentile(sorted_us, share):

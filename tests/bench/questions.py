@@ -46,8 +46,8 @@ from gateway.overlap.cubes import CubeRelease
 from gateway.overlap.index import StatisticsIndex, TokenBatch
 from gateway.overlap.tables import Tables
 from gateway.release import ReleasePath
-from tests.overlap_world import Policy
-from tests.question_kit import Asking, Epochs
+from tests.kits.overlap_world import Policy
+from tests.kits.questions import Asking, Epochs
 
 PARTNERS = ("bank", "insurer", "airline")
 SEGMENTS = tuple(f"segment={value}" for value in "abcd")

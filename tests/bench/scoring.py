@@ -26,8 +26,8 @@ from federation.policy.load import load_policy
 from federation.training.features import MARKETING_V1
 from federation.training.models import LOGISTIC_REGRESSION, PERCEPTRON, save_weights, shapes, weights_digest
 from federation.training.saved import SavedModel, verify_model
-from tests.offers_kit import Partner
-from tests.training_kit import NOW, identity_of
+from tests.kits.offers import Partner
+from tests.kits.training import NOW, identity_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FEATURES = tuple(feature.name for feature in MARKETING_V1.features)

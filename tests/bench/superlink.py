@@ -33,7 +33,7 @@ from federation.policy.load import load_policy
 from federation.training.models import load_weights, predict
 from federation.training.plan import Plan, read_plan
 from gateway.demo.enrolling import free_ports
-from tests.superlink_kit import BIN, MODEL, PARTNERS, START_S, Site, make_site, superlink
+from tests.kits.superlink import BIN, MODEL, PARTNERS, START_S, Site, make_site, superlink
 
 ROUNDS = 3
 RUNS = 3

@@ -61,7 +61,7 @@ from federation.v1 import training_pb2 as pb
 from gateway.demo.synthetic import make_alliance
 from gateway.training.evaluation import load_public_set
 from tests.bench.learned import People, measure_learned, read_people
-from tests.training_kit import NOW, Gateway, Partner, identity_of, make_caller, wait_for
+from tests.kits.training import NOW, Gateway, Partner, identity_of, make_caller, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHORT = os.environ.get("BENCH") == "short"

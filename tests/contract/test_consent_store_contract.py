@@ -14,7 +14,7 @@ from federation.core.ids import Handle, PartyId
 from gateway.consent.sql import SqlConsentStore
 from gateway.consent.store import ConsentRecord, ConsentStore
 from tests.conftest import NOW
-from tests.offers_kit import BANK, INSURER, given, handle, record
+from tests.kits.offers import BANK, INSURER, given, handle, record
 
 PURPOSE = "offer_sharing"
 

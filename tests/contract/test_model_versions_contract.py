@@ -16,7 +16,7 @@ from gateway.training.losses import LossStore, SqlLossStore
 from gateway.training.runs import Model, RunKey
 from gateway.training.runs_sql import SqlRunStore
 from gateway.training.versions import FIRST, ROLLBACK, USE, SqlStepStore, Step, StepStore, Versions
-from tests.training_kit import NOW, make_caller
+from tests.kits.training import NOW, make_caller
 
 AT = "2026-11-01T00:00:00+00:00"
 STEP = Step(1, FIRST, 1, "gateway", "first model", AT, 0)

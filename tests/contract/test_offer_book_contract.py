@@ -16,7 +16,7 @@ from federation.policy.facts import Given
 from gateway.offers.book import Receipt
 from gateway.offers.sql import SqlOfferBook
 from tests.conftest import NOW
-from tests.offers_kit import AIRLINE, BANK, INSURER, an_offer, caller, handle
+from tests.kits.offers import AIRLINE, BANK, INSURER, an_offer, caller, handle
 
 NO = (Given("offer-rules", "unknown_product", "No.", "law 3"),)
 

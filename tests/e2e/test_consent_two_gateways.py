@@ -11,7 +11,7 @@ from federation.client.connection import Connection, translated
 from federation.core.clock import SystemClock
 from federation.core.errors import EntenteError, Reason
 from federation.v1 import audit_pb2, consent_pb2, enrolment_pb2, offers_pb2
-from tests.two_gateways import Pair, handle, offer, two_gateways
+from tests.kits.two_gateways import Pair, handle, offer, two_gateways
 
 PEOPLE = 60
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]

@@ -20,8 +20,8 @@ from federation.core.ids import Handle, PartyId, Token
 from federation.policy.policy_set import PolicySet
 from gateway.offers.decisions import list_decisions
 from tests.conftest import NOW
-from tests.offers_kit import BANK, INSURER, Stub, World
-from tests.policy_kit import shipped
+from tests.kits.offers import BANK, INSURER, Stub, World
+from tests.kits.policy import shipped
 
 ALL = 10_000
 

@@ -15,8 +15,8 @@ from federation.core.identity import Role
 from federation.overlap.batch import Content, sign_manifest
 from federation.policy.specs import CubeSpec
 from federation.v1 import overlap_pb2 as pb
-from tests.overlap_gateway import Gateway
-from tests.overlap_world import World, make_policy, people, small_world
+from tests.kits.overlap_gateway import Gateway
+from tests.kits.overlap_world import World, make_policy, people, small_world
 
 pytestmark = pytest.mark.e2e
 ALL = ("bank", "insurer", "airline")

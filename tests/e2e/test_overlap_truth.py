@@ -8,7 +8,7 @@ import pytest
 
 from federation.core.clock import FixedClock
 from tests.conftest import NOW
-from tests.overlap_world import SEGMENTS, Data, World, make_policy
+from tests.kits.overlap_world import SEGMENTS, Data, World, make_policy
 
 PARTNERS = ("bank", "insurer", "airline")
 

@@ -16,7 +16,7 @@ import yaml
 from federation.core.clock import SystemClock
 from federation.core.identity import write_secret
 from federation.v1 import offers_pb2, policy_pb2
-from tests.two_gateways import Pair, offer, two_gateways
+from tests.kits.two_gateways import Pair, offer, two_gateways
 
 ENTENTE = (sys.executable, "-c", "from gateway.cli import main; main()")
 

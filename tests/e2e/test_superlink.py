@@ -21,7 +21,7 @@ from federation.training.features import MARKETING_V1
 from federation.training.flower import from_record, unpack
 from federation.training.models import Weights, load_weights, norm
 from federation.training.plan import Plan, read_plan
-from tests.superlink_kit import PARTNERS, Site, SuperLink, make_site
+from tests.kits.superlink import PARTNERS, Site, SuperLink, make_site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 ROUNDS = 2

@@ -15,7 +15,7 @@ from federation.core.clock import FixedClock, to_text
 from federation.core.database import open_database
 from federation.core.errors import DataError
 from tests.conftest import NOW
-from tests.offers_kit import BANK, FakePolicy, Partner, customer
+from tests.kits.offers import BANK, FakePolicy, Partner, customer
 
 PURPOSE = "offer_sharing"
 said = st.tuples(st.sampled_from(["given", "withdrawn", "refused"]), st.integers(-5, -1))

@@ -11,7 +11,7 @@ from federation.core.database import open_database
 from gateway.consent.sql import SqlConsentStore
 from gateway.consent.store import ConsentRecord, stated_at, supersedes
 from tests.conftest import NOW
-from tests.offers_kit import BANK, given, handle, record
+from tests.kits.offers import BANK, given, handle, record
 
 PURPOSE = "offer_sharing"
 statements = st.lists(

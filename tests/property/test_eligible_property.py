@@ -24,7 +24,7 @@ from federation.policy.facts import ConsentFact, Facts, Given
 from federation.policy.load import load_policy
 from federation.policy.vocabulary import OBJECTION_PURPOSE, SENSITIVE_SUFFIX
 from tests.conftest import NOW
-from tests.offers_kit import given
+from tests.kits.offers import given
 
 POLICY = load_policy(Path(__file__).parents[2] / "policies")
 PURPOSE, CATEGORY, RECIPIENT = "offer_sharing", "blinded_identifier", "gateway"

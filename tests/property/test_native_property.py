@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from federation.core.ids import POINT_BYTES
 from federation.overlap.blind import blind, low_order_rows
 from federation.overlap.hash_to_curve import hash_to_curve, hash_to_field, map_to_curve
-from tests.native_kit import need_kernel, taking
+from tests.kits.native import need_kernel, taking
 
 P = 2**255 - 19
 ORDER_8 = (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from federation.offers.eligibility import PriorOffer, barriers
 from federation.policy.specs import OfferSpec
 from tests.conftest import NOW
-from tests.offers_kit import SPEC
+from tests.kits.offers import SPEC
 
 HOUR = timedelta(hours=1)
 attempts = st.lists(

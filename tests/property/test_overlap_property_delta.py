@@ -22,7 +22,7 @@ from federation.core.clock import FixedClock
 from federation.core.ids import Handle, PartyId
 from federation.overlap.plan import key_types_of
 from tests.conftest import NOW
-from tests.overlap_world import Data, World, make_policy
+from tests.kits.overlap_world import Data, World, make_policy
 
 KINDS = ("email", "phone", "national_id")
 NAMES = ("a", "b", "c", "d", "e")

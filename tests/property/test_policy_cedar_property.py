@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from federation.policy.cedar import SCHEMA, cedar_request, export_cedar
 from federation.policy.facts import ConsentFact, Facts, TransferCounts
 from federation.policy.load import parse_policy
-from tests.policy_kit import AT, cases, files, shipped
+from tests.kits.policy import AT, cases, files, shipped
 
 cedarpy = pytest.importorskip("cedarpy", reason="cedarpy judges the decisions")
 

@@ -13,7 +13,7 @@ from federation.core.errors import EntenteError, PolicyError
 from federation.policy.facts import ConsentFact, Facts, TransferCounts, facts_from_json
 from federation.policy.load import draft_policy, parse_policy, read_folder
 from federation.policy.yaml_text import YamlTextError, read_yaml
-from tests.policy_kit import AT, FOLDER, cases, files, shipped
+from tests.kits.policy import AT, FOLDER, cases, files, shipped
 
 POLICY = shipped()
 PERMITTED = [(name, facts) for name, _, facts in cases() if POLICY.decide(facts).permitted]

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from federation.core.errors import EntenteError
 from federation.policy.steps import SIGNED, Kind, Statement, signing_kind
 from federation.v1 import policy_pb2 as pb
-from tests.policy_kit import AT, files, shipped
-from tests.proposal_kit import Office
+from tests.kits.policy import AT, files, shipped
+from tests.kits.proposal import Office
 
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
 TEXTS = st.one_of(

@@ -15,7 +15,7 @@ from federation.privacy import noise as opendp_noise
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.answers import Stored
 from gateway.overlap.prices import price_list
-from tests.question_kit import COLUMNS, Asking, Person
+from tests.kits.questions import COLUMNS, Asking, Person
 
 PARTIES = ("bank", "insurer", "airline")
 COLUMN_NAMES = [f"{party}.{column}" for party, columns in COLUMNS.items() for column in columns]

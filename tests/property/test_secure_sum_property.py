@@ -13,7 +13,7 @@ from federation.training.gradient import GradientLearner
 from federation.training.joint_noise import FINE_BITS, JointNoise
 from federation.training.learner import Rows
 from federation.training.secure_sum import Attempt, RoundKey, add_masked
-from tests.training_kit import NOW, identity_of
+from tests.kits.training import NOW, identity_of
 
 VALUES = st.integers(-(2**31), 2**31 - 1)
 

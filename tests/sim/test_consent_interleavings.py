@@ -20,7 +20,7 @@ from federation.core.ids import Handle
 from gateway.offers.book import Delivery
 from gateway.offers.turn import FileTurn
 from tests.conftest import NOW
-from tests.offers_kit import (
+from tests.kits.offers import (
     AIRLINE,
     BANK,
     INSURER,

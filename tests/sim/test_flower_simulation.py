@@ -28,7 +28,7 @@ from federation.training.models import load_weights, norm, predict
 from federation.training.plan import read_plan
 from federation.training.stock.server_app import build_server_app
 from federation.v1 import training_pb2 as pb
-from tests.superlink_kit import MODEL, PARTNERS, Site, make_site
+from tests.kits.superlink import MODEL, PARTNERS, Site, make_site
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 RAY = importlib.util.find_spec("ray") is not None

@@ -12,7 +12,7 @@ from federation.core.identity import Role
 from federation.v1 import models_pb2
 from federation.v1 import training_pb2 as pb
 from federation.v1.models_pb2_grpc import ModelServiceStub
-from tests.training_kit import Gateway, alliance, follow, identity_of, make_rows, make_versions
+from tests.kits.training import Gateway, alliance, follow, identity_of, make_rows, make_versions
 
 
 @pytest.fixture(scope="module")

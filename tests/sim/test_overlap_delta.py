@@ -14,7 +14,7 @@ from federation.core.ids import EpochId, Handle, PartyId
 from federation.overlap.plan import STATISTICS, SWITCHBOARD
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.withdrawals import Withdrawals
-from tests.overlap_world import Data, World, make_policy, people, small_world
+from tests.kits.overlap_world import Data, World, make_policy, people, small_world
 
 ALL = ("bank", "insurer", "airline")
 BANK, INSURER = PartyId("bank"), PartyId("insurer")

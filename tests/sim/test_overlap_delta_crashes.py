@@ -18,7 +18,7 @@ from gateway.overlap.index import StatisticsIndex
 from gateway.overlap.people import People
 from gateway.overlap.spool import Incoming, Spool
 from gateway.overlap.switchboard import Switchboard
-from tests.overlap_world import World, small_world
+from tests.kits.overlap_world import World, small_world
 from tests.sim.test_overlap_delta import add, counted, expected, handle, relabel, remove, withdraw
 
 

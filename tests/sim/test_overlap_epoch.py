@@ -12,7 +12,7 @@ from federation.core.errors import EntenteError, OverlapError, Reason
 from federation.core.ids import Handle, PartyId
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.coordinator import Coordinator
-from tests.overlap_world import World, make_policy, people, small_world
+from tests.kits.overlap_world import World, make_policy, people, small_world
 
 ALL = ("bank", "insurer", "airline")
 BANK, INSURER, AIRLINE = (PartyId(name) for name in ALL)

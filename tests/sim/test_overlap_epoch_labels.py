@@ -13,7 +13,7 @@ from federation.core.clock import FixedClock
 from federation.core.errors import EntenteError, Reason
 from federation.overlap.plan import label_of, labels_of, parse_label
 from federation.policy.specs import BandSpec, PartySpec
-from tests.overlap_world import Data, Eligible, World, make_policy, people
+from tests.kits.overlap_world import Data, Eligible, World, make_policy, people
 
 BANDS = BandSpec(edges=(1, 200, 500), cap=2000)
 

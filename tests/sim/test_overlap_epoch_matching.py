@@ -15,7 +15,7 @@ from federation.core.ids import Handle, PartyId
 from federation.overlap.normalise import normalise
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.index import StatisticsIndex, TokenBatch
-from tests.overlap_world import Data, World, make_policy
+from tests.kits.overlap_world import Data, World, make_policy
 
 BOTH = ("airline", "bank")
 AIRLINE, BANK = PartyId("airline"), PartyId("bank")

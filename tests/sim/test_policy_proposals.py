@@ -14,8 +14,8 @@ from federation.core.errors import AuditError, DataError, EntenteError, Identity
 from federation.policy.steps import Kind, Statement, signing_kind
 from federation.v1 import policy_pb2 as pb
 from gateway.policy.proposals import LEFT_ALONE
-from tests.policy_kit import AT, cases, shipped
-from tests.proposal_kit import AUTHORITY, LOOSER, ROLES, STRICTER, Node, Office, changed
+from tests.kits.policy import AT, cases, shipped
+from tests.kits.proposal import AUTHORITY, LOOSER, ROLES, STRICTER, Node, Office, changed
 
 NEW, OTHER = changed(**STRICTER), changed(**LOOSER)
 HOUR = timedelta(hours=1)

@@ -26,7 +26,7 @@ from federation.policy.specs import AdHocSpec, CubeSpec, SumSpec
 from federation.privacy.composition import epsilon_of
 from federation.privacy.noise import calibrate_sigma
 from federation.v1 import overlap_pb2 as pb
-from tests.question_kit import Asking, Forgetful, Free, People, Person, counts, person
+from tests.kits.questions import Asking, Forgetful, Free, People, Person, counts, person
 
 pytestmark = pytest.mark.sim
 WORLDS = 6_000 if os.environ.get("ENTENTE_LONG") == "1" else 600

@@ -30,7 +30,7 @@ from federation.policy.specs import AdHocSpec, CubeSpec
 from federation.privacy import noise as opendp_noise
 from federation.privacy.composition import epsilon_of
 from tests.conftest import NOW
-from tests.question_kit import Asking, counts, person
+from tests.kits.questions import Asking, counts, person
 
 PARTS = 5
 WORLDS = 4_000 if os.environ.get("ENTENTE_LONG") == "1" else 400  # of each part

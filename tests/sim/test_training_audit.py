@@ -37,7 +37,7 @@ from federation.training.plan import Plan, read_plan
 from federation.training.secure_sum import Integers
 from federation.v1 import training_pb2 as pb
 from gateway.training.proposals import TrainingRules, complete
-from tests.training_kit import DELTA, PARTNERS, SPEC, SUMMED, alliance, follow, identity_of, make_caller
+from tests.kits.training import DELTA, PARTNERS, SPEC, SUMMED, alliance, follow, identity_of, make_caller
 
 ALL_FEATURES = tuple(feature.name for feature in MARKETING_V1.features)
 WIDE = SUMMED.model_copy(update={"rounds": 20, "max_rounds": 20, "features": ALL_FEATURES, "collusion": 1})

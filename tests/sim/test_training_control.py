@@ -14,8 +14,8 @@ from federation.training.plan import proposal_digest
 from federation.v1 import training_pb2 as pb
 from gateway.training.desk import MAX_WAITING
 from gateway.training.runs import APPROVED, FAILED, FINISHED, PAUSED, PROPOSED, RUNNING, STOPPED, RunRecord
-from tests.kill_kit import World, without_noise
-from tests.training_kit import PARTNERS, SPEC, SUMMED, make_caller
+from tests.kits.kill import World, without_noise
+from tests.kits.training import PARTNERS, SPEC, SUMMED, make_caller
 
 SPECS = {"summed": SUMMED.model_copy(update={"rounds": 4}), "local": SPEC.model_copy(update={"rounds": 4})}
 MARKETING, OPERATOR = make_caller(), make_caller("operator", Role.OPERATOR)

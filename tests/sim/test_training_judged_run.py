@@ -19,7 +19,7 @@ from federation.training.signed_card import CARD_FILE, WEIGHTS_FILE, save_model
 from federation.v1 import training_pb2 as pb
 from federation.v1.common_pb2 import Signed
 from gateway.training.proposals import TrainingRules, complete
-from tests.training_kit import (
+from tests.kits.training import (
     DELTA,
     PARTNERS,
     SUMMED,

@@ -12,8 +12,8 @@ from federation.policy.specs import TrainingSpec
 from federation.privacy.composition import epsilon_of
 from federation.training.plan import read_plan
 from gateway.training.runs import FAILED, FINISHED, RunRecord
-from tests.kill_kit import GATEWAY, World, without_noise
-from tests.training_kit import DELTA, PARTNERS, SPEC, SUMMED
+from tests.kits.kill import GATEWAY, World, without_noise
+from tests.kits.training import DELTA, PARTNERS, SPEC, SUMMED
 
 SPECS = {
     "summed": SUMMED.model_copy(update={"rounds": 4, "spare_attempts": 2}),

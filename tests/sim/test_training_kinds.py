@@ -10,7 +10,7 @@ from federation.policy.specs import TrainingSpec
 from federation.training.models import LINEAR_DISCRIMINANT, LOGISTIC_REGRESSION, PERCEPTRON, load_weights
 from federation.training.plan import read_plan
 from federation.v1 import training_pb2 as pb
-from tests.training_kit import SPEC, SUMMED, alliance, follow, make_caller, make_rows
+from tests.kits.training import SPEC, SUMMED, alliance, follow, make_caller, make_rows
 
 BOTH = SUMMED.model_copy(update={"models": (LINEAR_DISCRIMINANT, LOGISTIC_REGRESSION)})
 DEEP = SPEC.model_copy(update={"models": (PERCEPTRON,), "learning_rate": 2.0, "rounds": 8})

@@ -13,8 +13,8 @@ from federation.training.flower import Array, Message, MetricRecord, pack, unpac
 from federation.training.models import MAX_MODEL_BYTES
 from federation.v1 import training_pb2 as pb
 from gateway.training.runs import FAILED, FINISHED
-from tests.kill_kit import World, without_noise
-from tests.training_kit import SPEC, SUMMED
+from tests.kits.kill import World, without_noise
+from tests.kits.training import SPEC, SUMMED
 
 SPECS = {
     "summed": SUMMED.model_copy(update={"rounds": 3, "spare_attempts": 1}),

@@ -15,7 +15,7 @@ from federation.training.flower import unpack
 from federation.training.models import LOGISTIC_REGRESSION, load_weights, weights_digest
 from federation.v1 import training_pb2 as pb
 from gateway.training.hub import Hub
-from tests.training_kit import PARTNERS, SPEC, alliance, follow, make_rows, wait_for
+from tests.kits.training import PARTNERS, SPEC, alliance, follow, make_rows, wait_for
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from federation.training.secure_sum import RoundKey
 from federation.v1 import common_pb2
 from federation.v1 import training_pb2 as pb
 from gateway.training.hub import Hub
-from tests.training_kit import DELTA, PARTNERS, SUMMED, Gateway, Partner, alliance, follow, make_caller, make_rows
+from tests.kits.training import DELTA, PARTNERS, SUMMED, Gateway, Partner, alliance, follow, make_caller, make_rows
 
 
 @pytest.fixture

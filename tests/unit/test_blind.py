@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from federation.core.errors import OverlapError, Reason
 from federation.overlap.blind import ZERO, blind, low_order_rows
 from federation.overlap.hash_to_curve import hash_to_curve
-from tests.native_kit import PATHS, taking
+from tests.kits.native import PATHS, taking
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "rfc7748.json").read_text())
 P = 2**255 - 19

@@ -9,7 +9,7 @@ from federation.core.clock import FixedClock, to_text
 from federation.core.errors import OfferError, Reason
 from federation.policy.facts import ConsentFact
 from tests.conftest import NOW
-from tests.offers_kit import BANK, FakePolicy, Partner, customer, given
+from tests.kits.offers import BANK, FakePolicy, Partner, customer, given
 
 PURPOSE = "offer_sharing"
 HEADER = (

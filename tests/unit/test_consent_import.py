@@ -17,7 +17,7 @@ from federation.core.database import open_database
 from federation.core.errors import DataError, Reason
 from federation.policy.facts import ConsentFact
 from tests.conftest import NOW
-from tests.offers_kit import BANK, FakePolicy, Partner, customer
+from tests.kits.offers import BANK, FakePolicy, Partner, customer
 
 PURPOSE = "offer_sharing"
 HEADER = "record_id," + ",".join(FIELDS)

@@ -12,7 +12,7 @@ from federation.consent.statements import FIELDS
 from federation.core.database import open_database
 from federation.core.ids import CustomerId
 from tests.conftest import NOW
-from tests.offers_kit import BANK, FakePolicy, Partner, Stub, World, customer, given
+from tests.kits.offers import BANK, FakePolicy, Partner, Stub, World, customer, given
 
 PURPOSE = "offer_sharing"
 

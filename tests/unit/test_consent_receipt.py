@@ -17,7 +17,7 @@ from federation.core.identity import Identity, Role, Subject, new_key
 from federation.core.ids import PartyId
 from gateway.identity.authority import Authority
 from tests.conftest import NOW
-from tests.offers_kit import BANK, FakePolicy, Partner, customer, given
+from tests.kits.offers import BANK, FakePolicy, Partner, customer, given
 
 PURPOSE = PurposeTerms(
     id="offer_sharing",

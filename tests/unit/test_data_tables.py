@@ -11,7 +11,7 @@ from federation.client.tables import read_rows, read_table
 from federation.core.clock import FixedClock
 from federation.core.errors import DataError, Reason
 from tests.conftest import NOW
-from tests.offers_kit import BANK, FakePolicy, Partner
+from tests.kits.offers import BANK, FakePolicy, Partner
 
 HEADER = "customer_id,email,phone,region"
 Write = Callable[..., PartnerData]

@@ -12,7 +12,7 @@ from federation.overlap.blind import blind
 from federation.overlap.hash_to_curve import domain, hash_to_curve, hash_to_field, map_to_curve
 from federation.overlap.plan import STATISTICS, SWITCHBOARD
 from federation.v1 import overlap_pb2 as pb
-from tests.native_kit import PATHS, taking
+from tests.kits.native import PATHS, taking
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "rfc9380.json").read_text())
 P, A = 2**255 - 19, 486662

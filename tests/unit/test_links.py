@@ -13,7 +13,7 @@ from federation.policy.specs import CubeSpec
 from federation.privacy.noise import discrete_gaussian
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.consistency import fit
-from tests.question_kit import COLUMNS, Asking, Exact, Person, person
+from tests.kits.questions import COLUMNS, Asking, Exact, Person, person
 
 BY = ("bank.holds_gold", "insurer.holds_home")
 CUBE = CubeSpec(name="holdings", partners=("bank", "insurer"), by=BY, epsilon=1.0, min_count=20)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from federation.overlap import native
 from federation.overlap.blind import ZERO, blind
 from federation.overlap.hash_to_curve import hash_to_curve, hash_to_field, map_to_curve
-from tests.native_kit import need_kernel, taking
+from tests.kits.native import need_kernel, taking
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "federation" / "overlap" / "native"

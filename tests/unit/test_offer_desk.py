@@ -15,7 +15,7 @@ from federation.core.ids import PartyId, PolicyVersion
 from federation.v1 import offers_pb2 as pb
 from gateway.offers.decisions import list_decisions
 from tests.conftest import NOW
-from tests.offers_kit import AIRLINE, BANK, INSURER, PERSON, World, an_offer, caller, given, handle, record
+from tests.kits.offers import AIRLINE, BANK, INSURER, PERSON, World, an_offer, caller, given, handle, record
 
 PURPOSE = "offer_sharing"
 

@@ -12,7 +12,7 @@ from federation.core.database import open_database
 from federation.core.errors import OfferError
 from federation.core.ids import CustomerId
 from tests.conftest import NOW
-from tests.offers_kit import BANK, INSURER, PERSON, FakePolicy, Partner, Stub, World, an_offer, customer, handle
+from tests.kits.offers import BANK, INSURER, PERSON, FakePolicy, Partner, Stub, World, an_offer, customer, handle
 
 
 class Side:

@@ -16,8 +16,8 @@ from federation.core.database import open_database
 from federation.core.errors import DataError, Reason
 from federation.core.ids import CustomerId
 from tests.conftest import NOW
-from tests.offers_kit import AIRLINE, BANK, INSURER, FakePolicy, FakeSwitchboard, Partner, Stub, World, customer
-from tests.offers_kit import handle as kit_handle
+from tests.kits.offers import AIRLINE, BANK, INSURER, FakePolicy, FakeSwitchboard, Partner, Stub, World, customer
+from tests.kits.offers import handle as kit_handle
 
 PEOPLE = range(1, 41)
 SCORES = {customer(n): 1 - n / 100 for n in PEOPLE}  # C1 is the best

@@ -3,7 +3,7 @@
 import pytest
 
 from federation.offers.offer import score_band
-from tests.offers_kit import an_offer
+from tests.kits.offers import an_offer
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from gateway.identity.caller import set_caller
 from gateway.rpc.consent import ConsentServicer
 from gateway.rpc.offers import OfferServicer
 from tests.conftest import NOW
-from tests.offers_kit import BANK, INSURER, PERSON, World, an_offer, caller, handle
+from tests.kits.offers import BANK, INSURER, PERSON, World, an_offer, caller, handle
 
 LATER = (NOW + timedelta(days=20)).isoformat()
 

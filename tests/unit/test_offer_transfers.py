@@ -14,8 +14,8 @@ from federation.policy.policy_set import PolicySet
 from federation.policy.transfers import Export
 from gateway.consent.store import ConsentRecord
 from gateway.policy.transfers import SqlTransfers
-from tests.offers_kit import BANK, INSURER, PERSON, World, an_offer, given, handle
-from tests.policy_kit import AT, files
+from tests.kits.offers import BANK, INSURER, PERSON, World, an_offer, given, handle
+from tests.kits.policy import AT, files
 
 COUNT = Export("CN", 2026, sensitive=False)
 SMALL = {

@@ -16,7 +16,7 @@ from federation.core.errors import OverlapError, Reason
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap import spool as spool_module
 from gateway.overlap.spool import Shape, Spool
-from tests.overlap_world import Direct, World, make_policy, people
+from tests.kits.overlap_world import Direct, World, make_policy, people
 
 BOTH = ("airline", "bank")
 

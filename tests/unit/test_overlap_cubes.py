@@ -24,7 +24,7 @@ from gateway.overlap.cubes import CubeRelease
 from gateway.overlap.tables import Tables
 from gateway.release import ReleasePath
 from tests.conftest import NOW
-from tests.overlap_world import Policy, World, small_world
+from tests.kits.overlap_world import Policy, World, small_world
 
 ALL = ("bank", "insurer", "airline")
 VENN = CubeSpec(name="venn", partners=ALL, epsilon=1.0, min_count=0)

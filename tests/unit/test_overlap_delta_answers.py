@@ -6,7 +6,7 @@ from federation.core.errors import OverlapError, Reason
 from federation.core.ids import EpochId
 from federation.policy.specs import CubeSpec
 from gateway.overlap.answers import SqlAnswerStore
-from tests.question_kit import Asking, Exact, person
+from tests.kits.questions import Asking, Exact, person
 
 VENN = CubeSpec(name="venn", partners=("bank", "airline"), epsilon=1.0, min_count=0)
 TIERS = CubeSpec(name="tiers", partners=("bank", "airline"), by=("bank.tier",), epsilon=1.0, min_count=0)

@@ -12,7 +12,7 @@ from federation.overlap.batch import MANIFEST, Content, sign_manifest
 from federation.overlap.hash_to_curve import hash_to_curve
 from federation.overlap.plan import BASE, MAX_DELTAS
 from federation.v1 import overlap_pb2 as pb
-from tests.overlap_world import Parts, World, small_world
+from tests.kits.overlap_world import Parts, World, small_world
 
 ADD, REMOVE = pb.OPERATION_ADD, pb.OPERATION_REMOVE
 STATISTICS, SWITCHBOARD = pb.INDEX_STATISTICS, pb.INDEX_SWITCHBOARD

@@ -17,7 +17,7 @@ from federation.overlap.blind import CHUNK_ROWS
 from federation.overlap.hash_to_curve import hash_to_curve
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
-from tests.overlap_world import Direct, Parts, World, small_world
+from tests.kits.overlap_world import Direct, Parts, World, small_world
 
 BATCHES = 4  # bank: basic, high, unknown, switchboard
 LABEL = "value_tier=basic"

@@ -17,8 +17,8 @@ from gateway.policy.active import STALE_S, ActivePolicy
 from gateway.policy.proposals import Proposals
 from gateway.policy.versions import SqlVersions
 from gateway.rpc.policy import MAX_FACTS_CHARS, PolicyServicer
-from tests.policy_kit import AT, cases, files, shipped
-from tests.proposal_kit import AUTHORITY, STRICTER, Log, changed
+from tests.kits.policy import AT, cases, files, shipped
+from tests.kits.proposal import AUTHORITY, STRICTER, Log, changed
 
 
 def write(folder, **changed):

@@ -11,7 +11,7 @@ from federation.core.ids import PartyId
 from federation.policy.cases import audit_record, load_cases, run_cases
 from gateway.identity.caller import Caller
 from gateway.release import Exit, ReleasePath
-from tests.policy_kit import AT, FOLDER, shipped
+from tests.kits.policy import AT, FOLDER, shipped
 
 CASES = load_cases(FOLDER)
 REQUEST = """

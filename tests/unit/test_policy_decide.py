@@ -9,7 +9,7 @@ from federation.core.errors import DataError, Reason
 from federation.policy.facts import facts_from_json
 from federation.policy.load import parse_policy
 from federation.policy.mask import apply_obligations
-from tests.policy_kit import AT, cases, files, shipped
+from tests.kits.policy import AT, cases, files, shipped
 
 OFFER = next(facts for name, _, facts in cases() if name.startswith("gdpr: consent that names"))
 SECOND_PERMIT = """

@@ -4,7 +4,7 @@ import pytest
 
 from federation.policy.diff import changes
 from federation.policy.load import parse_policy
-from tests.policy_kit import files, shipped
+from tests.kits.policy import files, shipped
 
 ALL = ("airline", "bank", "insurer")
 

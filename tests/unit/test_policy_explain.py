@@ -15,7 +15,7 @@ from federation.policy.facts import ConsentFact, Facts, Given
 from federation.policy.messages import CATALOGUE, LANGUAGES
 from federation.policy.records import Recorded
 from federation.policy.vocabulary import CONSENT_STATUS
-from tests.policy_kit import AT, cases, shipped
+from tests.kits.policy import AT, cases, shipped
 
 ROOT = Path(__file__).parents[2]
 TOOLS = {

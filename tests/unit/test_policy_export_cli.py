@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from federation.cli.policy import app
 from federation.policy.cedar import export_cedar
 from federation.policy.schema import schema_texts
-from tests.policy_kit import FOLDER, shipped
+from tests.kits.policy import FOLDER, shipped
 
 
 def test_export_writes_policies_and_schema(tmp_path):

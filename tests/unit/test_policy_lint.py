@@ -7,7 +7,7 @@ import pytest
 from federation.core.clock import FixedClock
 from federation.core.errors import PolicyError
 from federation.policy.lint import lint
-from tests.policy_kit import AT, FOLDER, files
+from tests.kits.policy import AT, FOLDER, files
 
 
 def findings(tmp_path, at=AT, **changed):

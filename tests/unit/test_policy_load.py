@@ -7,7 +7,7 @@ import pytest
 from federation.core.errors import PolicyError, Reason
 from federation.policy.load import draft_policy, load_policy, parse_policy, read_folder
 from federation.policy.yaml_text import MAX_BYTES, YamlTextError, read_yaml
-from tests.policy_kit import FOLDER, cases, files, shipped
+from tests.kits.policy import FOLDER, cases, files, shipped
 
 
 def refused(texts):

@@ -13,7 +13,7 @@ from federation.policy.facts import Given
 from federation.policy.load import parse_policy
 from federation.policy.records import OTHER_GATES, read_entry, recorded
 from federation.policy.replay import MAX_SAMPLES, compare, repeat
-from tests.policy_kit import AT, cases, files, shipped
+from tests.kits.policy import AT, cases, files, shipped
 
 NO_CALLS = {"rules": ("channel: [app, email, phone, branch]", "channel: [app, email, branch]")}
 

@@ -6,7 +6,7 @@ import pytest
 
 from federation.policy.schema import schema_texts, write_schemas
 from federation.policy.yaml_text import read_yaml
-from tests.policy_kit import FOLDER, files
+from tests.kits.policy import FOLDER, files
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema judges the schemas")
 

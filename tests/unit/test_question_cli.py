@@ -13,7 +13,7 @@ from federation.core.errors import ConfigError, Reason
 from federation.plots.tables import by_region, cross_table
 from federation.policy.specs import CubeSpec
 from federation.v1 import overlap_pb2 as pb
-from tests.question_kit import Asking, Exact, person
+from tests.kits.questions import Asking, Exact, person
 
 CUBE = CubeSpec(
     name="cross", partners=("bank", "airline"), by=("bank.tier", "airline.activity"), epsilon=0.5, min_count=10

@@ -12,7 +12,7 @@ from federation.overlap.questions import owner
 from federation.policy.specs import CubeSpec, SumSpec
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.consistency import Margin, fit
-from tests.question_kit import Asking, Free, Person, counts, person
+from tests.kits.questions import Asking, Free, Person, counts, person
 
 RELEASES = 2_000
 VENN = CubeSpec(name="venn", partners=("bank", "insurer", "airline"), epsilon=1.0, min_count=0)

@@ -9,7 +9,7 @@ from federation.overlap.questions import Question
 from federation.policy.specs import AdHocSpec, CubeSpec, SumSpec
 from federation.privacy.noise import calibrate_sigma
 from gateway.overlap.prices import price_list
-from tests.question_kit import Asking, Exact, Log, counts, person
+from tests.kits.questions import Asking, Exact, Log, counts, person
 
 PEOPLE = [
     *[person(bank="basic")] * 40,

@@ -25,8 +25,8 @@ from federation.training.measures import area_under_curve
 from federation.training.models import LOGISTIC_REGRESSION, predict, save_weights, shapes, weights_digest
 from federation.training.saved import SavedModel, verify_model
 from federation.v1 import models_pb2, training_pb2
-from tests.offers_kit import Partner
-from tests.training_kit import NOW, identity_of
+from tests.kits.offers import Partner
+from tests.kits.training import NOW, identity_of
 
 FEATURES = ("age", "job", "balance")
 POLICIES = Path(__file__).resolve().parents[2] / "policies"

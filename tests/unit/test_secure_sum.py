@@ -14,7 +14,7 @@ from federation.core.identity import Identity, Role
 from federation.training.secure_sum import Attempt, Integers, RoundKey, Words, add_masked
 from federation.v1 import common_pb2
 from gateway.identity.authority import Authority
-from tests.training_kit import ALLIANCE, NOW, PARTNERS, identity_of
+from tests.kits.training import ALLIANCE, NOW, PARTNERS, identity_of
 
 ATTEMPT = Attempt("run-1", "a" * 64, 1, 1, "b" * 64)
 

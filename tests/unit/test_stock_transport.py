@@ -39,7 +39,7 @@ from federation.training.stock.server_app import StockRun, build_server_app, kee
 from federation.v1 import training_pb2 as pb
 from gateway.cli import app as cli
 from gateway.training.proposals import TrainingRules, complete
-from tests.training_kit import ALLIANCE, DELTA, NOW, PARTNERS, SUMMED, Authority, identity_of
+from tests.kits.training import ALLIANCE, DELTA, NOW, PARTNERS, SUMMED, Authority, identity_of
 
 RUN = 77
 NODES = {11: "airline", 12: "bank", 13: "insurer"}

@@ -25,7 +25,7 @@ from federation.training.plan import read_plan
 from federation.training.signed_card import sign_card
 from federation.v1 import training_pb2 as pb
 from gateway.training.proposals import TrainingRules, complete
-from tests.training_kit import ALLIANCE, DELTA, NOW, PARTNERS, SUMMED, FrameData, identity_of, make_rows
+from tests.kits.training import ALLIANCE, DELTA, NOW, PARTNERS, SUMMED, FrameData, identity_of, make_rows
 
 runner = CliRunner()
 

@@ -9,8 +9,8 @@ from federation.core.database import open_database
 from federation.training import dpsgd
 from federation.training.flower import unpack
 from federation.v1 import training_pb2 as pb
-from tests.agent_kit import FEATURES, NOISE, Setup, message, propose
-from tests.training_kit import FrameData, make_rows
+from tests.kits.agent import FEATURES, NOISE, Setup, message, propose
+from tests.kits.training import FrameData, make_rows
 
 
 @pytest.fixture

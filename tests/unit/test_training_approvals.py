@@ -17,8 +17,8 @@ from federation.training.flower import ConfigRecord, Message, RecordDict, become
 from federation.training.models import initial
 from federation.training.plan import proposal_digest
 from federation.v1 import training_pb2 as pb
-from tests.agent_kit import FEATURES, NOISE, Setup, message, proposal, propose
-from tests.training_kit import NOW, FrameData, make_rows
+from tests.kits.agent import FEATURES, NOISE, Setup, message, proposal, propose
+from tests.kits.training import NOW, FrameData, make_rows
 
 
 @pytest.fixture

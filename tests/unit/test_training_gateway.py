@@ -24,7 +24,7 @@ from gateway.training.proposals import TrainingRules, complete
 from gateway.training.runs import RUNNING
 from gateway.training.runs_sql import SqlRunStore
 from gateway.training.service import TrainingService
-from tests.training_kit import DELTA, NOW, PARTNERS, SPEC, Gates, make_caller, make_press, make_versions, wait_for
+from tests.kits.training import DELTA, NOW, PARTNERS, SPEC, Gates, make_caller, make_press, make_versions, wait_for
 
 RULES = TrainingRules(SPEC, DELTA, PARTNERS)
 ALL = frozenset(PARTNERS)

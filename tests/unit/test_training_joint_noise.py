@@ -18,7 +18,7 @@ from federation.training.learner import Rows
 from federation.training.models import initial
 from federation.training.plan import read_plan
 from federation.v1 import training_pb2 as pb
-from tests.training_kit import PARTNERS
+from tests.kits.training import PARTNERS
 
 DELTA = 1e-6
 NOISE = JointNoise(parties=3, collusion=1, width=88, touched=88, scale_bits=10, noise_multiplier=21.0)

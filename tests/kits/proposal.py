@@ -24,7 +24,7 @@ from gateway.policy.active import ActivePolicy
 from gateway.policy.proposals import Proposals
 from gateway.policy.versions import SqlVersions
 from gateway.rpc.policy import PolicyServicer
-from tests.policy_kit import AT, files, shipped
+from tests.kits.policy import AT, files, shipped
 
 ROLES = {
     "compliance": Role.COMPLIANCE,

@@ -41,7 +41,7 @@ from gateway.training.runner import LiveRun
 from gateway.training.runs import OVER, RunRecord
 from gateway.training.runs_sql import SqlRunStore
 from gateway.training.service import TrainingService
-from tests.training_kit import (
+from tests.kits.training import (
     DELTA,
     NOW,
     PARTNERS,

@@ -15,7 +15,7 @@ from federation.training.features import MARKETING_V1
 from federation.training.flower import ConfigRecord, Message, RecordDict, become, pack, stamp, to_record
 from federation.training.models import initial
 from federation.v1 import training_pb2 as pb
-from tests.training_kit import NOW, SPEC, FrameData, OwnRules, identity_of
+from tests.kits.training import NOW, SPEC, FrameData, OwnRules, identity_of
 
 FEATURES = list(SPEC.features)
 NOISE = calibrate_steps(2.0, 1e-6, 0.2, 30, 3)

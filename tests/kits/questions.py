@@ -26,7 +26,7 @@ from gateway.overlap.links import LinkRelease
 from gateway.overlap.tables import Tables
 from gateway.release import ReleasePath
 from tests.conftest import NOW
-from tests.overlap_world import Policy
+from tests.kits.overlap_world import Policy
 
 Person = Mapping[str, Mapping[str, str]]
 """For each partner somebody is at, the labels there."""

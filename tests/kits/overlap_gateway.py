@@ -23,7 +23,7 @@ from gateway.release import ReleasePath
 from gateway.rpc.interceptor import Gatekeeper
 from gateway.rpc.overlap import OverlapServicer
 from gateway.rpc.port import Service, open_port
-from tests.overlap_world import ALLIANCE, World
+from tests.kits.overlap_world import ALLIANCE, World
 
 
 class Log:

@@ -11,7 +11,7 @@ from federation.policy.load import load_policy, read_folder
 from federation.policy.policy_set import PolicySet
 from federation.policy.yaml_text import read_yaml
 
-FOLDER = Path(__file__).parents[1] / "policies"
+FOLDER = Path(__file__).parents[2] / "policies"
 AT = datetime(2026, 11, 1, tzinfo=UTC)
 
 
