@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from federation.core.errors import DataError, Reason, TrainingError
-from federation.training.features import Banded, Floats, find_places
-from federation.training.joint_noise import FINE_BITS
+from federation.training.features import Banded, find_places
+from federation.training.joint_noise import FINE_BITS, TAIL
 from federation.training.learner import Course, Learner, Rows, State
-from federation.training.models import LINEAR, Weights, check_weights, predict
+from federation.training.models import Weights, check_weights, score_rows
 from federation.training.secure_sum import Integers
 from federation.v1 import training_pb2 as pb
 
@@ -39,7 +39,6 @@ DEFAULT_LOGITS = (-6.0, 1.0)
 """Without a public set, edges are evenly spaced between these log odds: most offers are taken by few."""
 REGION = "region"
 """The grouping by the policy's regions of residence."""
-CHUNK = 65_536
 MAX_ROWS = 2**32
 Doubles = npt.NDArray[np.float64]
 ChooseEdges = Callable[[Weights, int], Doubles]
@@ -238,6 +237,7 @@ class JudgingLearner:
 
     def step(self, number: int, total: Doubles, sigma: float) -> None:
         """See Learner."""
+        self._check(total, sigma)
         self._total += total
         self._variance += sigma**2
         self._summed += 1
@@ -272,6 +272,19 @@ class JudgingLearner:
         self._summed = int(summed)
         self._model = {n.removeprefix("model."): array for n, array in state.items() if n.startswith("model.")}
 
+    def _check(self, total: Doubles, sigma: float) -> None:
+        """Raises TrainingError (BAD_UPDATE) for numbers that no rows and no noise of this size can give.
+
+        Counts are not below zero, and all groupings count the same rows of each label: up to ``TAIL`` standard
+        deviations of the noise.
+        """
+        tables = self.judging.split(total)
+        found = np.array([table.sum(axis=(0, 1)) for table in tables])  # (groupings, labels)
+        spread = TAIL * sigma * np.sqrt(np.array([[table.size / 2] for table in tables]))
+        # What is not a number is not below anything.
+        if not ((total >= -TAIL * sigma).all() and (np.abs(found - found[0]) <= spread + spread[0]).all()):
+            raise TrainingError(Reason.BAD_UPDATE, item="all partners: histograms that do not fit each other")
+
     @property
     def _unit(self) -> int:
         """What a customer adds in one cell of each grouping, in units of 2^-FINE_BITS."""
@@ -283,16 +296,3 @@ def judge_of(learner: Learner) -> JudgingLearner | None:
     if isinstance(learner, Course):
         return next((part for part in learner.parts if isinstance(part, JudgingLearner)), None)
     return None
-
-
-def score_rows(kind: str, model: Mapping[str, Floats], x: Floats) -> Doubles:
-    """Scores that depend on each row alone, to the last bit: float64 (n,).
-
-    A matrix product may round one row by how many others there are, and a score at the edge of a bin would then move
-    when somebody else leaves.
-    """
-    if kind in LINEAR:
-        weight, bias = model["weight"][0].astype(np.float64), float(model["bias"][0])
-        logits = [(x[s : s + CHUNK].astype(np.float64) * weight).sum(axis=1) + bias for s in range(0, len(x), CHUNK)]
-        return np.asarray(0.5 * (1 + np.tanh(np.concatenate(logits or [np.zeros(0)]) / 2)), dtype=np.float64)
-    return np.array([predict(kind, model, x[place : place + 1])[0] for place in range(len(x))], dtype=np.float64)

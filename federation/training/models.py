@@ -24,6 +24,8 @@ STEPPED = frozenset({LOGISTIC_REGRESSION, PERCEPTRON})
 """Kinds that a partner can train by gradient steps on its own rows, under local noise."""
 HIDDEN = 32
 """Units in the one hidden layer of a perceptron."""
+CHUNK = 65_536
+"""Rows that are scored at a time."""
 MAX_MODEL_BYTES = 4 << 20
 """Far above any model of banded features; bounds what a peer can make us read."""
 
@@ -69,6 +71,19 @@ def predict(kind: str, weights: Mapping[str, Floats], x: Floats) -> npt.NDArray[
         logits = hidden @ weights["output.weight"][0].astype(np.float64) + float(weights["output.bias"][0])
     # tanh does not overflow where exp would
     return np.asarray(0.5 * (1 + np.tanh(logits / 2)), dtype=np.float64)
+
+
+def score_rows(kind: str, weights: Mapping[str, Floats], x: Floats) -> npt.NDArray[np.float64]:
+    """Scores that depend on each row alone, to the last bit: float64 (n,).
+
+    A matrix product may round one row by how many others there are, and a score at the edge of a bin would then move
+    when somebody else leaves.
+    """
+    if kind in LINEAR:
+        weight, bias = weights["weight"][0].astype(np.float64), float(weights["bias"][0])
+        logits = [(x[s : s + CHUNK].astype(np.float64) * weight).sum(axis=1) + bias for s in range(0, len(x), CHUNK)]
+        return np.asarray(0.5 * (1 + np.tanh(np.concatenate(logits or [np.zeros(0)]) / 2)), dtype=np.float64)
+    return np.array([predict(kind, weights, x[place : place + 1])[0] for place in range(len(x))], dtype=np.float64)
 
 
 def check_weights(arrays: Mapping[str, npt.NDArray[np.generic]], kind: str, width: int, *, item: str) -> Weights:

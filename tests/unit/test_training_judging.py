@@ -15,11 +15,10 @@ from federation.training.judging import (
     JudgingLearner,
     default_edges,
     quantile_edges,
-    score_rows,
 )
 from federation.training.learner import Rows
 from federation.training.measures import area_under_curve
-from federation.training.models import LOGISTIC_REGRESSION, Weights
+from federation.training.models import LOGISTIC_REGRESSION, Weights, score_rows
 
 AGE = Grouping.banded("age", (30, 45, 60))
 REGION = Grouping("region", ("CN", "EEA", "SG"))
@@ -87,6 +86,25 @@ def test_without_noise_the_counts_are_the_truth() -> None:
     everybody = everyone(tables, 1e-9)
     assert everybody.auc().value == pytest.approx(area_under_curve(binned, rows.y.astype(np.float64)), abs=1e-4)
     assert everybody.positive_rate().value == pytest.approx(float(rows.y.mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize("spoil", ["one below zero", "groupings apart", "another partner's mask"])
+def test_a_sum_that_no_rows_can_give_is_refused(spoil: str) -> None:
+    learner, rows = make_learner(), make_rows(2_000)
+    rng, sigma = np.random.default_rng(8), 5.0
+    fair = learner.sums(1, learner.told(1), rows) / UNIT + rng.normal(0, sigma, JUDGING.width)
+    total = fair.copy()
+    match spoil:
+        case "one below zero":
+            total[3] = -500
+        case "groupings apart":
+            total[:80] += 40  # region alone
+        case _:
+            total += rng.uniform(-(2.0**11), 2.0**11, JUDGING.width)
+    with pytest.raises(TrainingError, match="all partners"):
+        learner.step(1, total, sigma)
+    learner.step(1, fair, sigma)
+    assert learner.counts()[0].sum() == pytest.approx(2 * 2_000, abs=10 * sigma * math.sqrt(2 * JUDGING.width))
 
 
 def test_state_goes_on_where_it_was() -> None:
