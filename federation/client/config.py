@@ -65,6 +65,7 @@ class Limits(Section):
     epsilon_per_customer: float = Field(default=4.0, gt=0)
     """Training privacy loss of one customer at this partner, over all runs ever, at ``delta``."""
     delta: float = Field(default=1e-6, gt=0, le=1e-4)
+    """At which epsilons are stated; a run may not state its own at a larger one, where they look smaller."""
     max_epsilon_per_run: float = Field(default=3.0, gt=0)
     features: tuple[str, ...] | None = None
     """Columns a model may use; None: those of the partner's own policy."""

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from federation.core.errors import DataError, IdentityError
 from federation.core.identity import Role
-from federation.policy.specs import JudgingSpec
+from federation.policy.specs import JudgingSpec, TrainingSpec
 from federation.privacy.composition import epsilon_of
 from federation.training.models import predict
 from federation.training.plan import read_plan
@@ -150,12 +150,26 @@ def test_card_of_a_partner_or_another_alliance_is_no_card(run: Run) -> None:
         verify_model(answer.weights, Signed(kind="model-card", payload=b"[]"), identity_of("bank").ca)
 
 
-def test_a_partner_whose_policy_has_no_judging_refuses(run: Run) -> None:
+@pytest.mark.parametrize(
+    ("own", "grouping"),
+    [
+        (SUMMED, None),
+        (JUDGED, pb.Grouping(column="email", groups=["jane@example.com"])),
+        (JUDGED, pb.Grouping(column="age", groups=["41", "42"])),
+        (JUDGED, pb.Grouping(column="balance", edges=[0.0, 1e6])),
+    ],
+)
+def test_a_partner_judges_by_what_its_own_policy_names(
+    run: Run, own: TrainingSpec, grouping: pb.Grouping | None
+) -> None:
     _, partners, _ = run
     asked = complete(pb.TrainingProposal(), TrainingRules(JUDGED, DELTA, PARTNERS, REGIONS), frozenset(PARTNERS))
     asked.run_id = "run-other"
+    if grouping is not None:
+        del asked.judging.groupings[:]
+        asked.judging.groupings.append(grouping)
     agent = partners["bank"].agent
-    agent._policy.training = SUMMED  # type: ignore[misc]
+    agent._policy.training = own  # type: ignore[misc]
     answer = agent.answer(pb.ExchangeMessagesResponse(proposal=asked))
     assert answer is not None
     assert "judging" in answer.refusal.text

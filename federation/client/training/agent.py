@@ -263,5 +263,7 @@ class TrainingAgent:
 
 
 def _refusal(run_id: str, exc: EntenteError) -> pb.ExchangeMessagesRequest:
-    refusal = pb.TrainerRefusal(run_id=run_id, reason=str(exc.reason), text=(exc.item or exc.public)[:300])
+    # Where in its own file a row is broken says how many rows there are: for the partner's log alone.
+    text = "" if exc.reason is Reason.BROKEN_ROW else exc.item or exc.public
+    refusal = pb.TrainerRefusal(run_id=run_id, reason=str(exc.reason), text=text[:300])
     return pb.ExchangeMessagesRequest(refusal=refusal)

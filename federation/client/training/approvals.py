@@ -18,8 +18,9 @@ from sqlalchemy.dialects.sqlite import insert
 from federation.client.config import Limits
 from federation.core.clock import Clock, to_text
 from federation.core.errors import Reason, TrainingError
-from federation.policy.specs import TrainingSpec
+from federation.policy.specs import JudgingSpec, TrainingSpec
 from federation.privacy.composition import epsilon_of
+from federation.training.judging import REGION, Judging
 from federation.training.memory import RunMemory
 from federation.training.plan import Plan, read_plan
 from federation.v1 import training_pb2 as pb
@@ -195,8 +196,9 @@ class ProposalRules:
             f"model {plan.kind}": plan.kind in models,
             f"label {plan.label[:48]}": plan.label == spec.label,
             "rounds": plan.learning_rounds <= spec.max_rounds,
-            "judging: this partner's policy has none": plan.judging is None or spec.judging is not None,
+            "judging: not as this partner's policy has it": _judges_within(plan.judging, spec.judging),
             "epsilon": plan.epsilon <= spec.max_epsilon,
+            "delta": plan.delta <= limits.delta,
             f"trust: this partner wants {spec.trust}": (plan.noise is not None) == (spec.trust == "secure_sum"),
             "noise for fewer colluding partners": plan.noise is None or plan.noise.collusion >= spec.collusion,
             # The gateway's claim is not trusted: the noise says what the run costs.
@@ -219,6 +221,14 @@ class ProposalRules:
         }
         names = [name for name, is_outside in outside.items() if is_outside]
         return f"beyond the standing rule: {', '.join(names)}" if names else ""
+
+
+def _judges_within(asked: Judging | None, own: JudgingSpec | None) -> bool:
+    """Whether customers are grouped by nothing but what the own policy names: regions, and bands of some columns."""
+    if asked is None or own is None:
+        return asked is None
+    regions = {REGION} if own.by_region else set()
+    return all(each.column in (own.bands if each.edges else regions) for each in asked.groupings)
 
 
 def person_epsilon(plan: Plan) -> float:
