@@ -1,5 +1,7 @@
 """Runs tests of the overlap's arithmetic on both of its paths."""
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,3 +35,14 @@ def taking(path: str) -> Iterator[None]:
             yield
         finally:
             native.load_kernel.cache_clear()
+
+
+def compile_or_skip(*arguments: str) -> None:
+    """Runs the C compiler; skips where it, or what it needs for sanitizers, is missing."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    done = subprocess.run([compiler, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode and ("libasan" in done.stderr or "libubsan" in done.stderr or "lasan" in done.stderr):
+        pytest.skip("no sanitizer runtime")
+    assert done.returncode == 0, done.stderr

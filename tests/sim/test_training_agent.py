@@ -3,12 +3,13 @@
 from typing import Any
 
 import pytest
+from dp_accounting import DpEvent
 
 from federation.client.config import Limits
 from federation.client.training.approvals import Approvals
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
-from federation.core.errors import DataError, Reason
+from federation.core.errors import DataError, Reason, TrainingError
 from federation.training import dpsgd
 from federation.training.features import MARKETING_V1
 from federation.training.flower import ConfigRecord, Message, RecordDict, become, pack, stamp, to_record, unpack
@@ -115,6 +116,30 @@ def test_more_rounds_than_approved_are_refused(setup: Setup) -> None:
     propose(agent)
     answers = [agent.answer(message(f"m{number}")) for number in range(4)]
     assert [answer.WhichOneof("part") for answer in answers if answer] == ["reply"] * 3 + ["refusal"]
+
+
+def test_two_processes_together_pay_for_no_more_rounds_than_approved(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = [setup.restart(), setup.restart()]
+    for agent in agents:
+        propose(agent)
+    first, second = (agent._bench for agent in agents)
+    assert first is not None
+    assert second is not None
+    first.pay("m0")
+    first.pay("m1")
+    cost = Plan.round_event
+
+    def meanwhile(plan: Plan) -> DpEvent:
+        monkeypatch.setattr(Plan, "round_event", cost)
+        second.pay("m2")  # the other process, between a look at the account and its entry
+        return cost(plan)
+
+    monkeypatch.setattr(Plan, "round_event", meanwhile)
+    with pytest.raises(TrainingError, match="more rounds"):
+        first.pay("m3")
+    assert agents[0].accountant.charged("run-1") == {"m0", "m1", "m2"}
 
 
 def test_run_keeps_its_first_proposal_and_is_over_when_it_ended(setup: Setup) -> None:

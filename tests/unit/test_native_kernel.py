@@ -1,12 +1,10 @@
-"""The kernel: OpenSSL judges it on many inputs, sanitizers watch it, and where it cannot run nothing else changes.
+"""The kernel: OpenSSL judges it on many inputs, and where it cannot run nothing else changes.
 
 ``ENTENTE_LONG=1`` compares two million points instead of a few thousand.
 """
 
 import hashlib
-import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +13,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from federation.overlap import native
-from federation.overlap.blind import ZERO, blind
-from federation.overlap.hash_to_curve import hash_to_curve, hash_to_field, map_to_curve
-from tests.kits.native import need_kernel, taking
+from federation.overlap.blind import ZERO
+from federation.overlap.hash_to_curve import hash_to_curve, map_to_curve
+from tests.kits.native import compile_or_skip, need_kernel, taking
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "federation" / "overlap" / "native"
-DRIVER = ROOT / "tests" / "unit" / "native_driver.c"
 P = 2**255 - 19
 LONG = os.environ.get("ENTENTE_LONG") == "1"
 POINTS = 2_000_000 if LONG else 3_000
@@ -147,37 +144,3 @@ def test_the_log_says_once_which_path_is_taken() -> None:
         assert hash_to_curve([b"a"], b"dst").hex() in lines
     assert "portable" in said["0"]
     assert "ENTENTE_NATIVE is 0" in said["0"]
-
-
-def compile_or_skip(*arguments: str) -> None:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    done = subprocess.run([compiler, *arguments], capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode and ("libasan" in done.stderr or "libubsan" in done.stderr or "lasan" in done.stderr):
-        pytest.skip("no sanitizer runtime")
-    assert done.returncode == 0, done.stderr
-
-
-def test_sanitizers_find_nothing(tmp_path: Path) -> None:
-    """A driver in C over buffers of the exact size, with address and undefined-behaviour sanitizers in all of it."""
-    need_kernel()
-    program = tmp_path / "driver"
-    flags = ("-mavx512f", "-mavx512dq", "-mavx512ifma", "-mavx512bw", "-mavx512vl")
-    sanitizers = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O0")
-    sources = [str(SOURCE / name) for name in ("support.c", "x25519x8.c", "xmd512x8.c")]
-    compile_or_skip(*sanitizers, *flags, f"-I{SOURCE}", str(DRIVER), *sources, "-o", str(program))
-    scalar = bytes(range(32))
-    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1"}
-    done = subprocess.run([program], input=scalar, capture_output=True, timeout=120, check=False, env=environment)
-    assert done.returncode == 0, done.stderr.decode()
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [line["count"] for line in lines] == [0, 1, 7, 8, 9, 255, 256, 257, 300]
-    key = X25519PrivateKey.from_private_bytes(scalar)
-    for line in lines:
-        # The driver's messages are "m" repeated, as many times as the row's number; it hashes, maps and blinds them.
-        messages = [b"m" * row for row in range(line["count"])]
-        elements = [hash_to_field(message, b"dst") for message in messages]
-        with taking("portable"):
-            expected = blind(b"".join(u.to_bytes(32, "little") for u in map_to_curve(elements)), key).points
-        assert line["points"] == expected.hex()

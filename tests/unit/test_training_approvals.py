@@ -11,10 +11,6 @@ from federation.client.training.agent import TrainingAgent
 from federation.client.training.approvals import MAX_PENDING, Approvals
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
-from federation.training import dpsgd
-from federation.training.features import MARKETING_V1
-from federation.training.flower import ConfigRecord, Message, RecordDict, become, pack, stamp, to_record
-from federation.training.models import initial
 from federation.training.plan import proposal_digest
 from federation.v1 import training_pb2 as pb
 from tests.kits.agent import FEATURES, NOISE, Setup, message, proposal, propose
@@ -106,20 +102,6 @@ def test_few_proposals_wait_for_a_person_and_old_ones_make_room(setup: Setup) ->
     assert [waiting.run_id for waiting in week_after.waiting()] == ["later"]
 
 
-def test_paused_partner_answers_nothing_but_that(setup: Setup) -> None:
-    agent = setup.restart()
-    assert propose(agent) is None
-    approvals = Approvals(setup.engine, FixedClock(NOW))
-    approvals.pause("run-1", paused=True)
-    for told in (message("a"), pb.ExchangeMessagesResponse(proposal=proposal())):
-        answer = agent.answer(told)
-        assert answer is not None
-        assert answer.paused.run_id == "run-1"
-    assert agent.accountant.spent() == 0
-    approvals.pause("run-1", paused=False)
-    assert agent.answer(message("a")).HasField("reply")  # type: ignore[union-attr]
-
-
 @pytest.mark.parametrize("kind", ["evaluate", "query", "query.run", "query.keys", "system"])
 def test_message_that_asks_for_another_kind_of_work_costs_nothing(setup: Setup, kind: str) -> None:
     agent = setup.restart()
@@ -132,27 +114,3 @@ def test_message_that_asks_for_another_kind_of_work_costs_nothing(setup: Setup, 
     assert answer is not None
     assert answer.HasField("refusal")
     assert agent.accountant.spent() == 0
-
-
-def test_message_cannot_ask_for_other_columns_or_carry_code(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    widths: list[int] = []
-    train = dpsgd.train_round
-
-    def watched(kind: str, weights: Any, rows: Any, **more: Any) -> Any:
-        widths.append(rows[0].shape[1])
-        return train(kind, weights, rows, **more)
-
-    monkeypatch.setattr(dpsgd, "train_round", watched)
-    agent = setup.restart()
-    propose(agent)
-    become(1)
-    wishes = ConfigRecord({"round": 1, "features": ["job"], "noise_multiplier": 0.0, "code": b"import os"})
-    weights = initial("logistic_regression", MARKETING_V1.width(FEATURES))
-    wire = Message(
-        RecordDict({"arrays": to_record(weights), "config": wishes}), dst_node_id=2, message_type="train", group_id="1"
-    )
-    stamp(wire, "a")
-    answer = agent.answer(pb.ExchangeMessagesResponse(message=pb.FlowerMessage(run_id="run-1", message=pack(wire))))
-    assert answer is not None
-    assert answer.HasField("reply")
-    assert widths == [MARKETING_V1.width(FEATURES)]  # what was approved, whatever the message says
