@@ -7,6 +7,7 @@ never changed or removed. The account is an upper bound: it takes every customer
 
 import json
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from dp_accounting import DpEvent
@@ -68,21 +69,26 @@ class CustomerAccountant:
         with self._engine.begin() as connection:
             self._after(connection, run_id, events)
 
-    def charge(self, run_id: str, what: str, event: DpEvent) -> float:
+    def charge(
+        self, run_id: str, what: str, event: DpEvent, allow: Callable[[frozenset[str]], None] = lambda _: None
+    ) -> float:
         """Writes a cost; it is on disk when this returns, and only then may the noise be drawn.
 
         Args:
             run_id: Of the run.
             what: For example the round's message id; the same name twice is paid twice.
             event: The cost.
+            allow: Gets the names of everything that the run was charged for before, and raises where this is too much;
+                nobody else charges meanwhile.
 
         Returns:
             Epsilon of everything so far, this included.
 
         Raises:
-            BudgetError: BUDGET_EXHAUSTED, and nothing is written.
+            BudgetError: BUDGET_EXHAUSTED, and nothing is written; neither is where ``allow`` raises.
         """
         with self._lock, self._engine.begin() as connection:
+            allow(_names(connection, run_id))
             after = self._after(connection, run_id, (event,))
             row = {"run_id": run_id, "what": what, "event": json.dumps(event_to_json(event)), "epsilon_after": after}
             connection.execute(_charges.insert().values(**row, at=to_text(self._clock.now())))
@@ -91,7 +97,7 @@ class CustomerAccountant:
     def charged(self, run_id: str) -> frozenset[str]:
         """Names of everything that a run was charged for."""
         with self._engine.begin() as connection:
-            return frozenset(connection.scalars(select(_charges.c.what).where(_charges.c.run_id == run_id)))
+            return _names(connection, run_id)
 
     def spent(self, run_id: str | None = None) -> float:
         """Epsilon so far, at the limits' delta: of everything, or of one run."""
@@ -112,6 +118,10 @@ class CustomerAccountant:
                     Reason.BUDGET_EXHAUSTED, item=f"partner's limit {name} {limit:g}, would be {value:.3g}"
                 )
         return of_all
+
+
+def _names(connection: Connection, run_id: str) -> frozenset[str]:
+    return frozenset(connection.scalars(select(_charges.c.what).where(_charges.c.run_id == run_id)))
 
 
 def _read(connection: Connection, run_id: str | None) -> tuple[DpEvent, ...]:

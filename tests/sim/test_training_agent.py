@@ -14,6 +14,7 @@ from federation.training import dpsgd
 from federation.training.features import MARKETING_V1
 from federation.training.flower import ConfigRecord, Message, RecordDict, become, pack, stamp, to_record, unpack
 from federation.training.models import initial
+from federation.training.plan import Plan
 from federation.v1 import training_pb2 as pb
 from tests.kits.agent import FEATURES, NOISE, Setup, message, proposal, propose
 from tests.kits.training import NOW, FrameData, make_rows

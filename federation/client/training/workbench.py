@@ -143,11 +143,14 @@ class Workbench:
 
     def pay(self, message_id: str) -> None:
         """Charges an attempt. Raises BudgetError, or TrainingError (PROPOSAL_REFUSED) for more than approved."""
+
+        def allow(paid: frozenset[str]) -> None:
+            if len((paid - {SIZE}) | {message_id}) > self._plan.max_attempts or message_id == SIZE:
+                raise TrainingError(Reason.PROPOSAL_REFUSED, item="more rounds than approved")
+
         run_id = self._plan.run_id
-        attempts = self._accountant.charged(run_id) - {SIZE}
-        if len(attempts | {message_id}) > self._plan.max_attempts or message_id == SIZE:
-            raise TrainingError(Reason.PROPOSAL_REFUSED, item="more rounds than approved")
-        epsilon = self._accountant.charge(run_id, message_id, self._plan.round_event())
+        # Counted where it is written: under Flower's own transport several processes may be at it.
+        epsilon = self._accountant.charge(run_id, message_id, self._plan.round_event(), allow)
         _log.info("training_paid", run=run_id, epsilon_so_far=round(epsilon, 4))
 
     def size(self) -> float:
