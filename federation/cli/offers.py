@@ -79,13 +79,15 @@ def propose(
 
 def _score(place: "Workplace", run_id: str) -> "pd.Series[float]":
     """Scores of the partner's own customers by a model whose card verifies; nothing leaves."""
+    import pandas as pd
+
     from federation.client.models import ModelShelf
-    from federation.training.scoring import score
 
     shelf = ModelShelf(place.connection.training, place.connection.models, place.identity, place.config.state)
     with translated():
         model = shelf.of_run(run_id) if run_id else shelf.in_use()
-    return score(model.kind, model.weights, place.data.customers(), model.schema, model.features)
+    frame = place.data.customers()
+    return pd.Series(model.score(frame), index=frame.index)
 
 
 @app.command(epilog="Example: entente offers inbox --config insurer")

@@ -250,12 +250,11 @@ class TrainingSpec(Spec):
 
 
 class ProductSpec(Spec):
-    """A product that may be offered."""
+    """A product that may be offered; no key ties it to another sale."""
 
     id: Name
     owner: Name  # the partner that sells it, and so the recipient of offers for it
     display_name: str
-    requires_purchase_of: None = None  # a tied sale cannot be expressed
 
 
 class OfferSpec(Spec):

@@ -75,13 +75,6 @@ def wilson_interval(hits: float, rows: float) -> Interval:
     return Interval(share, max(0.0, middle - reach), min(1.0, middle + reach))
 
 
-def area_under_curve(scores: Doubles, labels: Doubles) -> float:
-    """Chance that a positive is ranked above a negative, ties counting half: the Mann-Whitney statistic."""
-    ranks = _midranks(scores)
-    positives = float(labels.sum())
-    return float((ranks[labels == 1].sum() - positives * (positives + 1) / 2) / (positives * (len(labels) - positives)))
-
-
 def auc_covariance(scores: Sequence[Doubles], labels: Doubles) -> tuple[Doubles, Doubles]:
     """AUCs of several models on the same rows, and their covariance.
 

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from cryptography import x509
 
 from federation.core.errors import DataError, Reason
-from federation.training.features import FeatureSchema, find_schema
-from federation.training.models import Weights, load_weights
+from federation.training.features import FeatureSchema, Table, find_schema
+from federation.training.models import Weights, load_weights, predict
 from federation.training.signed_card import SignedModel, read_folder, verify_card
 from federation.v1.common_pb2 import Signed
 
@@ -20,6 +22,10 @@ class SavedModel(SignedModel):
     schema: FeatureSchema
     features: tuple[str, ...]
     weights: Weights
+
+    def score(self, table: Table) -> npt.NDArray[np.float64]:
+        """Probability of the label, float64 (n,) in [0, 1], for each row. Raises DataError (MISSING_COLUMN)."""
+        return predict(self.kind, self.weights, self.schema.encode(table, self.features))
 
 
 def verify_model(data: bytes, signed: Signed, ca: x509.Certificate) -> SavedModel:

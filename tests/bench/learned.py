@@ -25,7 +25,7 @@ from federation.training.counts import CountsLearner
 from federation.training.features import Floats, find_schema, read_labels
 from federation.training.joint_noise import JointNoise, best_scale_bits
 from federation.training.learner import Rows
-from federation.training.measures import area_under_curve
+from federation.training.measures import auc_interval
 from federation.training.models import LINEAR_DISCRIMINANT, predict
 
 DELTA = 1e-6
@@ -81,13 +81,13 @@ def judge(people: People, partners: list[Rows], spec: TrainingSpec, multiplier: 
         model = learn(partners, spec, multiplier, collusion).model()
     except TrainingError:
         return 0.5
-    return area_under_curve(predict(LINEAR_DISCRIMINANT, model, people.test_x), people.test_y)
+    return auc_interval(predict(LINEAR_DISCRIMINANT, model, people.test_x), people.test_y).value
 
 
 def judge_plain(people: People, parts: list[Rows], model: Any) -> float:
     """AUC of a model of scikit-learn on all rows together, without privacy."""
     fitted = model.fit(np.vstack([part.x for part in parts]), np.concatenate([part.y for part in parts]))
-    return area_under_curve(fitted.predict_proba(people.test_x)[:, 1].astype(np.float64), people.test_y)
+    return auc_interval(fitted.predict_proba(people.test_x)[:, 1].astype(np.float64), people.test_y).value
 
 
 def logistic() -> LogisticRegression:

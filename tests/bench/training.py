@@ -52,7 +52,7 @@ from federation.policy.specs import TrainingSpec
 from federation.training.dpsgd import train_round
 from federation.training.features import find_schema, read_labels
 from federation.training.joint_noise import JointNoise
-from federation.training.measures import area_under_curve
+from federation.training.measures import auc_interval
 from federation.training.models import LOGISTIC_REGRESSION, PERCEPTRON, initial
 from federation.training.networks import build_network
 from federation.training.plan import Settings
@@ -273,7 +273,7 @@ def main() -> None:
         "auc_alliance_sd": spread_auc(shipped),
         **{f"auc_alliance_{name}": mean_auc(runs) for name, runs in found.items()},
         **{f"auc_alliance_{name}_sd": spread_auc(runs) for name, runs in found.items()},
-        "auc_alliance_pooled_lr": round(area_under_curve(pooled, test_y.astype(np.float64)), 4),
+        "auc_alliance_pooled_lr": round(auc_interval(pooled, test_y.astype(np.float64)).value, 4),
         **learned,
         "epsilon": card["epsilon_per_customer"],
         "epsilon_person": card["epsilon_per_person"],

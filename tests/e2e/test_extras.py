@@ -28,7 +28,7 @@ PEOPLE_ONLY = {"dp_accounting", "flwr", "numpy", "safetensors"}
             GATEWAY_ONLY | DEMO_ONLY,
             "gateway.cli, federation.client.workplace, federation.client.overlap.agent, "
             "federation.client.training.agent, federation.client.offers.proposer, "
-            "federation.client.offers.inbox, federation.training.scoring",
+            "federation.client.offers.inbox, federation.training.saved",
         ),
         (PARTNER_ONLY | GATEWAY_ONLY | DEMO_ONLY | PEOPLE_ONLY, "gateway.cli"),
     ],

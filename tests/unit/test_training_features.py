@@ -9,8 +9,7 @@ import pytest
 from federation.client.tables import read_table
 from federation.core.errors import DataError, Reason
 from federation.training.features import MARKETING_V1, Banded, Categorical, Flag, find_places, find_schema, read_labels
-from federation.training.models import initial
-from federation.training.scoring import score, score_bands
+from federation.training.models import initial, predict
 
 NAMES = [feature.name for feature in MARKETING_V1.features]
 AGE = Banded("age", (25, 40))
@@ -92,24 +91,10 @@ def test_labels_know_which_rows_have_one() -> None:
     assert labelled.tolist() == [True, True, False, False]
 
 
-def test_scores_are_probabilities_on_the_same_index() -> None:
-    frame = pd.DataFrame({"age": [20, 50], "loan": [0, 1]}, index=["a", "b"])
+def test_scores_are_probabilities() -> None:
+    frame = pd.DataFrame({"age": [20, 50], "loan": [0, 1]})
     weights = initial("logistic_regression", MARKETING_V1.width(["age", "loan"]))
     weights["bias"][0] = 800
-    scores = score("logistic_regression", weights, frame, MARKETING_V1, ["age", "loan"])
-    assert scores.to_dict() == {"a": 1.0, "b": 1.0}
+    assert predict("logistic_regression", weights, MARKETING_V1.encode(frame, ["age", "loan"])).tolist() == [1, 1]
     weights["bias"][0] = 0
-    assert score("logistic_regression", weights, frame, MARKETING_V1, ["loan", "age"]).tolist() == [0.5, 0.5]
-
-
-def test_bands_are_by_local_rank() -> None:
-    scores = pd.Series(np.linspace(1, 0, 200))
-    assert score_bands(scores).value_counts().to_dict() == {
-        "top1": 2,
-        "top5": 8,
-        "top10": 10,
-        "top25": 30,
-        "rest": 150,
-    }
-    assert set(score_bands(pd.Series([0.5] * 10))) == {"top1"}
-    assert score_bands(pd.Series([], dtype=float)).tolist() == []
+    assert predict("logistic_regression", weights, MARKETING_V1.encode(frame, ["loan", "age"])).tolist() == [0.5, 0.5]

@@ -17,7 +17,7 @@ from federation.training.judging import (
     quantile_edges,
 )
 from federation.training.learner import Rows
-from federation.training.measures import area_under_curve
+from federation.training.measures import auc_interval
 from federation.training.models import LOGISTIC_REGRESSION, Weights, score_rows
 
 AGE = Grouping.banded("age", (30, 45, 60))
@@ -84,7 +84,7 @@ def test_without_noise_the_counts_are_the_truth() -> None:
     scores = score_rows(LOGISTIC_REGRESSION, make_model(), rows.x)
     binned = np.searchsorted(edges, scores, side="right").astype(np.float64)
     everybody = everyone(tables, 1e-9)
-    assert everybody.auc().value == pytest.approx(area_under_curve(binned, rows.y.astype(np.float64)), abs=1e-4)
+    assert everybody.auc().value == pytest.approx(auc_interval(binned, rows.y.astype(np.float64)).value, abs=1e-4)
     assert everybody.positive_rate().value == pytest.approx(float(rows.y.mean()), abs=1e-4)
 
 

@@ -103,7 +103,7 @@ class _Partner:
     """Answers one message at an open workplace."""
 
     def __init__(self, place: Workplace, context: Context) -> None:
-        self._place, self._context = place, context
+        self._place = place
         record = context.state.get(MEMORY)
         self._remembered = record if isinstance(record, ConfigRecord) else ConfigRecord()
         context.state[MEMORY] = self._remembered

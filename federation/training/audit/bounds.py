@@ -212,11 +212,6 @@ def epsilon_of_mu(mu: float, delta: float) -> float:
     return _last(lambda epsilon: delta_of_mu(mu, epsilon) > delta) if mu > 0 else 0.0
 
 
-def mu_of_epsilon(epsilon: float, delta: float) -> float:
-    """The sensitivity, over the noise, of a Gaussian mechanism that is just (epsilon, delta)-DP."""
-    return _last(lambda mu: mu == 0 or delta_of_mu(mu, epsilon) <= delta)
-
-
 def _last(holds: Callable[[float], bool]) -> float:
     """The end of the values, from 0, for which something holds, looked for up to ``MAX_EPSILON``; 0 if for none."""
     if not holds(0.0):
