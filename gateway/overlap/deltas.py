@@ -9,7 +9,8 @@ What is asked is kept in memory: whoever asks waits for the answer, and asks aga
 partner sent is durable, on both ends.
 
 A delta that does not fit what its origin sent before is refused, and so is all that would come after it: then no fresh
-answer can be given with that partner until a new epoch is built.
+answer can be given with that partner until a new epoch is built. The same holds where one side was restored from a
+backup: a partner that does not know of a delta which is in the index cannot say who of it withdrew since.
 """
 
 import secrets
@@ -30,6 +31,7 @@ from gateway.overlap.index import StatisticsIndex
 from gateway.overlap.spool import Spool
 from gateway.overlap.switchboard import Switchboard
 
+_REBUILD = "Build a new epoch."
 _log = structlog.get_logger()
 
 
@@ -41,6 +43,7 @@ class Ask:
     plan: pb.EpochPlan
     party: PartyId
     withdrawals_only: bool
+    known: int  # deltas that the partner had begun to send before it was asked
     sequence: int | None = None
     reason: str = ""
     text: str = ""
@@ -89,11 +92,19 @@ class Deltas:
         self._epochs.open_delta(newest.epoch, manifest.origin, manifest.sequence, keys)
 
     def settle(self) -> bool:
-        """Applies what is there whole; returns whether anything was."""
+        """Applies what is there whole; returns whether anything was.
+
+        What fails for a reason that is not the delta's (a full disk, a file that another process holds) stays open, and
+        is tried again with the next question.
+        """
         done = False
         with self._settling:
             while (ready := self._ready()) is not None:
-                self._apply(*ready)
+                try:
+                    self._apply(*ready)
+                except Exception:
+                    _log.exception("delta_waits", origin=ready[1].origin, sequence=ready[1].sequence)
+                    break
                 done = True
         if done:
             self.changed()
@@ -102,7 +113,8 @@ class Deltas:
     def ask(self, plan: pb.EpochPlan, party: PartyId, *, withdrawals_only: bool) -> Ask:
         """Asks a partner for its changes, and hops that failed to try again. End it with ``drop``."""
         self._epochs.reopen(plan.epoch)
-        ask = Ask(secrets.token_hex(16), plan, party, withdrawals_only)
+        known = sum(delta.origin == party for delta in self._epochs.deltas(plan.epoch))
+        ask = Ask(secrets.token_hex(16), plan, party, withdrawals_only, known)
         with self._changed:
             self._asks[ask.task_id] = ask
         self.changed()
@@ -127,7 +139,8 @@ class Deltas:
         """Whether everything that a partner was asked for is in both indexes.
 
         Raises:
-            OverlapError: BUILD_FAILED where the partner could not do it, or what it sent does not fit.
+            OverlapError: BUILD_FAILED where the partner could not do it, or what it sent does not fit, also where its
+                number shows that one side forgot a delta.
         """
         if ask.reason:
             text = f": {ask.text}" if ask.text else ""
@@ -138,7 +151,10 @@ class Deltas:
         for delta in mine:
             if delta.state == "failed":
                 item = f"partner {ask.party}: delta {delta.sequence}: {delta.reason}: {delta.text}"
-                raise OverlapError(Reason.BUILD_FAILED, item=item, fix="Build a new epoch.")
+                raise OverlapError(Reason.BUILD_FAILED, item=item, fix=_REBUILD)
+        if not ask.known <= ask.sequence <= len(mine):
+            item = f"partner {ask.party}: its last delta is {ask.sequence}, here it is {len(mine)}: an old state"
+            raise OverlapError(Reason.BUILD_FAILED, item=item, fix=_REBUILD)
         self._check_hops(ask)
         return sum(delta.state == "applied" for delta in mine) >= ask.sequence
 

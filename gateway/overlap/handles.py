@@ -62,10 +62,8 @@ class LinkedHandles:
         self._db.execute("CREATE TABLE latest AS FROM tokens LIMIT 0")
 
     def change(self, origin: str, sequence: int, batches: Iterable[HandleBatch]) -> None:
-        """Applies a delta in one transaction, unless it was applied. Raises OverlapError (BAD_FIELD)."""
+        """Applies a delta in one transaction. Raises OverlapError (BAD_FIELD)."""
         db = self._db
-        if db.execute("SELECT 1 FROM applied WHERE party = ? AND sequence = ?", [origin, sequence]).fetchall():
-            return
         db.begin()
         try:
             self._change(origin, batches)
@@ -75,6 +73,11 @@ class LinkedHandles:
             db.rollback()
             raise
         db.commit()
+
+    def last(self) -> tuple[str, int] | None:
+        """Origin and number of the last delta, of which ``gone`` and ``moved`` speak."""
+        row = self._db.execute("SELECT party, sequence FROM applied").fetchone()
+        return (row[0], row[1]) if row else None
 
     def gone(self) -> list[bytes]:
         """The handles that the last delta took away."""

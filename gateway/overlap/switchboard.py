@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 from sqlalchemy import (
     Column,
+    Connection,
     Engine,
     Index,
     Integer,
@@ -93,36 +94,44 @@ class Switchboard:
         """
         if self.epoch() != epoch:
             raise OverlapError(Reason.UNKNOWN_EPOCH, item=epoch)
-        with self._engine.begin() as db:
-            known = db.execute(select(_APPLIED.c.sequence).where(_APPLIED.c.party == origin)).scalar() or 0
-        if known >= sequence:
+        if key_types > 1:
+            self._apply_linked(epoch, origin, sequence, batches)
             return
-        if known != sequence - 1:
-            raise OverlapError(Reason.OUT_OF_SEQUENCE, item=f"delta {sequence} of {origin}")
         gone: list[bytes] = []
-        wanted = 0
+        padding = 0
         people: list[tuple[PartyId, bytes, bytes]] = []
-        if key_types == 1:
-            for batch in batches:
-                if batch.operation == REMOVE:
-                    gone += _handles_of(batch)
-                    wanted -= batch.padding
-                else:
-                    people += [(batch.origin, *pair) for pair in _pairs(batch)]
-            wanted += len(gone)
-        elif self._folder is None or not self._tokens(epoch).exists():
+        for batch in batches:
+            if batch.operation == REMOVE:
+                gone += _handles_of(batch)
+                padding += batch.padding
+            else:
+                people += [(batch.origin, *pair) for pair in _pairs(batch)]
+        self._change(origin, sequence, gone, len(gone) - padding, people)
+
+    def _apply_linked(self, epoch: str, origin: str, sequence: int, batches: Iterable[HandleBatch]) -> None:
+        if self._folder is None or not self._tokens(epoch).exists():
             raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch} holds no tokens")
-        else:
-            with LinkedHandles(self._tokens(epoch)) as linked:
+        with LinkedHandles(self._tokens(epoch)) as linked:
+            self._take_over(epoch, linked)  # the last delta, of whatever origin, if the process died before it was here
+            with self._engine.begin() as db:
+                due = _is_due(db, origin, sequence)
+            if due:
                 linked.change(origin, sequence, batches)
-                gone, wanted = linked.gone(), len(linked.gone())
-                people = [(p, _name(epoch, root), handle) for p, handle, root in linked.moved()]
-        self._change(origin, sequence, gone, wanted, people)
+                self._take_over(epoch, linked)
+
+    def _take_over(self, epoch: str, linked: LinkedHandles) -> None:
+        last = linked.last()
+        if last is not None:
+            gone = linked.gone()
+            people = [(party, _name(epoch, root), handle) for party, handle, root in linked.moved()]
+            self._change(*last, gone, len(gone), people)
 
     def _change(
         self, origin: str, sequence: int, gone: list[bytes], wanted: int, people: list[tuple[PartyId, bytes, bytes]]
     ) -> None:
         with self._engine.begin() as db:
+            if not _is_due(db, origin, sequence):  # asked here, so that of two processes one does it
+                return
             found = 0
             for handle in gone:
                 mine = (_ROWS.c.party == origin) & (_ROWS.c.handle == handle)
@@ -180,6 +189,14 @@ class Switchboard:
         with self._engine.begin() as db:
             handle = db.execute(query.order_by(_ROWS.c.handle).limit(1)).scalar()
         return Handle(handle) if handle is not None else None
+
+
+def _is_due(db: Connection, origin: str, sequence: int) -> bool:
+    """Whether a delta is the next one of its origin; not if it was applied. Raises OverlapError (OUT_OF_SEQUENCE)."""
+    known = db.execute(select(_APPLIED.c.sequence).where(_APPLIED.c.party == origin)).scalar() or 0
+    if known < sequence - 1:
+        raise OverlapError(Reason.OUT_OF_SEQUENCE, item=f"delta {sequence} of {origin}")
+    return known < sequence
 
 
 def _pairs(batch: HandleBatch) -> Iterator[tuple[bytes, bytes]]:

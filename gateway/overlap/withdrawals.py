@@ -16,7 +16,9 @@ in one person with all that it was at any moment of the epoch: there, gone, rela
 cells of the moment at which it was drawn, at most the declared sensitivity away from not being there at all; that bound
 holds for whatever index the mechanism is given, so the tables compose adaptively in the ledger as they do without
 deltas. Whoever pays for two different tables on both sides of somebody's withdrawal learns of that person what the sum
-of both prices allows, and no more. ``max_tokens_per_person`` bounds what one table sees: what is there at one moment.
+of both prices allows, and no more. That some delta came in between two tables is not hidden: the later one does not
+name the earlier one among those it agrees with. ``max_tokens_per_person`` bounds what one table sees: what is there at
+one moment.
 Source: Dwork, Rothblum, Vadhan 2010, section III; Rogers et al. 2016 (parameters chosen adaptively).
 """
 
@@ -60,6 +62,7 @@ class Withdrawals:
         newest = self._deltas.newest()
         if newest is None or newest.epoch != epoch:
             raise OverlapError(Reason.EPOCH_REPLACED, item=epoch)
+        self._deltas.settle()  # what an earlier attempt left
         several = len(key_types_of(newest.plan.key_type)) > 1
         asked = [PartyId(party) for party in newest.plan.partners if several or party in partners]
         asks = [self._deltas.ask(newest.plan, party, withdrawals_only=True) for party in asked]

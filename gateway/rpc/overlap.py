@@ -181,6 +181,7 @@ class OverlapServicer(OverlapServiceServicer):
         if newest is None:
             raise OverlapError(Reason.UNKNOWN_EPOCH, item="no complete epoch yet")
         plan, deltas = newest.plan, self._deltas
+        await asyncio.to_thread(deltas.settle)  # what an earlier attempt left
         before = await asyncio.to_thread(self._coordinator.epochs.deltas, newest.epoch)
         asks = [deltas.ask(plan, PartyId(party), withdrawals_only=False) for party in plan.partners]
         try:
