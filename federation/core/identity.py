@@ -8,6 +8,7 @@ refuses revoked certificates at its door; a hop that verifies another partner's 
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -84,7 +85,7 @@ def verify_certificate(pem: bytes, ca: x509.Certificate, at: datetime) -> tuple[
     """
     try:
         certificate = x509.load_pem_x509_certificate(pem)
-        certificate.verify_directly_issued_by(ca)
+        _check_issued(certificate, ca)
     except InvalidSignature as exc:
         raise IdentityError(Reason.BAD_SIGNATURE, item="certificate") from exc
     except (ValueError, TypeError) as exc:
@@ -92,6 +93,12 @@ def verify_certificate(pem: bytes, ca: x509.Certificate, at: datetime) -> tuple[
     if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
         raise IdentityError(Reason.CERTIFICATE_EXPIRED, item=f"serial {certificate.serial_number:x}")
     return certificate, subject_of(certificate.extensions)
+
+
+@functools.lru_cache(maxsize=128)
+def _check_issued(certificate: x509.Certificate, ca: x509.Certificate) -> None:
+    """Raises unless the CA issued it: of the same two for ever so, unlike its validity. Failures are not kept."""
+    certificate.verify_directly_issued_by(ca)
 
 
 def signed_bytes(kind: str, payload: bytes) -> bytes:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    bindparam,
     exists,
     func,
     insert,
@@ -24,6 +25,7 @@ from sqlalchemy import (
 )
 
 from federation.core.clock import to_text
+from federation.core.database import reading
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import EpochId, PartyId
 from federation.overlap.plan import BASE
@@ -84,7 +86,7 @@ class SqlEpochs:
     """Epochs in a SQL database."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._reading = engine, reading(engine)  # who only looks waits for no writer
         _META.create_all(engine)
 
     def create(
@@ -128,8 +130,8 @@ class SqlEpochs:
 
     def batch(self, batch_id: str) -> Batch | None:
         """See Epochs."""
-        with self._engine.begin() as db:
-            row = db.execute(select(_BATCHES).where(_BATCHES.c.batch_id == batch_id, _is_open())).mappings().first()
+        with self._reading.begin() as db:
+            row = db.execute(_OPEN_BATCH, {"name": batch_id}).mappings().first()
         return _batch(dict(row)) if row else None
 
     def closed(self, batch_id: str) -> Batch | None:
@@ -279,6 +281,10 @@ def _is_open() -> ColumnElement[bool]:
     same = (_DELTAS.c.epoch == where.epoch) & (_DELTAS.c.origin == where.origin)
     same &= (_DELTAS.c.sequence == where.sequence) & (_DELTAS.c.state == "open")
     return ((where.sequence == 0) & where.epoch.in_(epochs)) | exists().where(same)
+
+
+# Made once: every step of every batch asks it.
+_OPEN_BATCH = select(_BATCHES).where(_BATCHES.c.batch_id == bindparam("name"), _is_open())
 
 
 def _task_id(epoch: str, party: str, kind: Kind, batch_id: str) -> str:

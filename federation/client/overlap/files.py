@@ -74,6 +74,10 @@ def shuffled(chunks: Iterable[bytes], scratch: Path, *, rows: int, width: int, r
         random: A CSPRNG.
     """
     count = -(-rows // BUCKET_ROWS) or 1
+    if count == 1:  # no file for what is held in memory anyway
+        data = b"".join(chunks)
+        yield reorder(data, permutation(len(data) // width, random), width)
+        return
     paths = [scratch.with_name(f"{scratch.name}.{number}") for number in range(count)]
     try:
         files = [os.fdopen(create_private(path), "wb") for path in paths]
