@@ -78,7 +78,13 @@ def complete(asked: pb.TrainingProposal, rules: TrainingRules, connected: frozen
         "epsilon": 0 < filled.epsilon <= spec.max_epsilon,
         "delta": 0 < filled.delta <= rules.delta,
     }
-    wrong = [name for name, fine in allowed.items() if not fine]
+    bounds = {  # what the policy allows is no secret among the parties
+        "model": f", of {', '.join(spec.models)}",
+        "features": f", of {', '.join(spec.features)}",
+        "rounds": f", at most {spec.max_rounds}",
+        "epsilon": f", at most {spec.max_epsilon:g}",
+    }
+    wrong = [f"{name}{bounds.get(name, '')}" for name, fine in allowed.items() if not fine]
     if wrong:
         raise DataError(Reason.BAD_FIELD, item=f"proposal: {', '.join(wrong)}")
     filled.rounds += filled.judging.rounds
@@ -110,6 +116,8 @@ def check_plan(plan: Plan, rules: TrainingRules) -> None:
     spec = rules.spec
     allowed = {
         "epsilon": plan.epsilon <= spec.max_epsilon,
+        "delta": plan.delta <= rules.delta,
+        "judging": plan.judging is None or plan.judging.columns <= _judged_by(spec.judging),
         "rounds": plan.learning_rounds <= spec.max_rounds,
         "model": plan.kind in spec.models,
         "features": set(plan.features) <= set(spec.features),
@@ -121,6 +129,11 @@ def check_plan(plan: Plan, rules: TrainingRules) -> None:
     wrong = [name for name, fine in allowed.items() if not fine]
     if wrong:
         raise PolicyError(Reason.POLICY_DENIED, item=f"run {plan.run_id}: {', '.join(wrong)} of the policy in force")
+
+
+def _judged_by(spec: JudgingSpec | None) -> set[str]:
+    """Columns that customers may be grouped by."""
+    return set() if spec is None else {*spec.bands, *([REGION] if spec.by_region else [])}
 
 
 def _choose(asked: Sequence[str], rules: TrainingRules, connected: frozenset[str]) -> list[str]:

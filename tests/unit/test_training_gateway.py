@@ -1,7 +1,6 @@
-"""The gateway's parts alone: what may be proposed, the hub with partners that come, go and lie, and the metrics."""
+"""The gateway's parts alone: the hub with partners that come, go and lie, and the metrics."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +8,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
-from federation.core.errors import ConfigError, DataError, EntenteError, Reason, TrainingError
-from federation.privacy.composition import epsilon_of
-from federation.training.accounting import Steps, person_event
+from federation.core.errors import ConfigError, DataError, Reason, TrainingError
 from federation.training.flower import ConfigRecord, Message, RecordDict, pack, unpack
 from federation.training.measures import measure_scores
 from federation.training.plan import proposal_digest
@@ -20,50 +17,21 @@ from gateway.release import ReleasePath
 from gateway.training.evaluation import load_public_set
 from gateway.training.grid import HubGrid
 from gateway.training.hub import Hub
-from gateway.training.proposals import TrainingRules, complete
+from gateway.training.proposals import TrainingRules
 from gateway.training.runs import RUNNING
 from gateway.training.runs_sql import SqlRunStore
 from gateway.training.service import TrainingService
-from tests.kits.training import DELTA, NOW, PARTNERS, SPEC, Gates, make_caller, make_press, make_versions, wait_for
-
-RULES = TrainingRules(SPEC, DELTA, PARTNERS)
-ALL = frozenset(PARTNERS)
-
-
-def test_silent_proposal_takes_the_defaults_and_the_noise_that_keeps_them_true() -> None:
-    filled = complete(pb.TrainingProposal(), RULES, ALL)
-    assert (filled.rounds, filled.label, tuple(filled.partners)) == (SPEC.rounds, SPEC.label, PARTNERS)
-    steps = Steps(filled.noise_multiplier, filled.sampling_rate, filled.rounds * filled.steps_per_round)
-    assert 0.98 * SPEC.epsilon < epsilon_of([person_event(steps, 3)], DELTA) <= SPEC.epsilon
-
-
-@pytest.mark.parametrize(
-    ("asked", "reason", "item"),
-    [
-        ({"run_id": "mine"}, Reason.BAD_FIELD, "run_id"),
-        ({"noise_multiplier": 0.1}, Reason.BAD_FIELD, "noise_multiplier"),
-        ({"features": ["job"]}, Reason.BAD_FIELD, "features"),
-        ({"label": "age"}, Reason.BAD_FIELD, "label"),
-        ({"rounds": 11}, Reason.BAD_FIELD, "rounds"),
-        ({"epsilon": 3.1}, Reason.BAD_FIELD, "epsilon"),
-        ({"model": "perceptron"}, Reason.BAD_FIELD, "model"),
-        ({"epsilon": float("nan")}, Reason.BAD_FIELD, "epsilon"),
-        ({"delta": 1e-5}, Reason.BAD_FIELD, "delta"),
-        ({"partners": ["bank", "stranger"]}, Reason.BAD_FIELD, "partners"),
-        ({"partners": ["bank"]}, Reason.TOO_FEW_PARTNERS, "at least 2"),
-    ],
+from tests.kits.training import (
+    DELTA,
+    NOW,
+    PARTNERS,
+    SPEC,
+    Gates,
+    make_caller,
+    make_press,
+    make_versions,
+    wait_for,
 )
-def test_proposal_outside_the_policy_is_refused(asked: dict[str, Any], reason: Reason, item: str) -> None:
-    with pytest.raises(EntenteError, match=item) as caught:
-        complete(pb.TrainingProposal(**asked), RULES, ALL)
-    assert caught.value.reason == reason
-
-
-def test_unnamed_partners_are_those_who_are_there() -> None:
-    assert list(complete(pb.TrainingProposal(), RULES, ALL - {"bank"}).partners) == ["airline", "insurer"]
-    with pytest.raises(TrainingError, match="bank, insurer") as caught:
-        complete(pb.TrainingProposal(), RULES, frozenset({"airline"}))
-    assert caught.value.reason == Reason.PARTNER_UNAVAILABLE
 
 
 class Inbox:
@@ -105,7 +73,7 @@ def test_partner_that_comes_back_gets_proposal_and_message_again() -> None:
     grid, inboxes = open_run(hub)
     ids = ask_all(grid)
     hub.detach("bank", inboxes["bank"])
-    assert hub.connected() == ALL - {"bank"}
+    assert hub.connected() == set(PARTNERS) - {"bank"}
     back = Inbox()
     hub.attach("bank", back)
     assert back.parts == ["proposal", "message"]
@@ -191,7 +159,7 @@ def service(hub: Hub, runs: SqlRunStore, gates: Gates) -> TrainingService:
         policy=gates,
         prices=gates,
         audit=gates,
-        rules=lambda: RULES,
+        rules=lambda: TrainingRules(SPEC, DELTA, PARTNERS),
         clock=FixedClock(NOW),
         press=make_press(open_database(None)),
         versions=make_versions(open_database(None), gates),
