@@ -27,10 +27,12 @@ from pandas.api.types import is_numeric_dtype
 
 from federation.core.errors import DataError, Reason
 
-FileStamp = tuple[int, int]
-"""Modification time in nanoseconds and size in bytes; equal stamps mean an unchanged file."""
+FileStamp = tuple[int, ...]
+"""Number, size, and times of content and entry, in nanoseconds; equal stamps mean an unchanged file."""
 _SCAN_BYTES = _BLOCK_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 16
+_LINE_BYTES = 1 << 16
+"""Where every so many bytes have an end of line, no field is longer than the 131,072 characters that ``csv`` takes."""
 _SLOW_ROWS = 8192
 _ENCODED = pa.dictionary(pa.int32(), pa.string())
 _RETURN, _LINE_END = b"\r\n"
@@ -42,7 +44,7 @@ def stamp(path: Path) -> FileStamp:
         status = path.stat()
     except OSError as exc:
         raise _missing(path, exc) from exc
-    return status.st_mtime_ns, status.st_size
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def read_table(path: Path, *, required: Collection[str], text: Collection[str], key: str | None = None) -> pd.DataFrame:
@@ -179,7 +181,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
 def _plain_header(path: Path) -> list[str] | None:
     """The header of a file of which Arrow reads what ``csv`` would read: text without quotes, zeros or empty lines.
 
-    None for any other file. Rows of another width than the header's, and fields that are too long, Arrow finds itself.
+    None for any other file, also one with very long lines. Rows of another width than the header's Arrow finds itself.
     """
     try:
         with path.open("rb") as file:
@@ -201,6 +203,8 @@ def _is_plain(file: BinaryIO) -> bool:
     while chunk := file.read(_SCAN_BYTES):
         piece = tail + chunk
         if b'"' in chunk or b"\0" in chunk or b"\n\n" in piece or (b"\r" in piece and _is_odd(piece)):
+            return False
+        if any(chunk.find(b"\n", at - _LINE_BYTES, at) < 0 for at in range(_LINE_BYTES, len(chunk) + 1, _LINE_BYTES)):
             return False
         if not chunk.isascii() or decoder.getstate()[0]:
             decoder.decode(chunk)

@@ -97,6 +97,19 @@ def test_whom_the_gateway_never_heard_of_it_need_not_forget(side: Side) -> None:
     assert side.at_gateway(1) == "withdrawn"
 
 
+def test_of_what_no_offer_needs_the_gateway_hears_nothing(side: Side) -> None:
+    """A message about a handle, and a token that goes at that moment, would say which token and handle are one."""
+    side.link.upload([customer(1)])
+    del side.stub.calls[:]
+    for purpose in ("overlap_statistics", "model_training"):
+        assert not side.link.record(customer(1), purpose, given())
+        assert side.link.withdraw(customer(1), purpose).acknowledged
+        state = side.partner.book.lookup(customer(1), purpose)
+        assert state is not None
+        assert state.status == "withdrawn"
+    assert (side.stub.calls, side.link.pending()) == ([], 0)
+
+
 def test_an_upload_that_was_on_its_way_does_not_undo_a_withdrawal(side: Side) -> None:
     side.link.upload([customer(1)])
     [(_, stale)] = side.stub.calls

@@ -1,5 +1,6 @@
 """The partner's files: what is broken is named, and nothing personal is in the message."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from federation.client.data import PartnerData
 from federation.client.overlap.people import Customers, read_customers
-from federation.client.tables import read_rows, read_table
+from federation.client.tables import read_columns, read_rows, read_table, stamp
 from federation.core.clock import FixedClock
 from federation.core.errors import DataError, Reason
 from tests.conftest import NOW
@@ -141,3 +142,33 @@ def test_rows_come_with_the_columns_asked_for_in_their_order(tmp_path: Path) -> 
     with pytest.raises(DataError) as caught:
         list(read_rows(file, required=("d",)))
     assert caught.value.reason is Reason.MISSING_COLUMN
+
+
+def test_a_field_that_is_too_long_is_refused_however_the_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    path.write_text("a,b\n1," + "x" * 131_073 + "\n2,y\n")
+    with pytest.raises(DataError) as quickly:
+        read_columns(path, required=("a", "b"))
+    with pytest.raises(DataError) as strictly:
+        list(read_rows(path, required=("a", "b")))
+    assert quickly.value.item == strictly.value.item
+    path.write_text("a,b\n1," + "x" * 131_072 + "\n2,y\n")
+    assert read_columns(path, required=("a", "b"))["b"].to_pylist()[1] == "y"
+
+
+def test_a_file_of_the_same_size_and_time_is_another_file(tmp_path: Path) -> None:
+    """A withdrawal that was written by a tool which sets times, as archives and copies do."""
+    path = tmp_path / "file.csv"
+    path.write_text("a,b\n1,given\n")
+    os.utime(path, ns=(0, 0))
+    before = stamp(path)
+    assert stamp(path) == before
+    path.write_text("a,b\n1,ended\n")
+    os.utime(path, ns=(0, 0))
+    assert stamp(path) != before
+    before = stamp(path)
+    other = tmp_path / "other.csv"
+    other.write_text("a,b\n1,given\n")
+    os.utime(other, ns=(0, 0))
+    other.replace(path)
+    assert stamp(path) != before

@@ -1,6 +1,8 @@
 """Keeps the gateway's consent states in step with the partner's consent book.
 
-Only states of people who have a handle go up, by handle. A withdrawal is in force at this partner before anything is
+Only states of people who have a handle go up, by handle, and only for purposes that an offer needs: what a person said
+of statistics or training is carried out here, and beside a token that goes soon after would say whose it was. A
+withdrawal is in force at this partner before anything is
 sent; the message to the gateway waits in a durable outbox, written in the same transaction, until it is acknowledged.
 What the gateway has not acknowledged, it does not know: the outcome says so.
 """
@@ -51,7 +53,7 @@ class Withdrawal:
     at: datetime
     """In force at this partner from then."""
     acknowledged: bool
-    """The gateway knows it, or never heard of the person. False: it waits in the outbox and is retried."""
+    """The gateway knows it, or need not. False: it waits in the outbox and is retried."""
     offers_removed: int
     """Queued offers that the gateway removed."""
 
@@ -60,7 +62,7 @@ class Withdrawal:
         """One plain sentence for a person."""
         if not self.acknowledged:
             return "Withdrawn here; the gateway has NOT acknowledged it yet. The agent keeps trying."
-        return f"Withdrawn here and at the gateway; queued offers removed: {self.offers_removed}."
+        return f"Withdrawn here, and at the gateway where it must know; queued offers removed: {self.offers_removed}."
 
 
 class ConsentLink:
@@ -123,11 +125,11 @@ class ConsentLink:
         """Records a statement locally, and at the gateway where the person has a handle.
 
         Returns:
-            Whether the gateway has it. Where not, the next index build sends it; until then the gateway denies or goes
-            by the older state.
+            Whether the gateway has it. Where not, the next index build sends it if an offer needs it; until then the
+            gateway denies or goes by the older state.
         """
         self._book.record(customer_id, purpose, fact)
-        if self._handles.existing(customer_id) is None:
+        if purpose not in OFFER_PURPOSES or self._handles.existing(customer_id) is None:
             return False
         try:
             self.upload([customer_id], (purpose,))
@@ -176,7 +178,7 @@ class ConsentLink:
     def _send(self, entry: int, customer_id: CustomerId, purpose: str, withdrawn_at: str) -> int:
         """Tells the gateway of one withdrawal and marks it as sent; returns how many offers it removed."""
         handle, removed = self._handles.existing(customer_id), 0
-        if handle is not None:
+        if handle is not None and purpose in OFFER_PURPOSES:
             request = pb.WithdrawConsentRequest(handle=handle, purpose=purpose, withdrawn_at=withdrawn_at)
             removed = self._stub.WithdrawConsent(request, timeout=CALL_TIMEOUT_S).offers_removed
         # Without a handle the gateway never heard of the person. A handle made later comes with an upload, which reads
