@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from dp_accounting import DpEvent
+from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from federation.client.config import Limits
 from federation.client.training.approvals import Approvals
@@ -264,3 +265,17 @@ def test_message_cannot_ask_for_other_columns_or_carry_code(setup: Setup, monkey
     assert answer is not None
     assert answer.HasField("reply")
     assert widths == [MARKETING_V1.width(FEATURES)]  # what was approved, whatever the message says
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query", "query.run", "query.keys", "system"])
+def test_message_that_asks_for_another_kind_of_work_costs_nothing(setup: Setup, kind: str) -> None:
+    agent = setup.restart()
+    propose(agent)
+    sent = message("a")
+    wire = ProtoMessage.FromString(sent.message.message)
+    wire.metadata.message_type = kind
+    sent.message.message = wire.SerializeToString()
+    answer = agent.answer(sent)
+    assert answer is not None
+    assert answer.HasField("refusal")
+    assert agent.accountant.spent() == 0

@@ -4,7 +4,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from federation.client.config import Limits
 from federation.client.training.agent import TrainingAgent
@@ -100,17 +99,3 @@ def test_few_proposals_wait_for_a_person_and_old_ones_make_room(setup: Setup) ->
     assert week_after.waiting() == []
     week_after.receive(pb.ProposedRun(proposal=proposal(run_id="later"), expires_at="2027-01-01T00:00:00+00:00"), "00")
     assert [waiting.run_id for waiting in week_after.waiting()] == ["later"]
-
-
-@pytest.mark.parametrize("kind", ["evaluate", "query", "query.run", "query.keys", "system"])
-def test_message_that_asks_for_another_kind_of_work_costs_nothing(setup: Setup, kind: str) -> None:
-    agent = setup.restart()
-    propose(agent)
-    sent = message("a")
-    wire = ProtoMessage.FromString(sent.message.message)
-    wire.metadata.message_type = kind
-    sent.message.message = wire.SerializeToString()
-    answer = agent.answer(sent)
-    assert answer is not None
-    assert answer.HasField("refusal")
-    assert agent.accountant.spent() == 0
