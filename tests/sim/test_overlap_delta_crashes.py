@@ -33,7 +33,7 @@ STEPS: list[tuple[Any, str]] = [
     (DeltaBuilder, "write"),
     (EpochState, "save_delta"),
     (EpochState, "sent"),
-    (state, "_remove_batches"),
+    (state, "remove_batches"),
     (EpochState, "reserve"),
     (carry, "send"),
     (Incoming, "keep"),

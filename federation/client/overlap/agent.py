@@ -14,7 +14,6 @@ Trusts its own policy, its own data and the alliance CA; not the gateway.
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,11 +21,13 @@ import structlog
 
 from federation.client.config import PartnerConfig
 from federation.client.connection import translated
-from federation.client.overlap.batches import Data, Handles
-from federation.client.overlap.carry import Progress, fetch, rows_in, send
+from federation.client.overlap.carry import fetch, rows_in, send
+from federation.client.overlap.data import Data, Handles
 from federation.client.overlap.files import create_private, read_chunks, shuffled, write_rows
 from federation.client.overlap.own import OwnBatches
-from federation.client.overlap.state import EpochState, StoredBatch
+from federation.client.overlap.progress import LoggedProgress, Progress
+from federation.client.overlap.state import EpochState
+from federation.client.overlap.stored import StoredBatch
 from federation.core.clock import Clock
 from federation.core.errors import EntenteError, OverlapError, Reason, TransportError
 from federation.core.identity import Identity
@@ -44,19 +45,6 @@ from federation.v1 import overlap_pb2 as pb
 from federation.v1.overlap_pb2_grpc import OverlapServiceStub
 
 _log = structlog.get_logger()
-
-
-class LoggedProgress:
-    """Writes to the log how far long work is, at most once in a while."""
-
-    def __init__(self, every_s: float = 10.0) -> None:
-        self._every_s, self._last_s = every_s, time.monotonic()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Takes note of rows done."""
-        if time.monotonic() - self._last_s >= self._every_s:
-            self._last_s = time.monotonic()
-            _log.info("overlap_progress", stage=stage, rows=done, of=total)
 
 
 class OverlapAgent:

@@ -5,25 +5,26 @@ with the partner.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import DataConfig
+from federation.client.overlap.data import Data, Handles, allowed
 from federation.client.overlap.files import create_private, shuffled, write_rows
 from federation.client.overlap.labels import Numbers, columns_read, label_numbers
 from federation.client.overlap.memory import Recorder
 from federation.client.overlap.people import Customers, People, Rows, read_customers
-from federation.client.overlap.state import StoredBatch
+from federation.client.overlap.progress import Progress
+from federation.client.overlap.stored import StoredBatch
 from federation.core.errors import OverlapError, Reason
 from federation.core.identity import Identity
-from federation.core.ids import HANDLE_BYTES, POINT_BYTES, CustomerId, Handle
+from federation.core.ids import HANDLE_BYTES, POINT_BYTES, Handle
 from federation.overlap.batch import Random, padding_rows, sign_manifest
 from federation.overlap.blind import CHUNK_ROWS, blind
 from federation.overlap.hash_to_curve import domain, hash_column, hash_to_curve
@@ -39,66 +40,6 @@ from federation.overlap.plan import (
 )
 from federation.policy.specs import PartySpec
 from federation.v1 import overlap_pb2 as pb
-
-PURPOSES: Mapping[int, str] = {STATISTICS: "overlap_statistics", SWITCHBOARD: "offer_sharing"}
-DATA_CATEGORY, RECIPIENT = "blinded_identifier", "gateway"
-
-
-class Eligible(Protocol):
-    """Who may be in a use, and how many may not, by reason code."""
-
-    @property
-    def refused(self) -> dict[str, int]:
-        """The others, counted by the first reason's code."""
-        ...
-
-    @property
-    def permitted(self) -> pa.Array:
-        """Ids of customers that may."""
-        ...
-
-    def rows_among(self, customers: pa.Array) -> Rows:
-        """Places of those who may among customers, rising."""
-        ...
-
-
-class Data(Protocol):
-    """What the overlap needs of a partner's data."""
-
-    def columns(self, names: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
-        """Columns of the customers file as text, the id first; of the second names those that are there."""
-        ...
-
-    def holdings(self) -> pd.DataFrame:
-        """Which products each customer has, with what they bring in a year."""
-        ...
-
-    def eligible(
-        self, purpose: str, data_category: str, recipient: str, *, fields: frozenset[str] = frozenset()
-    ) -> Eligible:
-        """Asks the partner's own policy about every customer; ``fields`` are the columns that would label them."""
-        ...
-
-
-class Handles(Protocol):
-    """What the overlap needs of a partner's handle book."""
-
-    def handles_for(self, ids: Sequence[CustomerId]) -> list[Handle]:
-        """The handle of each customer, made where there is none."""
-        ...
-
-    def customer_of(self, handle: Handle) -> CustomerId | None:
-        """Whose handle it is; None if it is nobody's."""
-        ...
-
-
-def allowed(data: Data, party: PartySpec, index: int) -> Eligible:
-    """Who may be in an index now, by the partner's own policy and consents.
-
-    A label says something about the person, so the rules must allow its column as they do any other field.
-    """
-    columns = frozenset(party.columns) if index == STATISTICS else frozenset()
-    return data.eligible(PURPOSES[index], DATA_CATEGORY, RECIPIENT, fields=columns)
 
 
 @dataclass(frozen=True)
@@ -166,7 +107,7 @@ class BatchBuilder:
         config: DataConfig,
         agreement: Agreement,
         random: Random,
-        progress: Callable[[str, int, int], None],
+        progress: Progress,
         memory: Recorder,
     ) -> None:
         self._memory = memory

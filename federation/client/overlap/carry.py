@@ -10,20 +10,18 @@ Back-pressure is HTTP/2's: a chunk is read from disk when the one before has lef
 import hashlib
 import os
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from federation.client.overlap.files import read_chunks
-from federation.client.overlap.state import StoredBatch
+from federation.client.overlap.progress import Progress
+from federation.client.overlap.stored import StoredBatch
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import HANDLE_BYTES
 from federation.overlap.batch import Chain, Content, check_content
 from federation.overlap.blind import CHUNK_ROWS
 from federation.v1 import overlap_pb2 as pb
 from federation.v1.overlap_pb2_grpc import OverlapServiceStub
-
-Progress = Callable[[str, int, int], None]
-"""Stage ("build", "fetch", "blind" or "send"), rows done, rows in all."""
 
 
 def fetch(parts: Iterator[pb.GetBatchResponse], chain: Chain, target: Path, width: int, progress: Progress) -> None:

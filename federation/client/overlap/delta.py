@@ -23,7 +23,8 @@ import numpy as np
 import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from federation.client.overlap.batches import BatchBuilder, Data, Draft, Handles, allowed
+from federation.client.overlap.batches import BatchBuilder, Draft
+from federation.client.overlap.data import Data, Handles, allowed
 from federation.client.overlap.memory import (
     Digests,
     Memory,

@@ -8,10 +8,11 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import PartnerConfig
-from federation.client.overlap.batches import BatchBuilder, Data, Handles
-from federation.client.overlap.carry import Progress
+from federation.client.overlap.batches import BatchBuilder
+from federation.client.overlap.data import Data, Handles
 from federation.client.overlap.delta import DeltaBuilder
 from federation.client.overlap.memory import KEY_BYTES, Digests, Memory, Pool, Recorder
+from federation.client.overlap.progress import Progress
 from federation.client.overlap.state import EpochState
 from federation.core.errors import OverlapError, Reason
 from federation.core.identity import Identity, write_secret

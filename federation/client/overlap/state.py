@@ -11,7 +11,6 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -31,7 +30,7 @@ from sqlalchemy import (
     select,
 )
 
-from federation.client.overlap.files import sync_folder
+from federation.client.overlap.stored import StoredBatch, batches_in, build_whole, remove_batches
 from federation.core.database import open_database
 from federation.core.errors import OverlapError, Reason
 from federation.core.identity import keep_secret, write_secret
@@ -67,27 +66,6 @@ _BLINDED = Table(
 _RETIRED = Table("overlap_retired", _META, Column("epoch", String(64), primary_key=True))
 _COMPLETE = Table("overlap_complete", _META, Column("epoch", String(64), primary_key=True))
 _PINNED = literal_column("overlap_plan.rowid", Integer)  # the order in which plans were pinned
-
-
-@dataclass(frozen=True)
-class StoredBatch:
-    """A batch on disk, ready to be sent; ``handles`` are 16 bytes a row, of one's own switchboard batch only."""
-
-    header: pb.BatchHeader
-    points: Path
-    handles: Path | None
-
-    def save(self) -> None:
-        """Keeps the header, after the rows: it vouches for them."""
-        write_secret(self.points.with_suffix(".header"), self.header.SerializeToString())
-
-    @classmethod
-    def load(cls, points: Path) -> "StoredBatch | None":
-        """The batch of which ``points`` are the rows; None where it was not finished."""
-        header, handles = points.with_suffix(".header"), points.with_suffix(".handles")
-        if not header.exists():
-            return None
-        return cls(pb.BatchHeader.FromString(header.read_bytes()), points, handles if handles.exists() else None)
 
 
 class EpochState:
@@ -188,11 +166,11 @@ class EpochState:
             epoch: Its name.
             build: Makes every batch in the folder it is given: NNN.points, NNN.handles, NNN.header; and the memory.
         """
-        _whole_or_none(self._epoch(epoch) / OWN, build)
+        build_whole(self._epoch(epoch) / OWN, build)
 
     def own(self, epoch: str) -> Iterator[StoredBatch]:
         """The partner's own batches of an epoch, in the order they were built."""
-        return _batches(self._epoch(epoch) / OWN)
+        return batches_in(self._epoch(epoch) / OWN)
 
     def secret(self, epoch: str, size_bytes: int) -> bytes:
         """Random bytes of one epoch, made once."""
@@ -213,16 +191,16 @@ class EpochState:
 
     def save_delta(self, epoch: str, sequence: int, build: Callable[[Path], None]) -> None:
         """Keeps a delta, as ``save_own`` keeps the base. From then on its number is taken, and it is what is sent."""
-        _whole_or_none(self._delta(epoch, sequence), build)
+        build_whole(self._delta(epoch, sequence), build)
 
     def unsent(self, epoch: str) -> tuple[int, list[StoredBatch]]:
         """The last delta's number and batches, where the gateway may not have all of them."""
         last = self.last_delta(epoch)
-        return last, list(_batches(self._delta(epoch, last))) if last else []
+        return last, list(batches_in(self._delta(epoch, last))) if last else []
 
     def sent(self, epoch: str, sequence: int) -> None:
         """Notes that the gateway has all of a delta: its batches go, and memories that are older."""
-        _remove_batches(self._delta(epoch, sequence))
+        remove_batches(self._delta(epoch, sequence))
         for path in self._deltas(epoch).iterdir():
             if path.name.isdecimal() and int(path.name) < sequence:
                 shutil.rmtree(path)
@@ -242,7 +220,7 @@ class EpochState:
             self._retire(db, self._live(db, place > _PINNED))
             db.execute(delete(_COMPLETE))
             db.execute(insert(_COMPLETE).values(epoch=epoch))
-        _remove_batches(self._epoch(epoch) / OWN)
+        remove_batches(self._epoch(epoch) / OWN)
 
     def current(self) -> pb.EpochPlan | None:
         """The plan of the newest epoch that is known to be complete."""
@@ -294,27 +272,3 @@ def _is_whole(db: Connection, which: ColumnElement[bool]) -> bool:
     """Whether as many batches are recorded as each of them declares, and any."""
     declared = list(db.execute(select(_BLINDED.c.batches).where(which)).scalars())
     return bool(declared) and len(declared) >= max(declared)
-
-
-def _whole_or_none(folder: Path, build: Callable[[Path], None]) -> None:
-    scratch = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True, mode=0o700)
-    build(scratch)
-    sync_folder(scratch)
-    scratch.rename(folder)
-    sync_folder(folder.parent)
-
-
-def _batches(folder: Path) -> Iterator[StoredBatch]:
-    for path in sorted(folder.glob("*.points")):
-        batch = StoredBatch.load(path)
-        if batch is not None:
-            yield batch
-
-
-def _remove_batches(folder: Path) -> None:
-    """Removes batches but for what is beside them; the header goes first, so that none is left half."""
-    for suffix in ("header", "points", "handles"):
-        for path in folder.glob(f"*.{suffix}"):
-            path.unlink()

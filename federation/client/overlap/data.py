@@ -1,0 +1,72 @@
+"""What the overlap needs of a partner's data and handle book, and whom the partner's own policy lets into an index."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import pandas as pd
+import pyarrow as pa
+
+from federation.client.overlap.people import Rows
+from federation.core.ids import CustomerId, Handle
+from federation.overlap.plan import STATISTICS, SWITCHBOARD
+from federation.policy.specs import PartySpec
+
+PURPOSES: Mapping[int, str] = {STATISTICS: "overlap_statistics", SWITCHBOARD: "offer_sharing"}
+DATA_CATEGORY, RECIPIENT = "blinded_identifier", "gateway"
+
+
+class Eligible(Protocol):
+    """Who may be in a use, and how many may not, by reason code."""
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """The others, counted by the first reason's code."""
+        ...
+
+    @property
+    def permitted(self) -> pa.Array:
+        """Ids of customers that may."""
+        ...
+
+    def rows_among(self, customers: pa.Array) -> Rows:
+        """Places of those who may among customers, rising."""
+        ...
+
+
+class Data(Protocol):
+    """What the overlap needs of a partner's data."""
+
+    def columns(self, names: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+        """Columns of the customers file as text, the id first; of the second names those that are there."""
+        ...
+
+    def holdings(self) -> pd.DataFrame:
+        """Which products each customer has, with what they bring in a year."""
+        ...
+
+    def eligible(
+        self, purpose: str, data_category: str, recipient: str, *, fields: frozenset[str] = frozenset()
+    ) -> Eligible:
+        """Asks the partner's own policy about every customer; ``fields`` are the columns that would label them."""
+        ...
+
+
+class Handles(Protocol):
+    """What the overlap needs of a partner's handle book."""
+
+    def handles_for(self, ids: Sequence[CustomerId]) -> list[Handle]:
+        """The handle of each customer, made where there is none."""
+        ...
+
+    def customer_of(self, handle: Handle) -> CustomerId | None:
+        """Whose handle it is; None if it is nobody's."""
+        ...
+
+
+def allowed(data: Data, party: PartySpec, index: int) -> Eligible:
+    """Who may be in an index now, by the partner's own policy and consents.
+
+    A label says something about the person, so the rules must allow its column as they do any other field.
+    """
+    columns = frozenset(party.columns) if index == STATISTICS else frozenset()
+    return data.eligible(PURPOSES[index], DATA_CATEGORY, RECIPIENT, fields=columns)
