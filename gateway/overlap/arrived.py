@@ -1,13 +1,24 @@
 """Batches at the end of their way, as the two indexes take them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from federation.overlap.plan import STATISTICS, SWITCHBOARD, row_bytes
+from federation.overlap.plan import STATISTICS, SWITCHBOARD, Agreement, labels_of, row_bytes
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.epochs import Batch
 from gateway.overlap.handles import HandleBatch
 from gateway.overlap.people import TokenBatch
 from gateway.overlap.spool import Spool
+
+
+def labels_by_party(plan: pb.EpochPlan, batches: Sequence[Batch], agreement: Agreement) -> dict[str, list[str]]:
+    """The labels that arrived, in the order in which the policy declares them; it may have changed meanwhile."""
+    labels = {}
+    for party in plan.partners:
+        sent = {batch.label for batch in batches if batch.origin == party and batch.index == STATISTICS}
+        spec = agreement.parties.get(party)
+        declared = [label for label in labels_of(spec) if label in sent] if spec else []
+        labels[party] = [*declared, *sorted(sent.difference(declared))]
+    return labels
 
 
 def token_batches(spool: Spool, plan: pb.EpochPlan, batches: Iterable[Batch]) -> Iterator[TokenBatch]:

@@ -27,20 +27,18 @@ from federation.overlap.plan import (
     MAX_PARTNERS,
     MIN_PARTNERS,
     RULES,
-    STATISTICS,
     SWITCHBOARD,
     Agreement,
     batch_keys,
     check_epoch_name,
     delta_keys,
     key_types_of,
-    labels_of,
     partners_of,
     ring,
     row_bytes,
 )
 from federation.v1 import overlap_pb2 as pb
-from gateway.overlap.arrived import handle_batches, token_batches
+from gateway.overlap.arrived import handle_batches, labels_by_party, token_batches
 from gateway.overlap.deltas import Deltas
 from gateway.overlap.epochs import Batch, Counts, Epoch, Task, batch_id_of
 from gateway.overlap.epochs_sql import SqlEpochs
@@ -271,7 +269,8 @@ class Coordinator:
                 raise OverlapError(Reason.EPOCH_INCOMPLETE, item=epoch)
             keys = len(key_types_of(current.plan.key_type))
             tokens = token_batches(self._spool, current.plan, batches)
-            self.index.build(epoch, self._labels(current, batches), tokens, keys)
+            labels = labels_by_party(current.plan, batches, self._policies.active)
+            self.index.build(epoch, labels, tokens, keys)
             self.switchboard.replace(epoch, handle_batches(self._spool, current.plan, batches), keys)
             abandoned = self.epochs.complete(epoch, self._clock.now())
             for batch_id in (*abandoned, *(batch.batch_id for batch in batches)):
@@ -285,16 +284,6 @@ class Coordinator:
         for epoch in self.epochs.replaced():
             self.index.retire(epoch)
             self.switchboard.retire(epoch)
-
-    def _labels(self, current: Epoch, batches: list[Batch]) -> dict[str, list[str]]:
-        """The epoch's labels by partner, in the order in which the policy declares them."""
-        parties = self._policies.active.parties
-        labels = {}
-        for party in current.plan.partners:
-            sent = {batch.label for batch in batches if batch.origin == party and batch.index == STATISTICS}
-            declared = [label for label in labels_of(parties[party]) if label in sent] if party in parties else []
-            labels[party] = [*declared, *sorted(sent.difference(declared))]  # the policy may have changed meanwhile
-        return labels
 
     def _free_name(self) -> str:
         day = self._clock.now().date().isoformat()
