@@ -33,6 +33,7 @@ class Hostile:
         start = plan.learner().told(1)
         self.models: list[Weights] = [start, {**start, "bias": start["bias"] + np.float32(1)}]
         self.offers: dict[tuple[int, int, int], list[bytes]] = {}  # of the one who is attacked
+        self.others: dict[tuple[int, int, int], list[bytes]] = {}  # old ones again: else masks would differ anyhow
         self.last = (1, 1, 0)
 
     def keys(self) -> tuple[str, Message, tuple[int, int, int]]:
@@ -43,10 +44,11 @@ class Hostile:
     def train(self) -> tuple[str, Message]:
         about = self.last if self.dice.random() < 0.6 else self._about()
         attempt = Attempt(self.plan.run_id, self.plan.digest, about[0], about[1], self._digest(about))
-        others = [RoundKey(attempt, identity_of(party), os.urandom).offer for party in PARTNERS if party != "bank"]
+        if about not in self.others:
+            self.others[about] = [RoundKey(attempt, identity_of(p), os.urandom).offer for p in PARTNERS if p != "bank"]
         known = self.offers.get(about, [b""])
         mine = known[-1] if self.dice.random() < 0.7 else self.dice.choice(known)
-        config = ConfigRecord({"round": about[0], "attempt": about[1], "offers": [mine, *others]})
+        config = ConfigRecord({"round": about[0], "attempt": about[1], "offers": [mine, *self.others[about]]})
         content = {"arrays": to_record(self.models[about[2]]), "config": config}
         return f"t{self.dice.randrange(12)}", self._message(content, "train")
 
