@@ -1,7 +1,7 @@
 """``entente consent``: what a customer said, as the partner's agent and the gateway know it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -47,6 +47,8 @@ def withdraw(
     """
     with workplace(config) as place:
         _check_known(place.data.customers().index, customer)
+        # A purpose that a later policy dropped can still be withdrawn; a misspelt one must not look withdrawn.
+        _check_purpose(place, purpose, also=place.data.consents.purposes_of(CustomerId(customer)))
         done = place.consents.withdraw(CustomerId(customer), purpose)
     value = {
         "at": to_text(done.at),
@@ -72,6 +74,7 @@ def record(
     """Record that a customer gave a consent, now."""
     with workplace(config) as place:
         _check_known(place.data.customers().index, customer)
+        _check_purpose(place, purpose)
         now = place.clock.now()
         end = from_text(expires_at, item="--expires-at") if expires_at else now + timedelta(days=DAYS_VALID)
         named = frozenset(name.strip() for name in recipients.split(",") if name.strip())
@@ -215,13 +218,19 @@ def _progress(quiet: bool) -> "Iterator[Callable[[Imported], None]]":
 
 def _record(place: "Workplace", customer: str, purpose: str) -> Record:
     """Raises DataError (BAD_FIELD) naming what is missing."""
-    declared = yaml.safe_load(place.policy.files["purposes.yaml"])["purposes"]  # valid: the policy was loaded from it
-    known = {entry["id"]: PurposeTerms.model_validate(entry) for entry in declared}
-    if purpose not in known:
-        raise DataError(Reason.BAD_FIELD, item=f"purpose {purpose[:48]!r}, known are {', '.join(sorted(known))}")
+    declared = _check_purpose(place, purpose)[purpose]
     said, record_id = place.data.consents.history_of(CustomerId(customer), purpose)
     terms = place.config.consent
-    return build_record(customer, said, purpose=known[purpose], terms=terms, at=place.clock.now(), record_id=record_id)
+    return build_record(customer, said, purpose=declared, terms=terms, at=place.clock.now(), record_id=record_id)
+
+
+def _check_purpose(place: "Workplace", purpose: str, also: Container[str] = ()) -> dict[str, PurposeTerms]:
+    """The purposes that the partner's policy declares. Raises DataError (BAD_FIELD) for another that is not in also."""
+    declared = yaml.safe_load(place.policy.files["purposes.yaml"])["purposes"]  # valid: the policy was loaded from it
+    known = {entry["id"]: PurposeTerms.model_validate(entry) for entry in declared}
+    if purpose not in known and purpose not in also:
+        raise DataError(Reason.BAD_FIELD, item=f"purpose {purpose[:48]!r}, known are {', '.join(sorted(known))}")
+    return known
 
 
 def _check_language(language: str) -> None:

@@ -1,0 +1,52 @@
+"""``entente consent`` says no to what it would otherwise only seem to have done."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from federation.cli import consent
+from federation.client.consent.link import ConsentLink
+from federation.core.database import open_database
+from federation.core.errors import DataError
+from federation.policy.load import load_policy
+from gateway.alliance import shipped_policies
+from tests.kits.offers import BANK, FakePolicy, Partner, Stub, World, customer, given
+
+PERSON = customer(1)
+
+
+@pytest.fixture
+def partner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Partner:
+    world = World(open_database(None))
+    made = Partner(tmp_path, BANK, world.clock, FakePolicy())
+    made.write([1])
+    stub: object = Stub(world, BANK)
+    link = ConsentLink(stub, made.data, made.handles, made.engine)  # type: ignore[arg-type]
+    place = SimpleNamespace(policy=load_policy(shipped_policies()), data=made.data, consents=link, clock=world.clock)
+    monkeypatch.setattr(consent, "workplace", lambda config: nullcontext(place))
+    return made
+
+
+def _run(*arguments: str) -> Result:
+    return CliRunner().invoke(consent.app, [*arguments, "--config", "anywhere"])
+
+
+def test_a_misspelt_purpose_is_refused_and_not_acknowledged_as_withdrawn(partner: Partner) -> None:
+    said = _run("withdraw", PERSON, "--purpose", "offer_shring")
+    assert isinstance(said.exception, DataError)
+    assert "offer_sharing" in said.exception.item  # what it may have been
+    assert "offer_shring" not in partner.book.purposes_of(PERSON)
+    assert _run("withdraw", PERSON, "--purpose", "offer_sharing").exit_code == 0
+    fact = partner.book.lookup(PERSON, "offer_sharing")
+    assert fact is not None
+    assert fact.status == "withdrawn"
+
+
+def test_a_consent_for_a_purpose_that_the_policy_dropped_can_be_withdrawn_but_not_given(partner: Partner) -> None:
+    partner.book.record(PERSON, "old_purpose", given())
+    assert _run("withdraw", PERSON, "--purpose", "old_purpose").exit_code == 0
+    again = _run("record", PERSON, "--purpose", "old_purpose", "--recipients", "insurer")
+    assert isinstance(again.exception, DataError)
