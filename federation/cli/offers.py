@@ -8,6 +8,7 @@ from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, conn
 from federation.cli.partner import workplace
 from federation.client.connection import translated
 from federation.core.clock import to_text
+from federation.core.errors import DataError, Reason
 from federation.core.identity import keep_secret
 from federation.core.ids import Handle
 from federation.v1 import offers_pb2 as pb
@@ -44,6 +45,7 @@ def propose(
     from federation.client.offers.proposer import MASK_KEY_FILE, OfferProposer
 
     with workplace(config) as place:
+        _check_terms(place, product, recipient, channel)
         scores = _score(place, run_id)
         mask_key = keep_secret(place.config.state / MASK_KEY_FILE)
         proposer = OfferProposer(place.connection.offers, place.data, place.handles, place.engine, mask_key)
@@ -64,17 +66,29 @@ def propose(
     }
 
     def text() -> None:
-        out.print(f"{done.picked} of {done.eligible} permitted customers proposed to {recipient} for {product}")
+        out.print(f"{done.picked:,} of {done.eligible:,} permitted customers proposed to {recipient} for {product}")
         if done.not_on_switchboard:
             out.print(
                 f"  passed over, not on the switchboard: {done.not_on_switchboard:,}; they come with the next index"
             )
-        out.print(f"  taken for decision by the gateway: {done.accepted}, proposed before: {done.already_proposed}")
+        out.print(f"  taken for decision by the gateway: {done.accepted:,}, proposed before: {done.already_proposed:,}")
         for title, counts in (("kept out by own policy", done.refused_by_own_policy), ("not taken", done.rejected)):
             for code, number in sorted(counts.items()):
                 out.print(f"  {title}: {number:,} {code}")
 
     emit(as_json, value, text)
+
+
+def _check_terms(place: "Workplace", product: str, recipient: str, channel: str) -> None:
+    """Raises DataError for a slip of the pen, before a hundred proposals leave that nobody can take."""
+    spec = place.policy.offers
+    sold = [one.id for one in spec.products if one.owner == recipient]
+    if product not in sold:
+        item = f"product {product[:48]!r} of {recipient[:48]!r}"
+        every = ", ".join(f"{one.id} of {one.owner}" for one in spec.products)
+        raise DataError(Reason.BAD_FIELD, item=item, fix=f"The policy lists: {every}.")
+    if channel not in spec.channels:
+        raise DataError(Reason.BAD_FIELD, item=f"channel {channel[:48]!r}", fix=f"Use {', '.join(spec.channels)}.")
 
 
 def _score(place: "Workplace", run_id: str) -> "pd.Series[float]":
