@@ -63,7 +63,7 @@ def show(config: ConfigOption, as_json: JsonOption = False) -> None:
         parts = ["its part", "alone"]
         entries = table("Where it went", "when", "what", "noise", *parts, "state", right=parts)
         for e in answer.entries:
-            entries.add_row(e.at[:19], e.what, e.mechanism, f"{e.share:.3f}", f"{e.epsilon:.3f}", e.state)
+            entries.add_row(e.at[:16], e.what, e.mechanism, f"{e.share:.3f}", f"{e.epsilon:.3f}", e.state)
         if answer.entries:
             entries.add_row("", "turning Renyi loss into epsilon, once for all", "", f"{answer.conversion:.3f}", "", "")
         out.print(entries)

@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from federation.client.config import load_client_config
 from federation.client.connection import Connection, translated
@@ -32,6 +34,8 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 RPC_TIMEOUT_S = 30.0
+MAX_WORD = 26
+"""Longer words are folded; the longest name of a segment's column and every id of a run are shorter."""
 
 _EXIT = {
     "UNAUTHENTICATED": 1,
@@ -75,13 +79,29 @@ def emit(as_json: bool, value: Any, text: Callable[[], None]) -> None:
         text()
 
 
+class _Whole(Table):
+    """Keeps words whole where there is room: an id or a name that is folded in two can neither be read nor copied."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """A row; columns in which every cell is one word do not give way, others not below their longest word."""
+        super().add_row(*cells, **options)
+        for column, cell in zip(self.columns, cells, strict=False):
+            plain = Text.from_markup(cell).plain
+            column.no_wrap = column.no_wrap and (column.justify == "right" or len(plain.split()) < 2)
+            parts = plain.splitlines() if column.no_wrap else plain.split()
+            longest = max(map(cell_len, parts), default=0)
+            column.min_width = max(column.min_width or 0, min(longest, MAX_WORD))
+
+
 def table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
     """A table in the style of all commands; columns named in ``right`` hold numbers, and words give way to them."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    made = _Whole(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     numbers = set(right)
     for column in columns:
-        number = column in numbers
-        made.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        justify: Literal["left", "right"] = "right" if column in numbers else "left"
+        single = justify == "right" or " " not in column
+        least = cell_len(column) if single else max(map(cell_len, column.split()))
+        made.add_column(column, justify=justify, no_wrap=single, min_width=least, overflow="fold")
     return made
 
 

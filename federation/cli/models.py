@@ -34,7 +34,15 @@ def list_models(config: ConfigOption, as_json: JsonOption = False) -> None:
             auc = f"{model.auc:.4f}" if model.HasField("auc") else "-"
             used = "[green]yes[/]" if model.in_use else ""
             spent = f"{model.epsilon_per_person:g}"
-            shown.add_row(str(model.version), used, model.run_id, model.model, model.finished_at[:19], spent, auc)
+            shown.add_row(
+                str(model.version),
+                used,
+                model.run_id,
+                model.model.replace("_", " "),
+                model.finished_at[:10],
+                spent,
+                auc,
+            )
         out.print(shown)
         said = table("Decisions", "when", "step", "version", "by", "reason", right=["version"])
         for step in answer.steps:

@@ -73,7 +73,7 @@ def cubes(config: ConfigOption, as_json: JsonOption = False) -> None:
     def text() -> None:
         shown = table("Cubes", "cube", "partners", "by", "measure", "epsilon", "released", right=["epsilon"])
         for c in listed:
-            by, released = ", ".join(c.by) or "-", "yes" if c.released else "no"
+            by, released = ",\n".join(c.by) or "-", "yes" if c.released else "no"
             shown.add_row(c.cube, ", ".join(c.partners), by, c.measure, f"{c.epsilon:g}", released)
         out.print(shown)
 

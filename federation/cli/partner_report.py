@@ -82,7 +82,7 @@ def _show(found: "DataReport", advice: list["Advice"]) -> None:
         identifiers.add_row(one.kind, *(counts if one.there else ["no column", "", "", ""]))
     out.print(identifiers)
     states = sorted({state for coverage in found.coverage for of in coverage.by_region.values() for state in of})
-    numbers = [*states, "let in by your policy"]
+    numbers = [*states, "let in"]
     consent = table("Consent", "purpose", "region", *numbers, right=numbers)
     for coverage in found.coverage:
         for region, of in coverage.by_region.items():
@@ -93,4 +93,4 @@ def _show(found: "DataReport", advice: list["Advice"]) -> None:
     for finding in advice:
         advised.add_row(f"[bold]{finding.level}[/]", finding.about, finding.text)
     out.print(advised if advice else "Nothing to do: complete, within the schema and covered by consent.")
-    out.print("[dim]All of this stays here.[/]")
+    out.print("[dim]let in: customers whom your own policy lets in for that purpose. All of this stays here.[/]")

@@ -199,21 +199,23 @@ def _show(audit: "Audit") -> None:
         f"Run [bold]{audit.plan.run_id}[/], {audit.plan.kind}, {audit.plan.rounds} rounds, played again here with "
         "canaries. Nobody was asked, no budget was spent."
     )
-    numbers = ["canaries", "runs", "epsilon at least", "claimed"]
-    shown = table("", "canaries are", "of a", "who looks", *numbers, "bound", "claim", right=numbers)
+    numbers = ["number", "runs", "at least", "claimed"]
+    shown = table("Epsilon, measured at least and claimed", "canaries", "unit", "seen is", *numbers, "bound", "claim", right=numbers)
     for found in audit.findings:
         shown.add_row(
             found.canaries,
             found.unit,
-            f"{found.view}: {THREATS[found.canaries, found.view]}",
+            found.view,
             f"{found.count:,}",
             str(found.runs),
             f"{found.best.epsilon:.3f}",
             f"{found.claimed:.3f}",
-            found.best.name,
+            found.best.name.replace("_", " "),
             "stands" if found.holds else "[bold red]does not stand[/]",
         )
     out.print(shown)
+    for canaries, view in dict.fromkeys((found.canaries, found.view) for found in audit.findings):
+        out.print(f"{canaries}, {view}: {THREATS[canaries, view]}", style="dim")
     spent, ok = audit.account, audit.account_holds
     out.print(
         f"Books: the plan's noise costs {spent.person:.3f} for a person and {spent.customer:.3f} for a customer; "

@@ -88,8 +88,8 @@ def list_runs(config: ConfigOption, as_json: JsonOption = False) -> None:
     def text() -> None:
         shown = table("Runs", "run", "state", "rounds", "epsilon", "since", "waits for", "reason", right=["rounds"])
         for row in rows:
-            done = f"{row['rounds_done']} of {row['rounds']}"
-            since = (row["started_at"] or row["proposed_at"])[:19]
+            done = f"{row['rounds_done']}/{row['rounds']}"
+            since = (row["started_at"] or row["proposed_at"])[:16]
             waits = ", ".join(row["waits_for"])
             shown.add_row(row["run_id"], row["state"], done, f"{row['epsilon']:g}", since, waits, row["reason"])
         out.print(shown)

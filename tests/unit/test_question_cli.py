@@ -104,3 +104,14 @@ def test_a_wrong_target_is_refused_before_anything_is_asked(tmp_path: Path) -> N
 )
 def test_a_question_is_a_cube_or_its_own(arguments: list[str], tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["query", *arguments, "--config", str(tmp_path)]).exit_code == 2
+
+
+def test_ids_and_numbers_stay_whole_in_a_table_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console.out, "width", 70)
+    shown = console.table("Runs", "run", "what is said of it", "interval", right=["interval"])
+    shown.add_row("run-7cca7f55609204a7", "[bold]many words[/] that may go on in the next line " * 2, "3,591 to 3,627")
+    with console.out.capture() as captured:
+        console.out.print(shown)
+    assert "run-7cca7f55609204a7" in captured.get()
+    assert "3,591 to 3,627" in captured.get()
+    assert all(len(line) <= 70 for line in captured.get().splitlines())
