@@ -12,7 +12,7 @@ import typer
 
 from federation.cli import audit, budget, consent, models, offers, overlap, partner, policy, score, train
 from federation.cli.console import ConfigOption, JsonOption, connect, emit, err, exit_code, out, report, table
-from federation.core.errors import ConfigError, EntenteError, IdentityError, Reason
+from federation.core.errors import ConfigError, DataError, EntenteError, IdentityError, Reason
 from federation.v1 import enrolment_pb2
 
 app = typer.Typer(
@@ -229,6 +229,9 @@ def main() -> None:
     except EntenteError as error:
         report(error)
         sys.exit(exit_code(error))
+    except OSError as error:  # a folder that cannot be written, a full disk
+        report(DataError(Reason.MISSING_FILE, item=str(error.filename or ""), detail=error.strerror or str(error)))
+        sys.exit(3)
     except KeyboardInterrupt:
         err.print("Interrupted; run the same command again to continue.")
         sys.exit(130)

@@ -12,9 +12,9 @@ import typer
 from federation.cli.console import connect
 from federation.client.audit.check import MAX_ENTRY_BYTES
 from federation.client.audit.files import ENTRIES_FILE
-from federation.client.connection import Connection
+from federation.client.connection import Connection, translated
 from federation.core.clock import from_text
-from federation.core.errors import AuditError, ConfigError, EntenteError, PolicyError, Reason
+from federation.core.errors import AuditError, ConfigError, DataError, EntenteError, PolicyError, Reason
 from federation.core.ids import PolicyVersion
 from federation.policy.load import load_policy, parse_policy
 from federation.policy.policy_set import PolicySet
@@ -103,9 +103,17 @@ def decisions_of(
 
 
 def entry_of(connection: Connection, index: int) -> bytes:
-    """One entry of the log. Raises AuditError when it is not there."""
+    """One entry of the log. Raises DataError for an index beyond the log, AuditError for no answer."""
     request = audit_pb2.ListEntriesRequest(start=index, end=index + 1)
-    entries = [entry for page in connection.audit.ListEntries(request, timeout=CALL_S) for entry in page.entries]
+    try:
+        with translated():
+            pages = list(connection.audit.ListEntries(request, timeout=CALL_S))
+    except EntenteError as exc:
+        if exc.reason is not Reason.BAD_FIELD:
+            raise
+        fix = "Take an index from: entente offers decisions."
+        raise DataError(Reason.BAD_FIELD, item=f"the log has no entry {index}", fix=fix) from exc
+    entries = [entry for page in pages for entry in page.entries]
     if len(entries) != 1:
         raise AuditError(Reason.AUDIT_BROKEN, item=f"entry {index}")
     return entries[0]

@@ -237,7 +237,7 @@ class Proposals:
     def _other_eyes(self, db: Connection, row: Row[tuple[object, ...]], caller: Caller, signed: Signed) -> None:
         first = next(step for step in steps_of(db, row.id) if step.kind == Kind.PROPOSAL)
         if row.party == caller.party or public_key_digest(Signed.FromString(first.signed)) == public_key_digest(signed):
-            raise PolicyError(Reason.FOUR_EYES, item=caller.party)
+            raise PolicyError(Reason.FOUR_EYES, item=caller.party, fix="A colleague approves it.")
 
     def _file(
         self,
