@@ -166,29 +166,29 @@ def receipt(
     config: ConfigOption,
     purpose: PurposeOption = "offer_sharing",
     to: Annotated[Path | None, typer.Option("--out", help="Write the signed receipt to this file.")] = None,
-    language: Annotated[str, typer.Option(help="Of the text: en or zh; the receipt has both.")] = "en",
+    lang: Annotated[str, typer.Option(help="Of the text: en or zh; the receipt has both.")] = "en",
     as_json: JsonOption = False,
 ) -> None:
     """Make the receipt that the person gets: the record, the same in plain words, and the partner's signature."""
-    _check_language(language)
+    _check_language(lang)
     with workplace(config) as place:
         _check_known(place.data.customers().index, customer)
         record = _record(place, customer, purpose)
         signed = sign_receipt(record, place.identity, place.clock.now())
     if to is not None:
         write_secret(to, json.dumps(signed, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n")
-    emit(as_json, signed, lambda: out.print(signed["receipt"]["text"][language], markup=False, end=""))
+    emit(as_json, signed, lambda: out.print(signed["receipt"]["text"][lang], markup=False, end=""))
 
 
 @app.command(epilog="Example: entente consent verify receipt.json --config bank")
 def verify(
     file: Annotated[Path, typer.Argument(help="A receipt.")],
     config: ConfigOption,
-    language: Annotated[str, typer.Option(help="Of the text: en or zh.")] = "en",
+    lang: Annotated[str, typer.Option(help="Of the text: en or zh.")] = "en",
     as_json: JsonOption = False,
 ) -> None:
     """Check a receipt's signature, offline; any party of the alliance can."""
-    _check_language(language)
+    _check_language(lang)
     try:
         with file.open("rb") as opened:
             content = opened.read(MAX_BYTES + 1)
@@ -199,7 +199,7 @@ def verify(
 
     def text() -> None:
         out.print(f"Signed by [bold]{found.issuer.party}[/] of {found.issuer.alliance}, {to_text(found.issued_at)}.")
-        out.print(found.text.get(language, ""), markup=False, end="")
+        out.print(found.text.get(lang, ""), markup=False, end="")
 
     emit(as_json, {**value, "record": found.record.model_dump(mode="json", exclude_none=True)}, text)
 
@@ -233,9 +233,9 @@ def _check_purpose(place: "Workplace", purpose: str, also: Container[str] = ()) 
     return known
 
 
-def _check_language(language: str) -> None:
-    if language not in LANGUAGES:
-        raise DataError(Reason.BAD_FIELD, item=f"--language, known are {', '.join(LANGUAGES)}")
+def _check_language(lang: str) -> None:
+    if lang not in LANGUAGES:
+        raise typer.BadParameter("give en or zh", param_hint="--lang")
 
 
 def _check_known(known: Any, customer: str) -> None:
