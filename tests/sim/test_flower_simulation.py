@@ -206,6 +206,9 @@ def test_message_before_the_proposal_is_refused_and_no_exception_leaves(site: Si
     nowhere = refusal_of(app(message, context()))
     assert nowhere == 'a partner: BAD_CONFIG: the node configuration names no "partner"'
 
+    elsewhere = refusal_of(app(message, context(partner=str(site.partner("bank") / "moved" / "partner.yaml"))))
+    assert elsewhere == "a partner: MISSING_FILE"  # and not where
+
     def broken(_context: Context) -> Path:
         raise ValueError("customer B00000017")
 

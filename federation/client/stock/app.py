@@ -96,7 +96,9 @@ def _refusal(message: Message, party: str, exc: Exception) -> Message:
         _log.error("stock_failed", party=party, error=type(exc).__name__)
         return refused(message, f"{party}: {Reason.INTERNAL}")
     _log.warning("stock_refused", party=party, reason=str(exc.reason), item=exc.item, detail=exc.detail)
-    return refused(message, f"{party}: {exc.reason}: {exc.item or exc.public}")
+    # Where this partner keeps its files, and where one is broken, is for its own log.
+    own = exc.reason in {Reason.MISSING_FILE, Reason.BROKEN_ROW}
+    return refused(message, f"{party}: {exc.reason}" if own else f"{party}: {exc.reason}: {exc.item or exc.public}")
 
 
 class _Partner:
