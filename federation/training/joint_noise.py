@@ -10,7 +10,8 @@ differ by less than |u| + 1 there afterwards, not at all where u is 0. A row is 
 most, so two sums that differ by a row differ by at most ``2^scale_bits + sqrt(touched)`` units in L2. Limiting each
 place to +-``box`` moves no two sums further apart. A person has at most one row at a partner, but may be a customer of
 each of the n partners: ``n (2^scale_bits + sqrt(touched))`` is the sensitivity for a person, a n-th of it for a
-customer of one partner alone.
+customer of one partner alone. That ids are unique in a partner's file is checked; that nobody is in it under two ids
+cannot be, and is the partner's duty: such a person counts as two there, and nothing here promises otherwise.
 
 **Mechanism.** Each partner adds an independent discrete Gaussian of parameter ``share_sigma`` in every place, drawn
 exactly by OpenDP from the operating system's generator. The promise counts only n - ``collusion`` shares, with the
@@ -139,7 +140,10 @@ class JointNoise:
         Raises:
             TrainingError: BAD_UPDATE for what partners within their limits cannot have sent.
         """
-        if np.abs(total).max() > self.parties * (self.box + TAIL * self.share_sigma):
+        # Rows of norm 1, as many as the grid was chosen for, add up to at most 2^31 in L2, not only place by place; a
+        # vector under masks that do not cancel is sqrt(width / 3) times as long.
+        noise = self.share_sigma * (math.sqrt(self.width) + TAIL) + math.sqrt(self.width)
+        if np.linalg.norm(total.astype(np.float64)) > 2.0**31 + self.parties * noise:
             raise TrainingError(Reason.BAD_UPDATE, item="all partners: a sum beyond what their limits allow")
         return total.astype(np.float64) / 2.0**self.scale_bits
 

@@ -158,8 +158,10 @@ def test_canary_rows_in_a_run_without_noise_are_seen_in_sums_and_in_the_model(
     summed: tuple[Plan, list[Rows]],
 ) -> None:
     plan, rows = summed
-    of_sums, of_model = replay_rows(plan, rows, 48, part=without_noise)
-    assert area(of_sums.scores[of_sums.included], of_sums.scores[~of_sums.included]) > 0.85
+    of_sums, of_model = replay_rows(plan, rows, 96, part=without_noise)
+    assert (
+        area(of_sums.scores[of_sums.included], of_sums.scores[~of_sums.included]) > 0.6
+    )  # 0.8, give or take 0.05; chance is 0.5
     assert of_model.scores[of_model.included].mean() > of_model.scores[~of_model.included].mean()
 
 

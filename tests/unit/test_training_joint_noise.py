@@ -92,6 +92,17 @@ def test_sum_of_whatever_partners_hold_does_not_wrap(parties: int) -> None:
     assert noise.encode(rows)[0] == rows[0] >> (FINE_BITS - noise.scale_bits)
 
 
+def test_a_vector_whose_masks_do_not_cancel_is_refused_and_the_longest_honest_one_is_not() -> None:
+    noise = JointNoise(3, 1, 88, 88, best_scale_bits(3, 250_000), 10.0)
+    masked = np.random.default_rng(3).integers(-(2**31), 2**31, 88)
+    with pytest.raises(TrainingError, match="beyond what their limits allow"):
+        noise.read(masked)
+    rows = np.zeros(88, dtype=np.int64)
+    rows[5] = 250_000 * 2**FINE_BITS
+    total = 3 * noise.encode(rows) + sum(noise.draw_share() for _ in range(3))
+    assert noise.read(total)[5] == pytest.approx(750_000, rel=1e-3)
+
+
 def test_summed_gradient_is_the_gradient_and_the_count() -> None:
     rng = np.random.default_rng(2)
     x = np.zeros((500, 5), np.float32)
