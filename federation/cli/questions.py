@@ -142,7 +142,7 @@ def _preview_json(seen: pb.PreviewTableResponse) -> dict[str, Any]:
 
 
 def _show_preview(seen: pb.PreviewTableResponse) -> None:
-    error = f"95 % of its numbers are wrong by at most {seen.expected_error:,.0f} people"
+    error = f"95 % of its numbers are within {seen.expected_error:,.0f} people of the truth"
     if seen.read_from:
         out.print(f"Free: it is read off {seen.read_from}, epoch {seen.epoch}. {seen.cells} cells; {error}.")
         return

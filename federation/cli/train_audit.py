@@ -200,7 +200,8 @@ def _show(audit: "Audit") -> None:
         "canaries. Nobody was asked, no budget was spent."
     )
     numbers = ["number", "runs", "at least", "claimed"]
-    shown = table("Epsilon, measured at least and claimed", "canaries", "unit", "seen is", *numbers, "bound", "claim", right=numbers)
+    columns = ("canaries", "unit", "seen is", *numbers, "bound", "claim")
+    shown = table("Epsilon, measured at least and claimed", *columns, right=numbers)
     for found in audit.findings:
         shown.add_row(
             found.canaries,
