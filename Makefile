@@ -48,7 +48,7 @@ test-fast: $(VENV)/.dev
 	$(BIN)/pytest -n 2 tests/unit tests/contract
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2
 
 bench-overlap: BENCHES := overlap overlap_delta questions
 bench-policy: BENCHES := policy consent

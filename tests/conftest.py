@@ -13,6 +13,26 @@ NOW = datetime(2026, 11, 1, tzinfo=UTC)
 """The day for which the real input's true answers are given."""
 
 
+LONGEST = (
+    "e2e/test_superlink.py",
+    "e2e/test_story.py",
+    "e2e/test_training_resume.py",
+    "e2e/test_consent_two_gateways.py",
+    "sim/test_flower_simulation.py",
+    "sim/test_overlap_delta.py",
+    "sim/test_audit_bounds.py",
+    "sim/test_training_kills.py",
+    "sim/test_training_control.py",
+    "sim/test_question_consistency.py",
+)
+"""With several workers a file is played by one: the longest begin first, so that none is alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get("/".join(item.path.parts[-2:]), len(LONGEST)))
+
+
 @pytest.fixture
 def clock() -> FixedClock:
     return FixedClock(NOW)

@@ -244,7 +244,7 @@ class Gateway:
         self.port = 0
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
-        self._started.wait(5)
+        self._started.wait(60)
 
     def channel(self) -> grpc.Channel:
         self._channels.append(grpc.insecure_channel(f"127.0.0.1:{self.port}"))
@@ -337,8 +337,8 @@ def alliance(
             gateway.close()
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 3) -> None:
-    """Waits until something is so."""
+def wait_for(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+    """Waits until something is so; generous, because a test asserts no time."""
     pause = threading.Event()
     for _ in range(int(timeout_s / 0.01)):
         if condition():

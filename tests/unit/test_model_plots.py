@@ -46,9 +46,13 @@ def card() -> dict[str, Any]:
     }
 
 
-def test_every_plot_is_drawn_as_a_file(card: dict[str, Any], tmp_path: Path) -> None:
-    for ending in (".png", ".svg"):
-        paths = draw_card(card, tmp_path / "plots", ending)
+@pytest.fixture(scope="module")
+def drawn(card: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return draw_card(card, tmp_path_factory.mktemp("card"))
+
+
+def test_every_plot_is_drawn_as_a_file(card: dict[str, Any], drawn: list[Path], tmp_path: Path) -> None:
+    for paths in (drawn, draw_card(card, tmp_path / "plots", ".svg")):
         assert [path.stem for path in paths] == ["roc", "lift", "calibration", "groups", "loss"]
         assert all(path.stat().st_size > 5_000 for path in paths)
     text = (tmp_path / "plots" / "groups.svg").read_text()
@@ -57,9 +61,8 @@ def test_every_plot_is_drawn_as_a_file(card: dict[str, Any], tmp_path: Path) -> 
     assert "region: unknown" not in text
 
 
-def test_plots_are_the_same_for_the_same_card(card: dict[str, Any], tmp_path: Path) -> None:
-    first, second = (draw_card(card, tmp_path / name) for name in ("one", "two"))
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+def test_plots_are_the_same_for_the_same_card(card: dict[str, Any], drawn: list[Path], tmp_path: Path) -> None:
+    assert [path.read_bytes() for path in drawn] == [path.read_bytes() for path in draw_card(card, tmp_path)]
 
 
 @pytest.mark.parametrize(
