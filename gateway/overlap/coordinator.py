@@ -204,6 +204,7 @@ class Coordinator:
         """
         chain, batch_id = expected.chain, expected.batch.batch_id
         incoming.check()
+        incoming.sync()  # before the lock: several wait for the disk at once
         with self._lock:
             now = self._batch(batch_id)
             if now.position < chain.position:
@@ -240,9 +241,7 @@ class Coordinator:
         """Takes a partner's word on a task. "Done" needs no word: what arrived says it; without that it failed."""
         if self.deltas.report(party, task_id, reason, text, sequence):
             return
-        open_ids = {task.task_id for task in self.epochs.tasks(party)}
-        if task_id in open_ids:
-            self.epochs.fail(task_id, party, reason or Reason.TRUNCATED_STREAM, text)
+        if self.epochs.fail(task_id, party, reason or Reason.TRUNCATED_STREAM, text):
             _log.warning("overlap_task_failed", party=party, reason=reason)
 
     def counts(self, epoch: EpochId) -> Counts:

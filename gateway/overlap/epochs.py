@@ -155,8 +155,8 @@ class Epochs(Protocol):
         """What waits for a partner: in open epochs, and of each origin the first delta that is open."""
         ...
 
-    def fail(self, task_id: str, party: str, reason: str, text: str) -> None:
-        """Records that an open task of a partner failed; one that is done stays done."""
+    def fail(self, task_id: str, party: str, reason: str, text: str) -> bool:
+        """Records that an open task of a partner failed, and whether it was one; one that is done stays done."""
         ...
 
     def reopen(self, epoch: str) -> None:

@@ -110,7 +110,7 @@ class SqlEpochs:
 
     def get(self, epoch: str) -> Epoch | None:
         """See Epochs."""
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             row = db.execute(select(_EPOCHS).where(_EPOCHS.c.epoch == epoch)).mappings().first()
         return Epoch(EpochId(row["epoch"]), pb.EpochPlan.FromString(row["plan"]), row["state"]) if row else None
 
@@ -118,13 +118,13 @@ class SqlEpochs:
         """See Epochs."""
         where = _EPOCHS.c
         query = select(where.epoch).where(where.state == "complete").order_by(where.number.desc()).limit(1)
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             name = db.execute(query).scalar()
         return EpochId(name) if name is not None else None
 
     def names(self, prefix: str) -> set[str]:
         """See Epochs."""
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             rows = db.execute(select(_EPOCHS.c.epoch).where(_EPOCHS.c.epoch.startswith(prefix, autoescape=True)))
             return set(rows.scalars())
 
@@ -137,7 +137,7 @@ class SqlEpochs:
     def closed(self, batch_id: str) -> Batch | None:
         """See Epochs."""
         mine = (_BATCHES.c.batch_id == batch_id) & (_BATCHES.c.sequence > 0)
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             row = db.execute(select(_BATCHES).where(mine, ~_is_open())).mappings().first()
         return _batch(dict(row)) if row else None
 
@@ -145,7 +145,7 @@ class SqlEpochs:
         """See Epochs."""
         where = _BATCHES.c
         base = select(_BATCHES).where(where.epoch == epoch, where.sequence == 0)
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             rows = db.execute(base.order_by(where.origin, where.index, where.label)).mappings()
             return [_batch(dict(row)) for row in rows]
 
@@ -169,14 +169,14 @@ class SqlEpochs:
     def deltas(self, epoch: str) -> list[Delta]:
         """See Epochs."""
         query = select(_DELTAS).where(_DELTAS.c.epoch == epoch).order_by(_DELTAS.c.origin, _DELTAS.c.sequence)
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             return [Delta(**row) for row in db.execute(query).mappings()]
 
     def delta_batches(self, delta: Delta) -> list[Batch]:
         """See Epochs."""
         where = _BATCHES.c
         mine = (where.epoch == delta.epoch) & (where.origin == delta.origin) & (where.sequence == delta.sequence)
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             rows = db.execute(select(_BATCHES).where(mine).order_by(text("rowid"))).mappings()
             return [_batch(dict(row)) for row in rows]
 
@@ -191,7 +191,7 @@ class SqlEpochs:
 
     def open_batches(self) -> set[str]:
         """See Epochs."""
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             return set(db.execute(select(_BATCHES.c.batch_id).where(_is_open())).scalars())
 
     def advance(self, batch_id: str, header: pb.BatchHeader, next_hop: str | None, rejected: int) -> None:
@@ -228,14 +228,15 @@ class SqlEpochs:
         query = select(_TASKS).where(_TASKS.c.party == party, _TASKS.c.state == "open")
         submits = (_TASKS.c.kind == "submit") & _TASKS.c.epoch.in_(opened)
         query = query.where(submits | _TASKS.c.batch_id.in_(ready))
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             return [Task(**row) for row in db.execute(query.order_by(_TASKS.c.kind.desc())).mappings()]
 
-    def fail(self, task_id: str, party: str, reason: str, text: str) -> None:
+    def fail(self, task_id: str, party: str, reason: str, text: str) -> bool:
         """See Epochs."""
         mine = (_TASKS.c.task_id == task_id) & (_TASKS.c.party == party) & (_TASKS.c.state == "open")
         with self._engine.begin() as db:
-            db.execute(update(_TASKS).where(mine).values(state="failed", reason=reason, text=text))
+            failed = db.execute(update(_TASKS).where(mine).values(state="failed", reason=reason, text=text))
+        return bool(failed.rowcount)
 
     def reopen(self, epoch: str) -> None:
         """See Epochs."""
@@ -247,7 +248,7 @@ class SqlEpochs:
     def counts(self, epoch: str) -> Counts:
         """See Epochs."""
         waiting = select(_TASKS).where(_TASKS.c.epoch == epoch, _TASKS.c.state != "done").order_by(_TASKS.c.party)
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             plan = db.execute(select(_EPOCHS.c.plan).where(_EPOCHS.c.epoch == epoch)).scalar_one()
             base = select(_BATCHES.c.position).where(_BATCHES.c.epoch == epoch, _BATCHES.c.sequence == 0)
             positions = list(db.execute(base).scalars())
@@ -270,7 +271,7 @@ class SqlEpochs:
     def replaced(self) -> list[EpochId]:
         """See Epochs."""
         query = select(_EPOCHS.c.epoch).where(_EPOCHS.c.state == "complete").order_by(_EPOCHS.c.number.desc())
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             return [EpochId(name) for name in db.execute(query.offset(1)).scalars()]
 
 

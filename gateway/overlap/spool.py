@@ -47,7 +47,7 @@ class Incoming:
 
     def __init__(self, target: Path, shape: Shape) -> None:
         self._target, self._shape = target, shape
-        self.rows, self.durable_rows = 0, 0
+        self.rows, self.durable_rows, self._synced = 0, 0, -1
         self.low_order: list[int] = []
         self._hash, self._lock, self._open = hashlib.sha256(), threading.Lock(), True
         self._part = target.with_name(f"{target.name}{_PART}")
@@ -98,6 +98,12 @@ class Incoming:
             raise OverlapError(Reason.TRUNCATED_STREAM, item=f"{self.rows} rows, expected {self._shape.rows}")
         if self._hash.digest() != self._shape.digest:
             raise OverlapError(Reason.DIGEST_MISMATCH, item="batch")
+
+    def sync(self) -> None:
+        """Brings what was added to disk."""
+        with self._lock:
+            if self._open:
+                self._sync()
 
     def keep(self) -> None:
         """Makes the batch durable under its name; the points come last, so that they vouch for the handles."""
@@ -150,11 +156,13 @@ class Incoming:
         self.rows += len(points) // self._shape.width
 
     def _sync(self) -> None:
+        if self._synced == self.rows:
+            return
         for file in (self._points, self._handles):
             if file is not None:
                 file.flush()
                 os.fsync(file.fileno())
-        self.durable_rows = self.rows
+        self.durable_rows = self._synced = self.rows
 
 
 class Spool:

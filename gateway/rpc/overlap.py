@@ -26,6 +26,8 @@ from gateway.overlap.epochs import Counts, Task
 from gateway.overlap.links import LinkRelease
 
 MAX_TEXT_CHARS = 200
+GATHER_S = 0.02
+"""Between two looks at the state by one stream: a look costs as much for many batches that moved as for one."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -58,7 +60,7 @@ class OverlapServicer(OverlapServiceServicer):
         self._deltas.listen(self._wake)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._settling: set[asyncio.Task[None]] = set()
-        self._changed = asyncio.Condition()
+        self._changed, self._changes = asyncio.Condition(), 0
         self._moved = 0  # points that came or went, ever: large batches are slow, not stuck
 
     def connected(self) -> list[PartyId]:
@@ -76,15 +78,12 @@ class OverlapServicer(OverlapServiceServicer):
         sent: set[tuple[str, int]] = set()
         try:
             while True:
-                async with self._changed:
-                    tasks = await asyncio.to_thread(self._tasks, party)
-                    waiting = [item for item in tasks if (item[0].task_id, item[0].attempt) not in sent]
-                    if not waiting:
-                        await self._changed.wait()
-                        continue
-                for task, message in waiting:
-                    sent.add((task.task_id, task.attempt))
-                    yield message
+                seen = self._changes
+                for task, message in await asyncio.to_thread(self._tasks, party):
+                    if (task.task_id, task.attempt) not in sent:
+                        sent.add((task.task_id, task.attempt))
+                        yield message
+                await self._wait(seen)
         finally:
             self._deltas.detach(party)
 
@@ -156,6 +155,7 @@ class OverlapServicer(OverlapServiceServicer):
         before: Counts | None = None
         started = moved = self._moved
         while not await asyncio.to_thread(self._coordinator.is_complete, epoch):
+            seen = self._changes
             counts = await asyncio.to_thread(self._coordinator.counts, epoch)
             if counts != before or moved != self._moved:
                 before, moved, moved_at = counts, self._moved, time.monotonic()
@@ -166,7 +166,7 @@ class OverlapServicer(OverlapServiceServicer):
                 await asyncio.to_thread(self._coordinator.finish, epoch)
                 continue
             self._check_alive(counts, time.monotonic() - moved_at)
-            await self._wait(min(1.0, self._connect_timeout_s))
+            await self._wait(seen, min(1.0, self._connect_timeout_s))
         yield pb.BuildIndexResponse(
             epoch=epoch,
             progress=common_pb2.Progress(stage="index", done=1, total=1, text="Index complete"),
@@ -187,6 +187,7 @@ class OverlapServicer(OverlapServiceServicer):
         try:
             told, moved, moved_at = -1, self._moved, time.monotonic()
             while True:
+                seen = self._changes
                 done = [ask for ask in asks if await asyncio.to_thread(deltas.is_done, ask)]
                 if len(done) != told or moved != self._moved:
                     told, moved, moved_at = len(done), self._moved, time.monotonic()
@@ -197,7 +198,7 @@ class OverlapServicer(OverlapServiceServicer):
                     break
                 late = sorted({ask.party for ask in asks} - {ask.party for ask in done})
                 self._check_still(late, time.monotonic() - moved_at)
-                await self._wait(min(1.0, self._connect_timeout_s))
+                await self._wait(seen, min(1.0, self._connect_timeout_s))
         finally:
             for ask in asks:
                 deltas.drop(ask)
@@ -266,14 +267,15 @@ class OverlapServicer(OverlapServiceServicer):
 
     async def _notify(self) -> None:
         async with self._changed:
+            self._changes += 1
             self._changed.notify_all()
 
-    async def _wait(self, at_most_s: float) -> None:
+    async def _wait(self, seen: int, at_most_s: float | None = None) -> None:
+        """Until something changed since ``_changes`` was ``seen``; what comes close together is looked at once."""
+        await asyncio.sleep(GATHER_S)
         async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait(), at_most_s)
-            except TimeoutError:
-                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait_for(lambda: self._changes != seen), at_most_s)
 
 
 def _progress(counts: Counts, points: int) -> list[common_pb2.Progress]:
