@@ -21,7 +21,8 @@ from federation.client.enrolment import LOG_KEY_FILE, Invitation
 from federation.core.clock import Clock
 from federation.core.database import open_database
 from federation.core.errors import ConfigError, Reason
-from federation.core.identity import Role, Subject, load_identity, new_key, private_pem, write_secret
+from federation.core.files import write_secret
+from federation.core.identity import Role, Subject, load_identity, new_key, private_pem
 from federation.core.ids import PartyId
 from federation.policy.load import load_policy, parse_policy
 from federation.policy.policy_set import PolicySet

@@ -15,7 +15,8 @@ import structlog
 from federation.core.clock import Clock
 from federation.core.database import open_database
 from federation.core.errors import EntenteError
-from federation.core.identity import Identity, keep_secret, load_identity
+from federation.core.files import keep_secret
+from federation.core.identity import Identity, load_identity
 from federation.core.ids import PartyId
 from federation.v1 import (
     audit_pb2_grpc,

@@ -20,7 +20,8 @@ from federation.consent.record import Record, build_record, state_of
 from federation.consent.terms import PurposeTerms
 from federation.core.clock import from_text, to_text
 from federation.core.errors import DataError, EntenteError, Reason
-from federation.core.identity import load_identity, write_secret
+from federation.core.files import write_secret
+from federation.core.identity import load_identity
 from federation.core.ids import CustomerId
 from federation.policy.facts import ConsentFact
 

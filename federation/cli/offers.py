@@ -9,7 +9,7 @@ from federation.cli.partner import workplace
 from federation.client.connection import translated
 from federation.core.clock import to_text
 from federation.core.errors import DataError, Reason
-from federation.core.identity import keep_secret
+from federation.core.files import keep_secret
 from federation.core.ids import Handle
 from federation.v1 import offers_pb2 as pb
 

@@ -17,7 +17,8 @@ from federation.client.connection import Connection, translated
 from federation.client.enrolment import copy_policy, enrol, load_invitation, starting_terms
 from federation.core.clock import SystemClock
 from federation.core.errors import ConfigError, EntenteError, Reason
-from federation.core.identity import Role, keep_secret
+from federation.core.files import keep_secret
+from federation.core.identity import Role
 from federation.policy.load import load_policy
 from federation.v1 import enrolment_pb2
 

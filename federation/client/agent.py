@@ -17,7 +17,7 @@ import structlog
 
 from federation.core.clock import Clock, to_text
 from federation.core.errors import EntenteError
-from federation.core.identity import write_secret
+from federation.core.files import write_secret
 
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.2, 5.0
 HEALTHY_S = 10.0

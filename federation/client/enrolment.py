@@ -17,6 +17,7 @@ from federation.client.config import Address, Section
 from federation.client.connection import Connection, translated
 from federation.consent.terms import ConsentTerms, Controller, Notice
 from federation.core.errors import ConfigError, DataError, Reason, TransportError
+from federation.core.files import write_secret
 from federation.core.identity import (
     PARTY_PATTERN,
     Identity,
@@ -27,7 +28,6 @@ from federation.core.identity import (
     new_key,
     private_pem,
     request_id_of,
-    write_secret,
 )
 from federation.core.ids import PartyId
 from federation.policy.specs import PartySpec

@@ -13,7 +13,8 @@ from pathlib import Path
 import structlog
 
 from federation.core.errors import EntenteError, Reason, TrainingError
-from federation.core.identity import Identity, write_secret
+from federation.core.files import write_secret
+from federation.core.identity import Identity
 from federation.training.saved import SavedModel, load_model, verify_model
 from federation.training.signed_card import save_model
 from federation.v1 import models_pb2, training_pb2

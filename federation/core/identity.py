@@ -7,12 +7,9 @@ issued by the given CA, is valid at the given time and names the party. It does 
 refuses revoked certificates at its door; a hop that verifies another partner's signature relies on short lifetimes.
 """
 
-import contextlib
 import functools
 import hashlib
-import os
 import re
-import secrets
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -178,30 +175,6 @@ def request_id_of(key: ec.EllipticCurvePublicKey, subject: Subject) -> str:
     """
     kinds = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     return hashlib.sha256(key.public_bytes(*kinds) + subject.uri.encode()).hexdigest()[:32]
-
-
-def write_secret(path: Path, data: bytes) -> None:
-    """Writes a file that only its owner can read, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
-
-
-def keep_secret(path: Path, size_bytes: int = 32) -> bytes:
-    """Random bytes in a file that only its owner can read: made by the first who asks, the same for all after."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        write_secret(scratch, secrets.token_bytes(size_bytes))
-        with contextlib.suppress(FileExistsError):
-            os.link(scratch, path)  # whole at once, and never over another's
-        scratch.unlink()
-    return path.read_bytes()
 
 
 def load_identity(folder: Path) -> Identity:

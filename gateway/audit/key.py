@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.core.checkpoint import parse_verifier_key, verifier_key
 from federation.core.errors import ConfigError, Reason
-from federation.core.identity import write_secret
+from federation.core.files import write_secret
 
 KEY_FILE = "log.key"
 VERIFIER_FILE = "log.vkey"

@@ -18,7 +18,7 @@ from federation.cli.console import connect, err, out
 from federation.client.connection import Connection
 from federation.core.clock import Clock, to_text
 from federation.core.errors import EntenteError, Reason
-from federation.core.identity import write_secret
+from federation.core.files import write_secret
 from federation.v1 import common_pb2, enrolment_pb2
 from gateway.config import load_gateway_config
 from gateway.demo.processes import Processes

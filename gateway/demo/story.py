@@ -11,7 +11,7 @@ from pathlib import Path
 
 from federation.core.clock import SystemClock, to_text
 from federation.core.errors import ConfigError, Reason
-from federation.core.identity import write_secret
+from federation.core.files import write_secret
 from gateway.demo import steps
 from gateway.demo.enrolling import enrol
 from gateway.demo.processes import Processes

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from federation.core.errors import ConfigError, IdentityError, Reason
-from federation.core.identity import Role, Subject, new_key, private_pem, subject_of, write_secret
+from federation.core.files import write_secret
+from federation.core.identity import Role, Subject, new_key, private_pem, subject_of
 
 CA_DAYS = 3650
 PARTY_DAYS = 30

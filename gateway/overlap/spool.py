@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from federation.core.errors import OverlapError, Reason
+from federation.core.files import sync_folder
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES
 from federation.overlap.blind import CHUNK_ROWS, low_order_rows, row_count
 
@@ -112,7 +113,7 @@ class Incoming:
             _handles(self._part).replace(_handles(self._target))
         self._part.replace(self._target)
         _named(self._part).unlink()
-        _sync_folder(self._target.parent)
+        sync_folder(self._target.parent)
 
     def close(self) -> None:
         """Ends this attempt and leaves what is there to the next one. Harmless when it was done before."""
@@ -238,11 +239,3 @@ def _remove(part: Path) -> None:
 
 def _append(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "ab")
-
-
-def _sync_folder(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

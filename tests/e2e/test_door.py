@@ -18,7 +18,8 @@ from federation.client.connection import Connection, raise_translated, translate
 from federation.core.clock import SystemClock
 from federation.core.database import open_database
 from federation.core.errors import EntenteError, Reason
-from federation.core.identity import Identity, Role, Subject, certificate_request, new_key, write_secret
+from federation.core.files import write_secret
+from federation.core.identity import Identity, Role, Subject, certificate_request, new_key
 from federation.core.ids import PartyId
 from federation.v1 import audit_pb2, audit_pb2_grpc, enrolment_pb2, enrolment_pb2_grpc
 from gateway.identity.authority import PARTY_DAYS, Authority

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from federation.core.clock import SystemClock
-from federation.core.identity import write_secret
+from federation.core.files import write_secret
 from federation.v1 import offers_pb2, policy_pb2
 from tests.kits.two_gateways import Pair, offer, two_gateways
 

@@ -9,6 +9,7 @@ import pytest
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.errors import ConfigError, IdentityError, Reason
+from federation.core.files import write_secret
 from federation.core.identity import (
     Identity,
     Role,
@@ -19,7 +20,6 @@ from federation.core.identity import (
     parse_uri,
     private_pem,
     verify_signed,
-    write_secret,
 )
 from federation.core.ids import PartyId
 from federation.v1 import (

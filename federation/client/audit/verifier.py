@@ -15,7 +15,7 @@ from federation.client.audit.check import AuditReport, LogCheck, locate_by_proof
 from federation.client.audit.files import CHECKPOINT_FILE, ENTRIES_FILE, tiles, verify_folder
 from federation.core.checkpoint import Checkpoint, open_checkpoint, parse_verifier_key
 from federation.core.errors import AuditError, ConfigError, Reason
-from federation.core.identity import write_secret
+from federation.core.files import write_secret
 from federation.v1 import audit_pb2
 from federation.v1.audit_pb2_grpc import AuditServiceStub
 

@@ -50,15 +50,6 @@ def write_rows(path: Path, chunks: Iterable[bytes], width: int) -> Content:
     return Content(size // width, digest.digest())
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
 def shuffled(chunks: Iterable[bytes], scratch: Path, *, rows: int, width: int, random: Random) -> Iterator[bytes]:
     """The same rows in a uniformly random order, one bucket at a time.
 

@@ -15,7 +15,8 @@ from federation.client.overlap.memory import KEY_BYTES, Digests, Memory, Pool, R
 from federation.client.overlap.progress import Progress
 from federation.client.overlap.state import EpochState
 from federation.core.errors import OverlapError, Reason
-from federation.core.identity import Identity, write_secret
+from federation.core.files import write_secret
+from federation.core.identity import Identity
 from federation.overlap.batch import Random
 from federation.overlap.plan import MAX_DELTAS, STATISTICS, SWITCHBOARD, Agreement, labels_of, row_bytes
 from federation.policy.specs import PartySpec

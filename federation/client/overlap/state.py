@@ -33,7 +33,7 @@ from sqlalchemy import (
 from federation.client.overlap.stored import StoredBatch, batches_in, build_whole, remove_batches
 from federation.core.database import open_database
 from federation.core.errors import OverlapError, Reason
-from federation.core.identity import keep_secret, write_secret
+from federation.core.files import keep_secret, write_secret
 from federation.overlap.batch import Chain
 from federation.overlap.plan import INDEX_NAMES, check_epoch_name
 from federation.v1 import overlap_pb2 as pb

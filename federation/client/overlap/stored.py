@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from federation.client.overlap.files import sync_folder
-from federation.core.identity import write_secret
+from federation.core.files import sync_folder, write_secret
 from federation.v1 import overlap_pb2 as pb
 
 

@@ -26,7 +26,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from federation.core.canonical import canonical_json
-from federation.core.identity import Identity, write_secret
+from federation.core.files import write_secret
+from federation.core.identity import Identity
 from federation.training.draws import RandomBytes
 from federation.training.secure_sum import Attempt, RoundKey
 

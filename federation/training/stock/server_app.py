@@ -47,7 +47,7 @@ from google.protobuf.message import DecodeError
 
 from federation.core.clock import Clock, SystemClock, to_text
 from federation.core.errors import ConfigError, DataError, Reason, TrainingError
-from federation.core.identity import write_secret
+from federation.core.files import write_secret
 from federation.privacy.composition import epsilon_of
 from federation.training.flower import ArrayRecord, Context, Grid, ServerApp, to_record
 from federation.training.models import Weights, initial, save_weights, weights_digest

@@ -1,0 +1,39 @@
+"""Files that only their owner can read, on disk when a call returns."""
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    """Writes a file that only its owner can read, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def keep_secret(path: Path, size_bytes: int = 32) -> bytes:
+    """Random bytes in a file that only its owner can read: made by the first who asks, the same for all after."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        write_secret(scratch, secrets.token_bytes(size_bytes))
+        with contextlib.suppress(FileExistsError):
+            os.link(scratch, path)  # whole at once, and never over another's
+        scratch.unlink()
+    return path.read_bytes()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
