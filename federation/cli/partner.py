@@ -126,6 +126,9 @@ def run(config: ConfigOption) -> None:
         def on_progress(run_id: str, done: int, rounds: int, left_s: float) -> None:
             state.set("training", "serving", f"{run_id}: {done} of {rounds} rounds, about {left_s:.0f} s left")
 
+        def revision() -> object:
+            return overlap.epoch(), place.clock.now().date(), place.data.consents.revision()
+
         training = TrainingAgent(
             connection.training,
             data=place.data,
@@ -140,7 +143,7 @@ def run(config: ConfigOption) -> None:
         offers = OfferProposer(connection.offers, place.data, place.handles, place.engine, mask_key)
         parts: dict[str, Part] = {
             "overlap": overlap,
-            "withdrawals": WithdrawalWatch(overlap, place.data.consents.revision),
+            "withdrawals": WithdrawalWatch(overlap, revision),
             "training": training,
             "models": ModelShelf(connection.training, connection.models, place.identity, settings.state),
             "consents": place.consents,

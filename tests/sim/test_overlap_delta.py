@@ -1,5 +1,6 @@
 """Deltas through the whole chain, against plain set arithmetic: who comes, goes, changes a label, withdraws."""
 
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from federation.client.overlap.withdrawals import WithdrawalWatch
 from federation.core.clock import FixedClock
 from federation.core.errors import EntenteError, Reason
 from federation.core.ids import EpochId, Handle, PartyId
@@ -279,6 +281,39 @@ def test_a_label_that_the_policy_declared_later_waits_for_a_new_epoch(world: Wor
     assert counted(world, epoch)[("bank", "insurer", "airline"), ((TIER, "basic"),)] == 1
     world.build()
     assert "gold" in str(counted(world, str(world.coordinator.epochs.newest_complete())))
+
+
+def test_nobody_joins_under_labels_that_the_epoch_lacks_and_withdrawals_go_on(world: World) -> None:
+    """A delta that could never be sent would stand before every later withdrawal."""
+    epoch = world.build()
+    party, bank = world.policy.parties["bank"], world.data["bank"]
+    segments = {"value_tier": ("basic", "high", "gold")}
+    world.policy.parties["bank"] = party.model_copy(update={"segments": segments})
+    add(bank, "B100", "p14", value_tier="basic")
+    assert "label" in refused(Reason.BAD_FIELD, world.update)
+    withdraw(bank, "p6")
+    withdraw(bank, "p14")
+    world.update(withdrawals_only=True)
+    assert counted(world, epoch) == expected(world)
+
+
+def test_who_withdraws_while_an_epoch_is_built_leaves_it_when_it_answers(world: World) -> None:
+    world.build()
+    name, bank = world.coordinator.begin("", "email"), world.data["bank"]
+    world.work()
+    withdraw(bank, "p6")
+    watch = WithdrawalWatch(world.agents["bank"], lambda: (world.agents["bank"].epoch(), bank.consented), 0)
+    ticks = iter([lambda: None, lambda: (world.work(), world.coordinator.finish(name), world.tell())])
+    stop = threading.Event()
+
+    def tick(_: float) -> bool:
+        next(ticks, stop.set)()
+        return False
+
+    stop.wait = tick  # type: ignore[method-assign,assignment]
+    watch.serve(stop)
+    world.work()
+    assert counted(world, name) == expected(world)
 
 
 def test_what_a_partner_remembers_names_nobody(world: World, tmp_path: Path) -> None:

@@ -171,6 +171,11 @@ class OverlapAgent:
             self._send_delta(plan)
             return self._state.last_delta(plan.epoch)
 
+    def epoch(self) -> str:
+        """The newest complete epoch, "" before there is one."""
+        plan = self._state.current()
+        return plan.epoch if plan is not None else ""
+
     def withdraw(self) -> int | None:
         """Sends what was withdrawn from the newest complete epoch; as ``update``, None before there is an epoch."""
         plan = self._state.current()

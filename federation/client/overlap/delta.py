@@ -11,7 +11,9 @@ What the sizes of a delta reveal: to hops and gateway, how many rows came and we
 (the party's ``pad_to`` rounds each batch up, and nothing less hides a single change from hops); to the gateway besides
 which tokens and which handles they are, because it must find them: it sees that a pseudonym changed its label or went,
 and when. If one person alone changes in both indexes at once, the gateway can tell that this token and this handle
-belong together. Many changes in one delta hide that; a withdrawal does not wait for them.
+belong together; so it can where a message about a handle (a consent to offers that ends) comes at the same moment.
+Many changes in one delta hide that; a withdrawal does not wait for them. Neither padding nor two deltas in place of one
+could hide it: the gateway must find what goes, and sees when.
 """
 
 from collections.abc import Iterator, Mapping
@@ -199,6 +201,10 @@ class DeltaBuilder:
                 back[label] = now["place"][mine & known]
             if (mine & ~known).any():
                 comes[label] = rows.take(first[mine & ~known])
+        if back or comes or joins[1]:
+            # Whoever comes, comes with a batch for each declared label: none could be sent for one the epoch lacks.
+            names = labels_of(self._party)
+            label_numbers(tuple(set(names) & set(after.labels)), [*names, *back], np.arange(len(names) + len(back)))
         gone = np.ones(len(before), bool)
         gone[at[same]] = False
         return Changes(replace(after, people=now), before["place"][gone], back, comes, leaves, joins)

@@ -217,9 +217,10 @@ class EpochState:
             place = db.execute(select(_PINNED).select_from(_PLANS).where(_PLANS.c.epoch == epoch)).scalar()
             if place is None or not self._live(db, _PLANS.c.epoch == epoch):
                 return  # it is of no use to a partner that has no part in it, or has gone on
-            self._retire(db, self._live(db, place > _PINNED))
+            self._retire(db, place > _PINNED)
             db.execute(delete(_COMPLETE))
             db.execute(insert(_COMPLETE).values(epoch=epoch))
+        self._remove_retired()
         remove_batches(self._epoch(epoch) / OWN)
 
     def current(self) -> pb.EpochPlan | None:
@@ -238,20 +239,25 @@ class EpochState:
         """
         with self._engine.begin() as db:
             kept = _PLANS.c.epoch.in_(select(_COMPLETE.c.epoch)) | (_PLANS.c.epoch == epoch)
-            self._retire(db, self._live(db, ~kept))
+            self._retire(db, ~kept)
+        self._remove_retired()
 
     def _live(self, db: Connection, which: ColumnElement[bool]) -> list[str]:
         query = select(_PLANS.c.epoch).where(which, _PLANS.c.epoch.not_in(select(_RETIRED.c.epoch)))
         return list(db.execute(query).scalars())
 
-    def _retire(self, db: Connection, epochs: list[str]) -> None:
-        for epoch in epochs:
+    def _retire(self, db: Connection, which: ColumnElement[bool]) -> None:
+        for epoch in self._live(db, which):
             db.execute(insert(_RETIRED).values(epoch=epoch))
-        # What a killed process had retired, too.
-        for epoch in db.execute(select(_RETIRED.c.epoch)).scalars():
-            if self._epoch(epoch).exists():
-                shutil.rmtree(self._epoch(epoch))
-        if epochs:  # batches of others on their way; those of a live epoch are fetched again
+
+    def _remove_retired(self) -> None:
+        """Removes keys once it is durable that no others are made in their place; also what a killed process left."""
+        with self._engine.begin() as db:
+            retired = list(db.execute(select(_RETIRED.c.epoch)).scalars())
+        left = [folder for epoch in retired if (folder := self._epoch(epoch)).exists()]
+        for folder in left:
+            shutil.rmtree(folder)
+        if left:  # batches of others on their way; those of a live epoch are fetched again
             shutil.rmtree(self._folder / "hops", ignore_errors=True)
 
     def hop_folder(self, batch_id: str) -> Path:

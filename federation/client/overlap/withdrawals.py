@@ -30,7 +30,8 @@ class WithdrawalWatch:
 
     Args:
         agent: Sends.
-        revision: Another value whenever any consent changed at this partner, by whatever process.
+        revision: Another value whenever somebody may have withdrawn from what was sent: a consent changed, by whatever
+            process; another epoch is complete, which was built before; a day began, with consents that ended.
         look_every_s: Seconds between two looks.
     """
 
