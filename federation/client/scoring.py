@@ -215,6 +215,7 @@ def _open(out: Path, scratch: Path, names: list[str]) -> Sink:
     if kind is None:
         raise DataError(Reason.BAD_FIELD, item=f"--out {out.name}: .parquet or .csv")
     try:
+        scratch.touch(mode=0o600)  # scores of people: for who asked alone
         return kind(scratch, names)
     except OSError as exc:
         raise DataError(Reason.MISSING_FILE, item=str(out), detail=exc.strerror or "") from exc

@@ -126,6 +126,12 @@ def test_deciles_are_tenths_and_the_first_has_the_best(tmp_path: Path) -> None:
     assert set(rows) == {"customer_id", "score", "decile"}
 
 
+@pytest.mark.parametrize("name", ["scores.csv", "scores.parquet"])
+def test_scores_are_for_their_owner_alone(tmp_path: Path, name: str) -> None:
+    score_customers(make_partner(tmp_path / "bank", 50).data, make_model(), tmp_path / name)
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
 def test_csv_says_the_same_as_parquet(tmp_path: Path) -> None:
     partner, model = make_partner(tmp_path / "bank", 60), make_model()
     for name in ("s.parquet", "s.csv"):
