@@ -23,7 +23,7 @@ app = typer.Typer(
     help="Sell to each other's customers, lawfully and privately. Start with: entente demo",
 )
 gateway_app = typer.Typer(no_args_is_help=True, help="The gateway itself.")
-operator_app = typer.Typer(no_args_is_help=True, help="The operator's work: certificates.")
+operator_app = typer.Typer(no_args_is_help=True, help="The operator's work: certificates, runs on a SuperLink.")
 app.add_typer(gateway_app, name="gateway")
 app.add_typer(operator_app, name="operator")
 for name, part in (

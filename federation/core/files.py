@@ -1,4 +1,4 @@
-"""Files that only their owner can read, on disk when a call returns."""
+"""Files that only their owner can read: whole or not at all, whenever a process is killed."""
 
 import contextlib
 import os
