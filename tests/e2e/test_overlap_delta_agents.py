@@ -36,7 +36,7 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
 
 def ask(gateway: Gateway, cube: str) -> pb.QueryCubeResponse:
     with gateway.connect("mkt", Role.MARKETING) as connection, translated():
-        return connection.overlap.QueryCube(pb.QueryCubeRequest(cube=cube), timeout=30)
+        return connection.overlap.QueryCube(pb.QueryCubeRequest(cube=cube), timeout=60)
 
 
 def update(gateway: Gateway) -> list[pb.UpdateIndexResponse]:

@@ -48,7 +48,7 @@ class Tour:
 
     def in_force(self, which: int) -> str:
         with self.pair.connect("compliance", which) as connection:
-            return connection.policy.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=10).version
+            return connection.policy.GetPolicy(policy_pb2.GetPolicyRequest(), timeout=60).version
 
     def draft(self, name: str, file: str, old: str, new: str) -> str:
         folder = self.folder / name
@@ -66,8 +66,8 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tour]:
         now = SystemClock().now()
         with pair.connect("bank", 0) as bank, pair.connect("insurer", 1) as insurer:
             offers = [offer("bank", person, now) for person in range(3)]
-            bank.offers.ProposeOffers(offers_pb2.ProposeOffersRequest(offers=offers), timeout=30)
-            assert len(insurer.offers.PullInbox(offers_pb2.PullInboxRequest(), timeout=30).offers) == 3
+            bank.offers.ProposeOffers(offers_pb2.ProposeOffersRequest(offers=offers), timeout=60)
+            assert len(insurer.offers.PullInbox(offers_pb2.PullInboxRequest(), timeout=60).offers) == 3
         yield Tour(pair, folder)
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -108,6 +109,7 @@ class Gateway:
         thread = threading.Thread(target=serve, name=party)
         thread.start()
         self._agents.append((connection, thread))
+        self._until(lambda: party in self.servicer.connected() or not thread.is_alive())
         return agent
 
     def detach(self) -> None:
@@ -116,12 +118,19 @@ class Gateway:
         for connection, _ in self._agents:
             connection.close()
         for _, thread in self._agents:
-            thread.join(10)
+            thread.join(60)
         self._agents.clear()
         self.stop_agents.clear()
 
+    @staticmethod
+    def _until(true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not true():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
     def _run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
 
     async def _open(self) -> Any:
         world = self.world
