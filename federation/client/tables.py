@@ -28,10 +28,9 @@ from pandas.api.types import is_numeric_dtype
 from federation.core.errors import DataError, Reason
 
 FileStamp = tuple[int, ...]
-"""Number, size, and times of content and entry, in nanoseconds; equal stamps mean an unchanged file."""
+"""Size, and times of content and entry in nanoseconds; equal stamps mean an unchanged file."""
 _SCAN_BYTES = _BLOCK_BYTES = 1 << 20
-_MAX_HEADER_BYTES = 1 << 16
-_LINE_BYTES = 1 << 16
+_MAX_HEADER_BYTES = _LINE_BYTES = 1 << 16
 """Where every so many bytes have an end of line, no field is longer than the 131,072 characters that ``csv`` takes."""
 _SLOW_ROWS = 8192
 _ENCODED = pa.dictionary(pa.int32(), pa.string())
@@ -44,7 +43,7 @@ def stamp(path: Path) -> FileStamp:
         status = path.stat()
     except OSError as exc:
         raise _missing(path, exc) from exc
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns  # the last one no tool can set
 
 
 def read_table(path: Path, *, required: Collection[str], text: Collection[str], key: str | None = None) -> pd.DataFrame:
