@@ -87,6 +87,16 @@ def test_persons_no_outranks_the_rule(setup: Setup) -> None:
     assert "refused by a person" in propose(agent).refusal.text  # type: ignore[union-attr]
 
 
+def test_persons_no_holds_in_the_middle_of_a_run(setup: Setup) -> None:
+    agent = setup.restart()
+    assert propose(agent) is None
+    Approvals(setup.engine, FixedClock(NOW)).decide(proposal(), proposal_digest(proposal()), approved=False)
+    answer = agent.answer(message("a"))
+    assert answer is not None
+    assert "refused by a person" in answer.refusal.text
+    assert agent.accountant.spent() == 0
+
+
 def test_few_proposals_wait_for_a_person_and_old_ones_make_room(setup: Setup) -> None:
     setup.limits = Limits(training_approval="manual")
     agent = setup.restart()

@@ -7,7 +7,8 @@ every attempt is paid on disk before a row is touched; the same message is never
 answer that was kept is sent again, one that was lost in a crash is paid and drawn anew.
 In a secure sum nothing of this partner alone can be read from its answers, see ``federation.training.secure_sum``.
 Who may be in training is asked again in every round, so a withdrawal holds from the next round on. A run that this
-partner has paused gets no answer from here but that.
+partner has paused gets no answer from here but that, and one that a person here has refused is refused from the next
+message on, however far it is.
 """
 
 import os
@@ -46,6 +47,7 @@ from federation.v1 import training_pb2 as pb
 from federation.v1.training_pb2_grpc import TrainingServiceStub
 
 MAX_WORDS = 200
+BY_PERSON = "refused by a person at this partner"
 _log = structlog.get_logger()
 
 
@@ -186,7 +188,7 @@ class TrainingAgent:
         plan = self._rules.check(proposal)
         match self._approvals.state(plan.run_id, plan.digest):
             case approvals.NO:
-                raise TrainingError(Reason.PROPOSAL_REFUSED, item="refused by a person at this partner")
+                raise TrainingError(Reason.PROPOSAL_REFUSED, item=BY_PERSON)
             case approvals.PENDING if why := self._rules.needs_person(plan):
                 raise TrainingError(Reason.NOT_APPROVED, item=why)
         paid = self.accountant.charged(plan.run_id)
@@ -228,6 +230,8 @@ class TrainingAgent:
         bench = self._bench
         if bench is None or bench.plan.run_id != wire.run_id:
             raise TrainingError(Reason.PROPOSAL_REFUSED, item="no approved proposal for this message")
+        if self._approvals.state(wire.run_id, bench.plan.digest) == approvals.NO:
+            raise TrainingError(Reason.PROPOSAL_REFUSED, item=BY_PERSON)
         message = unpack(wire.message, item="gateway")
         message_id = message.metadata.message_id
         if not 0 < len(message_id) <= 128:
