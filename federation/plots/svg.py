@@ -17,6 +17,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 # Colours that stand for the page's CSS variables.
 INK, MUTED, FAINT, PAPER = "#010203", "#020304", "#030405", "#040506"
@@ -127,8 +128,10 @@ def to_file(figure: Figure, path: Path) -> None:
         path: Ends in .svg or .png.
     """
     figure.draw_without_rendering()  # ticks take their colours when they are laid out
-    for artist in figure.findobj():
-        for name in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
+    artists = figure.findobj()
+    artists += [box for text in artists if isinstance(text, Text) and (box := text.get_bbox_patch()) is not None]
+    for artist in artists:
+        for name in ("color", "facecolor", "edgecolor", "hatchcolor", "markerfacecolor", "markeredgecolor"):
             read, write = getattr(artist, f"get_{name}", None), getattr(artist, f"set_{name}", None)
             if read is not None and write is not None:
                 _recolour(read, write)

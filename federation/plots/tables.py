@@ -17,6 +17,8 @@ from federation.v1 import overlap_pb2 as pb
 
 UNKNOWN = "unknown"
 NO_LABEL = "no label"
+LABEL_LETTERS = 40
+"""As many fit side by side under a heat map; more are written aslant."""
 
 
 def draw_answer(answer: pb.QueryCubeResponse, path: Path) -> None:
@@ -163,7 +165,8 @@ def heat_map(table: CrossTable) -> Figure:
             axes.text(x, y, f"{cell.count.count:,}", ha="center", va="center", fontsize=11)
     axes.set_xlim(-0.5, len(table.column_values) - 0.5)
     axes.set_ylim(len(table.row_values) - 0.5, -0.5)
-    axes.set_xticks(range(len(table.column_values)), list(table.column_values))
+    crowded = max(map(len, table.column_values)) * len(table.column_values) > LABEL_LETTERS
+    axes.set_xticks(range(len(table.column_values)), list(table.column_values), rotation=30 if crowded else 0)
     axes.set_yticks(range(len(table.row_values)), list(table.row_values))
     axes.set_xlabel(table.column_name)
     axes.set_ylabel(table.row_name)
