@@ -222,6 +222,9 @@ def demo(
     emit(as_json, {"report": str(report_file)}, lambda: out.print(f"\nReport: [bold]{report_file}[/]"))
 
 
+INTERRUPTED = 130
+
+
 def main() -> None:
     """Entry point: runs the command; an error ends it with a message and an exit code of its kind."""
     try:
@@ -232,9 +235,10 @@ def main() -> None:
     except OSError as error:  # a folder that cannot be written, a full disk
         report(DataError(Reason.MISSING_FILE, item=str(error.filename or ""), detail=error.strerror or str(error)))
         sys.exit(3)
-    except KeyboardInterrupt:
-        err.print("Interrupted; run the same command again to continue.")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer made it of the KeyboardInterrupt
+            err.print("Interrupted; run the same command again.")
+        raise
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("gateway", "federation"):

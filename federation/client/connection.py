@@ -99,7 +99,9 @@ def raise_translated(exc: grpc.RpcError) -> NoReturn:
     code = exc.code() if isinstance(exc, grpc.Call) else None
     text = (exc.details() if isinstance(exc, grpc.Call) else "") or ""
     fix = "Check the address, that the gateway runs, and that this certificate is the alliance's and still valid."
-    raise TransportError(Reason.UNAVAILABLE, item=str(code or "no answer"), detail=text[:300], fix=fix) from exc
+    raise TransportError(
+        Reason.UNAVAILABLE, item=f"gateway: {code.name if code else 'no answer'}", detail=text[:300], fix=fix
+    ) from exc
 
 
 @contextmanager
