@@ -100,7 +100,7 @@ class PublicSet:
             DataError: MISSING_COLUMN, or BAD_FIELD where there are fewer than two rows of a label.
         """
         try:
-            self._rows(judge)
+            judge.schema.encode(dict.fromkeys(self.columns, ()), judge.features)  # no rows: many may be proposed
             need_both(self._labels(judge)[0])
         except DataError as exc:
             raise DataError(exc.reason, item=f"the gateway's evaluation set: {exc.item}") from exc
