@@ -9,8 +9,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import PartnerConfig
 from federation.client.overlap.batches import BatchBuilder
-from federation.client.overlap.data import Data, Handles
+from federation.client.overlap.data import Data, Handles, allowed
 from federation.client.overlap.delta import DeltaBuilder
+from federation.client.overlap.labels import columns_read
 from federation.client.overlap.memory import KEY_BYTES, Digests, Memory, Pool, Recorder
 from federation.client.overlap.progress import Progress
 from federation.client.overlap.state import EpochState
@@ -53,6 +54,8 @@ class OwnBatches:
     ) -> None:
         self._state, self._identity, self._data, self._handles = state, identity, data, handles
         self._config, self._policy, self._progress, self._random = config, policy, progress, random
+        # By whether only for withdrawals: at which delta of which epoch what was compared last.
+        self._compared: dict[bool, tuple[tuple[object, ...], tuple[object, ...]]] = {}
 
     @property
     def _party(self) -> PartySpec:
@@ -80,6 +83,28 @@ class OwnBatches:
             DataError: the partner's files are not usable.
             OverlapError: BAD_FIELD for a label that the epoch does not have; TOO_LARGE after ``MAX_DELTAS``.
         """
+        files = self._files(withdrawals_only)
+        last, known = self._compared.get(withdrawals_only, ((), ()))
+        same = len(files) == len(known) and all(one is other for one, other in zip(files, known, strict=True))
+        if same and last == (plan.epoch, self._state.last_delta(plan.epoch)):
+            return
+        self._compare(plan, withdrawals_only=withdrawals_only)
+        last = (plan.epoch, self._state.last_delta(plan.epoch))
+        self._compared[True] = last, files[:2]
+        if not withdrawals_only:
+            self._compared[False] = last, files
+
+    def _files(self, withdrawals_only: bool) -> tuple[object, ...]:
+        """What the partner's files, consents and rules say now: other objects where it may be something else.
+
+        Asked for before they are compared with what was sent: what changes meanwhile is another object next time.
+        """
+        party = self._party
+        eligible = [allowed(self._data, party, index) for index in (STATISTICS, SWITCHBOARD)]
+        derived = not withdrawals_only and set(columns_read(party)) != set(party.columns)
+        return (*eligible, *([self._data.holdings()] if derived else []))
+
+    def _compare(self, plan: pb.EpochPlan, *, withdrawals_only: bool) -> None:
         memory = Memory.load(self._state.memory(plan.epoch))
         digests = Digests(self._state.secret(plan.epoch, KEY_BYTES))
         with closing(Pool(self._state.folder(plan.epoch), row_bytes(plan), memory.rows)) as pool:
