@@ -18,11 +18,15 @@ LONGEST = (
     "e2e/test_story.py",
     "e2e/test_training_resume.py",
     "e2e/test_consent_two_gateways.py",
+    "sim/test_overlap_delta_crashes.py",
+    "sim/test_question_attacks.py",
     "sim/test_flower_simulation.py",
-    "sim/test_overlap_delta.py",
-    "sim/test_audit_bounds.py",
+    "sim/test_question_crashes.py",
     "sim/test_training_kills.py",
     "sim/test_training_control.py",
+    "sim/test_overlap_delta.py",
+    "sim/test_audit_bounds.py",
+    "sim/test_overlap_epoch.py",
     "sim/test_question_consistency.py",
 )
 """With several workers a file is played by one: the longest begin first, so that none is alone at the end."""
