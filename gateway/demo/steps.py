@@ -149,10 +149,8 @@ def offers(stage: Stage) -> tuple[Story, str]:
         reasons=readings.count_reasons(refused),
         examples=tuple(examples),
     )
-    codes = len({reason.code for example in examples for reason in example.reasons})
-    line = (
-        f"{summary.permitted} of {summary.proposed} offers permitted; {codes} kinds of refusal, each with its reason."
-    )
+    kinds = len(summary.reasons)
+    line = f"{summary.permitted} of {summary.proposed} offers permitted; {kinds} kinds of refusal at the gateway."
     return replace(stage.story, offers=summary), line
 
 
