@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from federation.client.overlap.people import People
 from federation.core.errors import OverlapError, Reason
+from federation.core.files import write_secret
 from federation.core.ids import Handle
 from federation.overlap.blind import CHUNK_ROWS
 
@@ -75,9 +76,9 @@ class Memory:
 
     def save(self, folder: Path) -> None:
         """Keeps it in a new folder, durably."""
-        _write(folder / _ABOUT, json.dumps({"labels": self.labels, "rows": self.rows}).encode())
+        write_secret(folder / _ABOUT, json.dumps({"labels": self.labels, "rows": self.rows}).encode())
         for name in _TABLES:
-            _write(folder / f"{name}.table", getattr(self, name).tobytes())
+            write_secret(folder / f"{name}.table", getattr(self, name).tobytes())
 
     @classmethod
     def load(cls, folder: Path) -> "Memory":
@@ -243,10 +244,3 @@ def label_numbers(labels: tuple[str, ...], names: Sequence[str], chosen: Table) 
         item = "a label that the policy declared after this epoch was built"
         raise OverlapError(Reason.BAD_FIELD, item=item, fix="Build a new epoch.")
     return found
-
-
-def _write(path: Path, data: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
