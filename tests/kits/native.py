@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from federation.overlap import native
+from federation.overlap.native import texts
 
 PATHS = ("native", "portable")
 
@@ -29,12 +30,15 @@ def taking(path: str) -> Iterator[None]:
         else:
             patch.delenv(native.SWITCH, raising=False)
             need_kernel()
-        native.load_kernel.cache_clear()
+        for load in (native.load_kernel, texts.load_texts):
+            load.cache_clear()
         try:
             assert (native.load_kernel() is None) == (path == "portable")
+            assert (texts.load_texts() is None) == (path == "portable")
             yield
         finally:
-            native.load_kernel.cache_clear()
+            for load in (native.load_kernel, texts.load_texts):
+                load.cache_clear()
 
 
 def compile_or_skip(*arguments: str) -> None:

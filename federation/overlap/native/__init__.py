@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import structlog
@@ -45,9 +46,10 @@ class Kernel:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         address, size = ctypes.c_void_p, ctypes.c_size_t
-        self._blind = _function(library, "entente_blind", ctypes.c_char_p, address, address, address, size)
-        self._map = _function(library, "entente_map_to_curve", address, address, size)
-        self._hash = _function(library, "entente_hash_to_field", address, address, ctypes.c_char_p, size, address, size)
+        self._blind = function_of(library, "entente_blind", ctypes.c_char_p, address, address, address, size)
+        self._map = function_of(library, "entente_map_to_curve", address, address, size)
+        hash_to_field = (address, address, ctypes.c_char_p, size, address, size)
+        self._hash = function_of(library, "entente_hash_to_field", *hash_to_field)
 
     def blind(self, points: bytes, scalar: bytes) -> tuple[bytes, list[int]]:
         """X25519 of every point, and the rows of low order, which are zero.
@@ -137,9 +139,10 @@ def _try_to_load(path: Path) -> tuple[Kernel | None, str]:
     return kernel, ""
 
 
-def _function(library: ctypes.CDLL, name: str, *arguments: type) -> Callable[..., None]:
-    function: Callable[..., None] = getattr(library, name)
-    function.argtypes, function.restype = arguments, None  # type: ignore[attr-defined]
+def function_of(library: ctypes.CDLL, name: str, *arguments: type, result: type | None = None) -> Callable[..., Any]:
+    """A function of the library, which returns nothing unless ``result`` says what."""
+    function: Callable[..., Any] = getattr(library, name)
+    function.argtypes, function.restype = arguments, result  # type: ignore[attr-defined]
     return function
 
 

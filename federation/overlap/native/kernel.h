@@ -1,5 +1,6 @@
 /* What the library does, for whoever loads or tests it. Rows are 32 bytes, one after another; nothing is allocated, and
-   any number of threads may call at once. All functions but entente_supported need a processor that it says yes to. */
+   any number of threads may call at once. The first three functions below need a processor that entente_supported says yes
+   to; those about texts, at the end, need none. */
 #ifndef ENTENTE_KERNEL_H
 #define ENTENTE_KERNEL_H
 
@@ -22,5 +23,21 @@ void entente_map_to_curve(const uint8_t *elements, uint8_t *out, size_t count);
    tag is DST_prime: the domain separation tag and, as its last byte, the tag's length; tag_bytes is at most 256. */
 void entente_hash_to_field(const uint8_t *messages, const uint64_t *ends, const uint8_t *tag, size_t tag_bytes,
                            uint8_t *elements, size_t count);
+
+/* out[i] = SipHash-2-4, 16 bytes, of text i, which is texts[offsets[i] .. offsets[i + 1]], where offsets never falls. */
+void entente_digest_texts(const uint8_t key[16], const uint8_t *texts, const int32_t *offsets, uint8_t *out,
+                          size_t count);
+
+/* The same of every line of a text that ends with a line, without the line's end ("\n" or "\r\n"); ends[i] is where the
+   next line begins. There must be fewer than 2^32 bytes and no more than most_lines lines. Returns how many there are, or
+   -1 where one is empty, longer than most_bytes, or holds a quote, a zero or another carriage return. */
+int64_t entente_digest_lines(const uint8_t key[16], const uint8_t *text, size_t bytes, size_t most_bytes, uint8_t *out,
+                             uint32_t *ends, size_t most_lines);
+
+/* at[i] = where digest wanted[i] is among others, or -1; where it is there several times, at one of its places. table is
+   memory to work in: table_size is a power of two and at least twice count, which is below 2^30. The digests must be such
+   that nobody can choose their first bytes. */
+void entente_find(const uint8_t *wanted, size_t wanted_count, const uint8_t *among, size_t count, int32_t *table,
+                  size_t table_size, int32_t *at);
 
 #endif
