@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
 from federation.client.consent.book import ConsentBook
-from federation.client.tables import FileStamp, read_columns, read_header, read_table, stamp
+from federation.client.digests import IN_PROCESS, Table, are_unique
+from federation.client.lines import Column, Derived, Reading, scan_lines
+from federation.client.tables import FileStamp, check_key, read_columns, read_header, read_table, stamp
 from federation.core.clock import Clock
 from federation.core.ids import CustomerId
 from federation.policy.facts import ConsentFact, Decision, Facts, Given
@@ -34,6 +36,7 @@ _NO_REASON = Given("default", "no_reason", "The policy gave no reason.")
 
 
 _MAX_ANSWERS = 16
+_MAX_NUMBER = 1 << 62
 T = TypeVar("T")
 
 
@@ -89,6 +92,20 @@ class _Answer:
     eligible: Eligible
 
 
+@dataclass(frozen=True)
+class _Regions:
+    """Everybody in the file: id, its digest in this process, and the number of the region."""
+
+    ids: pa.Array
+    digests: Table
+    region: NDArray[np.int32]
+    names: list[str]
+
+    def region_of(self, row: int) -> str | None:
+        """Where a customer lives, None where that is unknown."""
+        return self.names[self.region[row]] or None
+
+
 def refuses(objection: ConsentFact | None) -> bool:
     """Whether a person refuses automated marketing, by the person's record for it; without one nobody does."""
     return objection is not None and objection.status != "given"
@@ -107,7 +124,9 @@ class PartnerData:
 
     def __init__(self, config: DataConfig, party: str, policy: OwnPolicy, consents: ConsentBook, clock: Clock) -> None:
         self.config, self.party, self.policy, self.consents, self.clock = config, party, policy, consents, clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what is kept may be made of what is kept
+        self._region_names: dict[str, int] = {}
+        self._customers = self.derived((config.columns.region,), (), self._derive_regions)
         self._tables: dict[tuple[Path, str], tuple[FileStamp, object]] = {}
         self._answers: dict[tuple[object, ...], _Answer] = {}
 
@@ -153,6 +172,29 @@ class PartnerData:
         wanted = (key, *names, *(name for name in optional if name in there))
         return read_columns(path, required=tuple(dict.fromkeys(wanted)), key=key)
 
+    def derived(
+        self,
+        names: Sequence[str],
+        optional: Sequence[str],
+        derive: Callable[[pa.RecordBatch], tuple[Sequence[Column], Sequence[Column]]],
+    ) -> Derived:
+        """Columns that follow from each line of the customers' file alone.
+
+        Args:
+            names: Columns of the file that are needed beside the id.
+            optional: Columns that ``derive`` gets where they are there.
+            derive: See ``lines.Derived``.
+        """
+        path, key = self.config.customers, self.config.columns.id
+
+        def look(before: Reading | None, whole: bool) -> Reading:
+            lines = None if whole else self._cached(path, "lines", lambda: scan_lines(path))
+            there = () if not optional else lines.names if lines is not None else read_header(path)
+            wanted = (key, *names, *(name for name in optional if name in there))
+            return Reading(path, tuple(dict.fromkeys(wanted)), lines, before)
+
+        return Derived(look, derive)
+
     def eligible(
         self,
         purpose: str,
@@ -182,12 +224,13 @@ class PartnerData:
             known = self._answers.get(request)
         if known is not None and known.revision == revision and known.since <= at < known.until:
             return known.eligible
-        customers, region = self._regions()
+        everybody = self._regions()
+        customers = everybody.ids
         consents, sensitive, objections = (
-            self.consents.standing(customers, name, at)
+            self.consents.standing(customers, everybody.digests, name, at)
             for name in (purpose, purpose + SENSITIVE_SUFFIX, OBJECTION_PURPOSE)
         )
-        group, first = _groups(np.asarray(region.indices), consents.classes, sensitive.classes, objections.classes)
+        group, first = _groups(everybody.region, consents.classes, sensitive.classes, objections.classes)
         permitted = np.zeros(len(first), bool)
         refused: Counter[str] = Counter()
         reasons: dict[str, Given] = {}
@@ -201,7 +244,7 @@ class PartnerData:
                     recipient=recipient,
                     at=at,
                     channel=channel,
-                    subject_region=region[row].as_py() or None,
+                    subject_region=everybody.region_of(row),
                     consent=consents.fact(row),
                     fields=fields,
                     sensitive_consent=sensitive.fact(row),
@@ -224,20 +267,30 @@ class PartnerData:
 
     def region(self, customer_id: CustomerId) -> str | None:
         """Country of residence, None where unknown."""
-        customers, regions = self._regions()
-        row = pc.index(customers, customer_id).as_py()
-        return regions[row].as_py() or None if row >= 0 else None
+        everybody = self._regions()
+        row = pc.index(everybody.ids, customer_id).as_py()
+        return everybody.region_of(row) if row >= 0 else None
 
-    def _regions(self) -> tuple[pa.Array, pa.DictionaryArray]:
+    def _regions(self) -> "_Regions":
         """Id and region of every customer."""
 
-        def read() -> tuple[pa.Array, pa.DictionaryArray]:
-            names = self.config.columns
-            table = self.columns((names.region,))
-            ids, regions = (table[name].combine_chunks() for name in (names.id, names.region))
-            return ids, regions.dictionary_encode()
+        def read() -> _Regions:
+            ids, digests, blank, region = self._customers.read().columns
+            if blank.any() or not are_unique(digests):
+                check_key(self.config.customers, ids.to_pandas().rename(self.config.columns.id))
+            return _Regions(ids, digests, region, list(self._region_names))
 
         return self._cached(self.config.customers, "regions", read)
+
+    def _derive_regions(self, batch: pa.RecordBatch) -> tuple[list[Column], list[Column]]:
+        ids, regions = (batch[name] for name in (self.config.columns.id, self.config.columns.region))
+        encoded = regions.dictionary_encode()
+        numbers = [
+            self._region_names.setdefault(name, len(self._region_names)) for name in encoded.dictionary.to_pylist()
+        ]
+        region = np.array(numbers, np.int32)[np.asarray(encoded.indices)]
+        blank = np.asarray(pc.equal(pc.utf8_trim_whitespace(ids), ""))
+        return [ids, IN_PROCESS.of(ids), blank, region], []
 
     def _cached(self, path: Path, what: str, read: Callable[[], T]) -> T:
         with self._lock:
@@ -253,12 +306,21 @@ def _groups(*columns: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.i
 
     Numbers are given out in the order of the rows.
     """
-    number = np.zeros(len(columns[0]), np.int64)
+    number, most = np.zeros(len(columns[0]), np.int64), 1
     for column in columns:
-        # Dense again after each column, so that the product stays below the square of the rows.
-        mixed = number * (int(column.max(initial=-1)) + 2) + column + 1
-        number = np.asarray(pa.array(mixed).dictionary_encode().indices, dtype=np.int64)
+        width = int(column.max(initial=-1)) + 2
+        if most * width > _MAX_NUMBER:
+            number = _dense(number)
+            most = int(number.max(initial=0)) + 1
+        if width > 1:  # else nobody has any
+            number = number * width + (column + 1)
+            most *= width
+    number = _dense(number)
     return number, np.flatnonzero(np.diff(np.maximum.accumulate(number), prepend=-1))
+
+
+def _dense(numbers: NDArray[np.int64]) -> NDArray[np.intp]:
+    return np.asarray(pa.array(numbers).dictionary_encode().indices, dtype=np.int64)
 
 
 def _midnight_after(at: datetime) -> datetime:

@@ -4,37 +4,29 @@ Guarantees that every row has as many fields as the header, that quoting is well
 that required columns are there. Errors name the file, the row (the header is row 1, as a spreadsheet counts) or the
 column, and never a value.
 
-Speed. Arrow reads a plain file (see ``_plain_header``) many times as fast as ``csv``, but is not as strict about quotes
-and empty lines. So it reads only what has neither, and whatever it stumbles over is read again, slowly, to say what is
+Speed. Arrow reads plain files (see ``plain``), and whatever it stumbles over is read again, slowly, to say what is
 wrong: the answer is always the slow reader's.
 """
 
-import codecs
 import collections
 import contextlib
 import csv
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TextIO
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 from pandas.api.types import is_numeric_dtype
 
+from federation.client.plain import column_types, is_even, plain_batches, plain_header
 from federation.core.errors import DataError, Reason
 
 FileStamp = tuple[int, ...]
 """Size, and times of content and entry in nanoseconds; equal stamps mean an unchanged file."""
-_SCAN_BYTES = _BLOCK_BYTES = 1 << 20
-_MAX_HEADER_BYTES = _LINE_BYTES = 1 << 16
-"""Where every so many bytes have an end of line, no field is longer than the 131,072 characters that ``csv`` takes."""
 _SLOW_ROWS = 8192
-_ENCODED = pa.dictionary(pa.int32(), pa.string())
-_RETURN, _LINE_END = b"\r\n"
 
 
 def stamp(path: Path) -> FileStamp:
@@ -42,7 +34,7 @@ def stamp(path: Path) -> FileStamp:
     try:
         status = path.stat()
     except OSError as exc:
-        raise _missing(path, exc) from exc
+        raise missing(path, exc) from exc
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns  # the last one no tool can set
 
 
@@ -59,8 +51,8 @@ def read_table(path: Path, *, required: Collection[str], text: Collection[str], 
     Raises:
         DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW.
     """
-    header = _plain_header(path)
-    if header is None or not _is_even(path, header):
+    header = _plain(path)
+    if header is None or not is_even(path, header):
         with _opened(path) as file:
             rows = _checked(path, file)
             header = next(rows)
@@ -80,7 +72,7 @@ def read_table(path: Path, *, required: Collection[str], text: Collection[str], 
         if column in chosen or not is_numeric_dtype(table[column]):
             table[column] = table[column].fillna("").astype(str)
     if key is not None:
-        _check_key(path, table[key])
+        check_key(path, table[key])
     return table
 
 
@@ -124,13 +116,13 @@ def read_batches(
         DataError: as ``read_rows``, and as there only when the row is reached.
     """
     done = 0
-    types = {column: _ENCODED if column in encoded else pa.string() for column in required}
-    header = _plain_header(path)
+    types = column_types(required, encoded)
+    header = _plain(path)
     if header is not None:
         for column in required:
             _place(path, header, column)
         try:
-            for batch in _plain_batches(path, header, types):
+            for batch in plain_batches(path, header, types):
                 done += len(batch)
                 yield batch
         except pa.ArrowInvalid:
@@ -161,7 +153,7 @@ def read_columns(path: Path, *, required: Sequence[str], key: str | None = None)
     if key is not None:
         keys = table[key]
         if len(pc.unique(keys)) != len(keys) or pc.any(pc.equal(pc.utf8_trim_whitespace(keys), "")).as_py():
-            _check_key(path, keys.to_pandas().rename(key))
+            check_key(path, keys.to_pandas().rename(key))
     return table
 
 
@@ -171,75 +163,18 @@ def _opened(path: Path) -> Iterator[TextIO]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield file
     except OSError as exc:
-        raise _missing(path, exc) from exc
+        raise missing(path, exc) from exc
     except UnicodeDecodeError:
         _decode(path)  # which says where
         raise
 
 
-def _plain_header(path: Path) -> list[str] | None:
-    """The header of a file of which Arrow reads what ``csv`` would read: text without quotes, zeros or empty lines.
-
-    None for any other file, also one with very long lines. Rows of another width than the header's Arrow finds itself.
-    """
+def _plain(path: Path) -> list[str] | None:
+    """The header of a file for Arrow, None for any other. Raises DataError (MISSING_FILE)."""
     try:
-        with path.open("rb") as file:
-            first = file.readline(_MAX_HEADER_BYTES)
-            file.seek(0)
-            header = first.decode("utf-8-sig").rstrip("\r\n").split(",")
-            # A row of one column that is empty cannot be told from an empty line.
-            usable = len(header) > 1 and first.endswith(b"\n") and "" not in header and len(set(header)) == len(header)
-            return header if usable and _is_plain(file) else None
+        return plain_header(path)
     except OSError as exc:
-        raise _missing(path, exc) from exc
-    except UnicodeDecodeError:
-        return None
-
-
-def _is_plain(file: BinaryIO) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    tail = b"\n"
-    while chunk := file.read(_SCAN_BYTES):
-        piece = tail + chunk
-        if b'"' in chunk or b"\0" in chunk or b"\n\n" in piece or (b"\r" in piece and _is_odd(piece)):
-            return False
-        if any(chunk.find(b"\n", at - _LINE_BYTES, at) < 0 for at in range(_LINE_BYTES, len(chunk) + 1, _LINE_BYTES)):
-            return False
-        if not chunk.isascii() or decoder.getstate()[0]:
-            decoder.decode(chunk)
-        tail = piece[-2:]
-    decoder.decode(b"", final=True)
-    return not tail.endswith(b"\r")
-
-
-def _is_odd(piece: bytes) -> bool:
-    """Whether there is an empty line, or an end of line that is not one everywhere."""
-    view = np.frombuffer(piece, np.uint8)
-    at = np.flatnonzero(view == _RETURN)
-    before, after = at[at > 0] - 1, at[at < len(view) - 1] + 1
-    return bool((view[after] != _LINE_END).any() or (view[before] == _LINE_END).any())
-
-
-def _plain_batches(path: Path, header: list[str], types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-    reader = pyarrow.csv.open_csv(
-        path,
-        read_options=pyarrow.csv.ReadOptions(column_names=header, skip_rows=1, block_size=_BLOCK_BYTES),
-        parse_options=pyarrow.csv.ParseOptions(quote_char=False, double_quote=False, ignore_empty_lines=False),
-        convert_options=pyarrow.csv.ConvertOptions(
-            include_columns=list(types), column_types=types, strings_can_be_null=False
-        ),
-    )
-    with reader:
-        yield from reader
-
-
-def _is_even(path: Path, header: list[str]) -> bool:
-    """Whether Arrow finds every row of a plain file as wide as its header."""
-    try:
-        collections.deque(_plain_batches(path, header, {header[0]: pa.string()}), maxlen=0)
-    except pa.ArrowInvalid:
-        return False
-    return True
+        raise missing(path, exc) from exc
 
 
 def _place(path: Path, header: list[str], column: str) -> int:
@@ -252,7 +187,7 @@ def _decode(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as exc:
-        raise _missing(path, exc) from exc
+        raise missing(path, exc) from exc
     except UnicodeDecodeError as exc:
         raise _broken(path, exc.object.count(b"\n", 0, exc.start) + 1, "not UTF-8") from exc
 
@@ -284,7 +219,8 @@ def _without_zeros(path: Path, lines: Iterable[str]) -> Iterator[str]:
         yield line
 
 
-def _check_key(path: Path, keys: "pd.Series[str]") -> None:
+def check_key(path: Path, keys: "pd.Series[str]") -> None:
+    """Raises DataError (BROKEN_ROW) where a key is empty or there twice; the series has the name of its column."""
     bad = (keys.str.strip() == "") | keys.duplicated()
     if bad.any():
         raise _broken(path, int(bad.to_numpy().argmax()) + 2, f"{keys.name} is empty or not unique")
@@ -294,6 +230,7 @@ def _broken(path: Path, row: int, what: str) -> DataError:
     return DataError(Reason.BROKEN_ROW, item=f"{path.name}, row {row}: {what}")
 
 
-def _missing(path: Path, exc: OSError) -> DataError:
+def missing(path: Path, exc: OSError) -> DataError:
+    """What to raise for a file that cannot be read."""
     fix = "Check the paths under `data` in partner.yaml."
     return DataError(Reason.MISSING_FILE, item=path.name, detail=f"{path}: {exc.strerror}", fix=fix)

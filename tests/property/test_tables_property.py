@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from federation.client import tables
+from federation.client import plain
 from federation.client.tables import read_batches, read_rows
 from federation.core.errors import DataError
 
@@ -46,13 +46,13 @@ def test_both_readers_give_the_same_rows_or_the_same_error(
 
 @given(st.integers(0, 200), st.binary(max_size=12))
 def test_what_is_odd_is_found_wherever_a_block_ends(at: int, odd: bytes) -> None:
-    scan, block = tables._SCAN_BYTES, tables._BLOCK_BYTES
-    tables._SCAN_BYTES, tables._BLOCK_BYTES = 16, 64
+    scan, block = plain._SCAN_BYTES, plain._BLOCK_BYTES
+    plain._SCAN_BYTES, plain._BLOCK_BYTES = 16, 64
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "table.csv"
-            plain = b"x,y\n" + b"aaaa,bbb\n" * 22
-            path.write_bytes(plain[:at] + odd + plain[at:])
+            text = b"x,y\n" + b"aaaa,bbb\n" * 22
+            path.write_bytes(text[:at] + odd + text[at:])
             assert outcome([], path) == outcome(None, path)
     finally:
-        tables._SCAN_BYTES, tables._BLOCK_BYTES = scan, block
+        plain._SCAN_BYTES, plain._BLOCK_BYTES = scan, block

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 from sqlalchemy import Boolean, Column, Connection, Engine, Integer, MetaData, String, Table, func, select
 
 from federation.client.consent.imported import ImportedConsents, from_row, to_row
-from federation.client.consent.layers import EARLIEST, Overlaid, newer, standing, stated
-from federation.client.consent.register import NOTHING, Numbers, Statements, read_register
+from federation.client.consent.layers import EARLIEST, Overlaid, States, newer, standing, stated
+from federation.client.consent.register import NOTHING, Numbers, Register, Statements
+from federation.client.digests import Table as Digests
 from federation.client.tables import FileStamp, stamp
 from federation.consent.statements import STATUSES
 from federation.core.clock import Clock
@@ -81,6 +82,7 @@ class ConsentBook:
         self._imported_facts: dict[str, dict[str, ConsentFact]] = {}  # by purpose, as they are asked for
         self._lock = threading.Lock()
         self._stamp: FileStamp | None = None
+        self._register = Register(path)
         self._file: dict[str, Statements] = {}  # by purpose
         self._overlay = _Overlay(0, {})
         metadata.create_all(engine)
@@ -110,11 +112,12 @@ class ConsentBook:
             self._read_changes()
             return self._stamp, self._overlay.last, self._imported.changes()
 
-    def standing(self, customers: pa.Array, purpose: str, at: datetime) -> Standing:
+    def standing(self, customers: pa.Array, digests: Digests, purpose: str, at: datetime) -> Standing:
         """The states of customers' consents for one purpose, for decisions at a time.
 
         Args:
             customers: Ids, each once.
+            digests: Of them, in this process.
             purpose: For example "overlap_statistics".
             at: Now.
 
@@ -122,7 +125,7 @@ class ConsentBook:
             DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW.
         """
         base, layer = self._layers(purpose)
-        positions = base.positions(customers)
+        positions = base.positions(digests)
         classes = base.classes(positions, at)
         changed: dict[int, ConsentFact | None] = {}
         if layer is not None:
@@ -141,8 +144,8 @@ class ConsentBook:
         times = [base.next_change(at), *(layer.times() if layer is not None else ())]
         return Standing(classes, fact_of, min((time for time in times if time is not None and time > at), default=None))
 
-    def for_purpose(self, purpose: str) -> Mapping[str, ConsentFact]:
-        """All states for one purpose, by customer id, as of now; the mapping does not follow later changes.
+    def for_purpose(self, purpose: str) -> States:
+        """All states for one purpose as of now; they do not follow later changes.
 
         Raises:
             DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW.
@@ -233,7 +236,7 @@ class ConsentBook:
         now = stamp(self._path)
         if now == self._stamp:
             return
-        self._file, self._stamp = read_register(self._path), now
+        self._file, self._stamp = self._register.read(), now
 
     def _read_imported(self, purpose: str) -> None:
         """Reads the imported states for a purpose if they changed. Needs the lock."""

@@ -2,46 +2,48 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Protocol
 
 from federation.policy.facts import ConsentFact
 
 EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
-class Overlaid(Mapping[str, ConsentFact]):
+class States(Protocol):
+    """The states of consents for one purpose."""
+
+    def get(self, customer: str) -> ConsentFact | None:
+        """One customer's, None where nothing is on file."""
+        ...
+
+
+class Overlaid:
     """File, imports and local changes as one, without copying any."""
 
     def __init__(
         self,
-        layers: tuple[Mapping[str, ConsentFact], Mapping[str, ConsentFact], Mapping[str, ConsentFact]],
+        layers: tuple[States, Mapping[str, ConsentFact], Mapping[str, ConsentFact]],
         now: datetime,
         judge: Callable[[ConsentFact], ConsentFact],
     ) -> None:
-        self._layers, self._now, self._judge = layers, now, judge
+        self._file, self._others, self._now, self._judge = layers[0], layers[1:], now, judge
 
-    def __getitem__(self, key: str) -> ConsentFact:
-        base, imported, local = self._layers
-        fact = standing(base.get(key), imported.get(key), local.get(key), self._now)
-        if fact is None:
-            raise KeyError(key)
-        return self._judge(fact)
+    def get(self, customer: str) -> ConsentFact | None:
+        """See States."""
+        imported, local = self._others
+        fact = standing(self._file.get(customer), imported.get(customer), local.get(customer), self._now)
+        return None if fact is None else self._judge(fact)
 
     def changed(self) -> list[str]:
         """Customers of whom not only the file says something."""
-        _, imported, local = self._layers
+        imported, local = self._others
         return list({*imported, *local})
 
     def times(self) -> Iterator[datetime | None]:
         """All times in what not only the file says."""
-        for layer in self._layers[1:]:
+        for layer in self._others:
             for fact in set(layer.values()):
                 yield from (fact.given_at, fact.expires_at)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(set().union(*self._layers))
-
-    def __len__(self) -> int:
-        return len(set().union(*self._layers))
 
 
 def stated(fact: ConsentFact) -> datetime:

@@ -1,14 +1,14 @@
-"""The partner's consent file in memory: some twenty bytes and the customer's id for each statement, by purpose.
+"""The partner's consent file in memory: some forty bytes for each statement, by purpose.
 
 A register has a row for every customer and purpose, and most rows say one of few things at one of many times. So what
-is said (all but the times) is kept once, and a statement is a number, two times and an id, in columns; a fact
-is made when somebody asks for it. Of several statements of one person for one purpose the newest stands, of two equally
-old ones the stricter, else the last.
+is said (all but the times) is kept once, and a statement is a number, two times and a digest of the customer's id, in
+columns; a fact is made when somebody asks for it. Of several statements of one person for one purpose the newest
+stands, of two equally old ones the stricter, else the last. A file that changed is parsed where its lines are new
+(``lines``).
 """
 
-import bisect
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from federation.client.tables import read_batches
+from federation.client.digests import DIGEST, IN_PROCESS, Table, are_unique, find, halves, numbered
+from federation.client.lines import Column, Derived, Reading, scan_lines
 from federation.consent.statements import FIELDS, FLAGS, STATUSES, microseconds
 from federation.core.clock import from_text
 from federation.core.errors import DataError
@@ -41,22 +42,40 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class _Rows:
     """Statements in the order of the file."""
 
-    ids: pa.Array
+    customers: Table
     kind: Numbers
     given: Times
     until: Times
 
 
-class Statements(Mapping[str, ConsentFact]):
-    """What stands in the file for one purpose, by customer id. Safe to share between threads."""
+class Statements:
+    """What stands in the file for one purpose. Safe to share between threads."""
 
-    def __init__(self, rows: _Rows, kinds: list[ConsentFact]) -> None:
+    def __init__(self, rows: _Rows, kinds: Sequence[ConsentFact]) -> None:
         self._rows, self._kinds = _standing(rows, kinds), kinds
 
-    def positions(self, ids: pa.Array) -> Numbers:
-        """Where the statement of each customer is, -1 where there is none."""
-        found = pc.index_in(ids, value_set=self._rows.ids)
-        return np.asarray(found.fill_null(-1), dtype=np.int32)
+    def __len__(self) -> int:
+        return len(self._rows.kind)
+
+    def get(self, customer: str) -> ConsentFact | None:
+        """One customer's statement, None where there is none."""
+        first, order = self._sorted
+        digest = IN_PROCESS.of(pa.array([customer], pa.string()))
+        start, stop = (int(np.searchsorted(first, halves(digest)[0], side=side)[0]) for side in ("left", "right"))
+        same = (int(at) for at in order[start:stop] if self._rows.customers[at] == digest[0])
+        position = next(same, None)
+        return None if position is None else self.fact(position)
+
+    def positions(self, customers: Table) -> Numbers:
+        """Where the statement of each customer is, by digest in this process; -1 where there is none."""
+        return np.asarray(find(customers, self._rows.customers), np.int32)
+
+    @functools.cached_property
+    def _sorted(self) -> tuple[Table, Table]:
+        """The first half of every digest in order, and whose it is."""
+        first, _ = halves(self._rows.customers)
+        order = np.argsort(first)
+        return first[order], order
 
     def fact(self, position: int) -> ConsentFact:
         """The statement at a position."""
@@ -83,51 +102,49 @@ class Statements(Mapping[str, ConsentFact]):
         later = [int(times[times > moment].min()) for times in (rows.given, rows.until) if (times > moment).any()]
         return _time(min(later)) if later else None
 
-    def __getitem__(self, customer: str) -> ConsentFact:
-        ids, order = self._rows.ids, self._order
-        at = bisect.bisect_left(order, customer, key=lambda position: str(ids[int(position)].as_py()))
-        if at == len(order) or ids[int(order[at])].as_py() != customer:
-            raise KeyError(customer)
-        return self.fact(int(order[at]))
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows.ids.to_pylist())
+class Register:
+    """The consent file. Not for several threads."""
 
-    def __len__(self) -> int:
-        return len(self._rows.ids)
+    def __init__(self, path: Path) -> None:
+        self._numbers: dict[tuple[str, ...], int] = {}
+        self._kinds: list[ConsentFact] = []
+        self._purposes: dict[str, int] = {}
+        encoded = frozenset({*_SAID, *_TIMES})
 
-    @functools.cached_property
-    def _order(self) -> NDArray[np.uint64]:
-        """Positions sorted by id. Arrow sorts UTF-8 by bytes, which is Python's order of the text."""
-        return np.asarray(pc.array_sort_indices(self._rows.ids))
+        def look(before: Reading | None, whole: bool) -> Reading:
+            return Reading(path, FIELDS, None if whole else scan_lines(path), before, encoded=encoded)
 
+        self._derived = Derived(look, self._derive)
 
-def read_register(path: Path) -> dict[str, Statements]:
-    """The consent file, by purpose.
+    def read(self) -> dict[str, Statements]:
+        """What stands in it now, by purpose.
 
-    Raises:
-        DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW.
-    """
-    numbers: dict[tuple[str, ...], int] = {}
-    kinds: list[ConsentFact] = []
-    parts: dict[str, list[_Rows]] = {}
-    for batch in read_batches(path, required=FIELDS, encoded={*_SAID, *_TIMES}):
+        Raises:
+            DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW.
+        """
+        purpose, customers, kind, given, until = self._derived.read().columns
+        found = {}
+        for name, number in self._purposes.items():
+            mine = purpose == number
+            if mine.all():
+                found[name] = Statements(_Rows(customers, kind, given, until), self._kinds)
+            elif mine.any():
+                found[name] = Statements(_Rows(customers[mine], kind[mine], given[mine], until[mine]), self._kinds)
+        return found
+
+    def _derive(self, batch: pa.RecordBatch) -> tuple[list[Column], list[Column]]:
         combination, first = _combinations([batch[name] for name in _SAID])
-        kind_of = np.empty(len(first), np.int32)
-        purposes = []
+        kind_of, purpose_of = np.empty(len(first), np.int32), np.empty(len(first), np.int32)
         for number, row in enumerate(first.tolist()):
             purpose, *said = (batch[name][row].as_py() for name in _SAID)
-            purposes.append(purpose)
-            if tuple(said) not in numbers:
-                numbers[tuple(said)] = len(kinds)
-                kinds.append(_kind(*said))
-            kind_of[number] = numbers[tuple(said)]
-        given, until = (_read_times(batch[name]) for name in _TIMES)
-        rows = _Rows(batch["customer_id"], kind_of[combination], given, until)
-        for purpose in dict.fromkeys(purposes):
-            mine = np.array([other == purpose for other in purposes])[combination]
-            parts.setdefault(purpose, []).append(rows if mine.all() else _take(rows, np.flatnonzero(mine)))
-    return {purpose: Statements(_joined(some), kinds) for purpose, some in parts.items()}
+            purpose_of[number] = self._purposes.setdefault(purpose, len(self._purposes))
+            if tuple(said) not in self._numbers:
+                self._numbers[tuple(said)] = len(self._kinds)
+                self._kinds.append(_kind(*said))
+            kind_of[number] = self._numbers[tuple(said)]
+        times = [_read_times(batch[name]) for name in _TIMES]
+        return [purpose_of[combination], IN_PROCESS.of(batch["customer_id"]), kind_of[combination], *times], []
 
 
 def _combinations(columns: list[pa.DictionaryArray]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -180,31 +197,19 @@ def _time(value: int) -> datetime | None:
     return None if value == UNREADABLE else _EPOCH + timedelta(microseconds=value)
 
 
-def _standing(rows: _Rows, kinds: list[ConsentFact]) -> _Rows:
+def _standing(rows: _Rows, kinds: Sequence[ConsentFact]) -> _Rows:
     """One statement for each customer: the newest, of equally old ones the stricter, of equal ones the last."""
-    if len(person := rows.ids.dictionary_encode()) == len(person.dictionary):
+    if are_unique(rows.customers):
         return rows
     strict = np.array([kind.status != "given" for kind in kinds])[rows.kind]
     # An unreadable time counts against consent.
     when = np.where((rows.given == UNREADABLE) & strict, np.iinfo(np.int64).max, rows.given)
-    who = np.asarray(person.indices)
+    who = numbered(rows.customers)
     order = np.lexsort((np.arange(len(who)), strict, when, who))
     last = np.append(np.diff(who[order]) != 0, True)
-    return _take(rows, np.sort(order[last]))
+    at = np.sort(order[last])
+    return _Rows(rows.customers[at], rows.kind[at], rows.given[at], rows.until[at])
 
 
-def _take(rows: _Rows, at: NDArray[np.intp]) -> _Rows:
-    return _Rows(rows.ids.take(pa.array(at)), rows.kind[at], rows.given[at], rows.until[at])
-
-
-def _joined(parts: list[_Rows]) -> _Rows:
-    return _Rows(
-        pa.concat_arrays([part.ids for part in parts]),
-        np.concatenate([part.kind for part in parts]),
-        np.concatenate([part.given for part in parts]),
-        np.concatenate([part.until for part in parts]),
-    )
-
-
-NOTHING = Statements(_Rows(pa.array([], pa.string()), np.empty(0, np.int32), *[np.empty(0, np.int64)] * 2), [])
+NOTHING = Statements(_Rows(np.empty(0, DIGEST), np.empty(0, np.int32), *[np.empty(0, np.int64)] * 2), [])
 """Of a purpose that the file does not know."""

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from federation.client.consent.book import ConsentBook
 from federation.client.data import PartnerData
+from federation.client.digests import IN_PROCESS
 from federation.client.report.columns import (
     FeatureReport,
     IdentifierReport,
@@ -163,7 +164,7 @@ def _coverage(
     found = []
     for purpose, category in USES:
         may = data.eligible(purpose, category, GATEWAY, fields=learned if category == LEARNING else frozenset())
-        standing = consents.standing(ids, purpose, at)
+        standing = consents.standing(ids, IN_PROCESS.of(ids), purpose, at)
         classes, first, number = np.unique(standing.classes, return_index=True, return_inverse=True)
         states = [_state(standing.fact(int(row)), at) for row in first]
         cells = np.bincount(number.reshape(-1) * max(len(words), 1) + region, minlength=len(classes) * len(words))

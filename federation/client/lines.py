@@ -1,0 +1,313 @@
+"""Readings of a CSV file that changes a little from time to time: what follows from lines that were there is kept.
+
+A reading keeps a keyed digest of every line. The next one finds by digest where each of its lines was, and only those
+that are new need to be parsed. Whoever reads derives values from each line alone, and carries over those of lines that
+were there before (``Derived``). So the result is what parsing the whole file gives, wherever lines were added, taken
+out, changed or moved.
+
+Digests are SipHash with 128 bits under a key that a process makes for itself: nobody can make two lines that are taken
+for each other. Where the library for digests is missing, or the file is not plain (``plain``), every reading is of the
+whole file. Errors in a file are found and named as ``tables.read_batches`` does.
+
+Memory: 24 bytes a line.
+"""
+
+import codecs
+import mmap
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from federation.client.digests import KEY_BYTES
+from federation.client.plain import MAX_HEADER_BYTES, column_types, plain_batches, plain_names
+from federation.client.tables import FileStamp, missing, read_batches, stamp
+from federation.overlap.native.texts import MAX_LINE_BYTES, Digests, TextKernel, load_texts
+
+_CHUNK_BYTES = 1 << 22
+_KEY = os.urandom(KEY_BYTES)
+_LINE_END = ord("\n")
+_FEW = 0.5
+"""Where more lines than this share are new, the whole file is parsed: that is no slower."""
+_LONG_RUN = 32
+"""Rows that stand together, on average, where copying them together is faster than one by one."""
+Places = NDArray[np.int32]
+Column = Any
+"""A ``pa.Array`` or an array of numpy."""
+
+
+class FileMoved(Exception):  # noqa: N818 - no fault: the reader begins anew
+    """A file changed while it was read."""
+
+
+class _NotPlain(Exception):  # noqa: N818 - no fault
+    """The lines of a file cannot be told apart by their ends alone."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The lines of a plain file at one moment, without the header."""
+
+    names: tuple[str, ...]
+    stamp: FileStamp
+    digests: Digests
+    starts: NDArray[np.uint64]
+    """Where each line begins in the file, and where the last one ends."""
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+
+class Reading:
+    """One look at a file.
+
+    Args:
+        path: The file.
+        required: The columns to return.
+        lines: Its lines, None where they are not known.
+        before: An earlier look at it.
+        encoded: Columns that are returned as dictionary and indices.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        required: Sequence[str],
+        lines: Lines | None,
+        before: "Reading | None" = None,
+        *,
+        encoded: frozenset[str] = frozenset(),
+    ) -> None:
+        self._path, self._required, self._encoded, self.lines = path, tuple(required), encoded, lines
+        self.was = self._was(before)
+
+    def nothing(self) -> pa.RecordBatch:
+        """No rows, of the columns."""
+        types = column_types(self._required, self._encoded)
+        return pa.record_batch([pa.array([], kind) for kind in types.values()], schema=pa.schema(types))
+
+    def fresh(self) -> Iterator[pa.RecordBatch]:
+        """What is new, in the order of the file: all lines where ``was`` is None.
+
+        Raises:
+            DataError: as ``tables.read_batches``.
+            FileMoved: the file is another than it was when this reading began.
+        """
+        if self.was is not None:
+            yield from self.rows(np.flatnonzero(self.was < 0))
+            return
+        done = 0
+        for batch in read_batches(self._path, required=self._required, encoded=self._encoded):
+            done += len(batch)
+            yield batch
+        if self.lines is not None and (done != len(self.lines) or stamp(self._path) != self.lines.stamp):
+            self.lines = None  # what was read may be of another moment than the digests
+
+    def rows(self, places: NDArray[np.intp]) -> Iterator[pa.RecordBatch]:
+        """Some lines, by place, rising. Only where ``lines`` are known.
+
+        Raises:
+            FileMoved: they are not there any more, or not as they were; or one cannot be parsed.
+        """
+        lines, kernel = self.lines, load_texts()
+        if lines is None or kernel is None:
+            raise FileMoved
+        if not len(places):
+            return
+        text = self._text(lines, places)
+        found = kernel.digest_lines(text, _KEY)
+        if found is None or found[0].tobytes() != lines.digests[places].tobytes():
+            raise FileMoved
+        try:
+            yield from plain_batches(pa.py_buffer(text), lines.names, column_types(self._required, self._encoded))
+        except pa.ArrowInvalid as exc:
+            raise FileMoved from exc
+
+    def _was(self, before: "Reading | None") -> Places | None:
+        """Where each line was in the reading before, -1 for new ones; None where all are to be parsed."""
+        kernel, lines = load_texts(), self.lines
+        if before is None or before.lines is None or lines is None or kernel is None:
+            return None
+        if (before.lines.names, before._required) != (lines.names, self._required):
+            return None
+        was = kernel.find(lines.digests, before.lines.digests)
+        return was if np.count_nonzero(was < 0) <= _FEW * len(was) else None
+
+    def _text(self, lines: Lines, places: NDArray[np.intp]) -> bytes:
+        first = np.flatnonzero(np.diff(places, prepend=-2) != 1)  # lines that stand together are copied together
+        last = np.append(first[1:], len(places)) - 1
+        starts, ends = lines.starts[places[first]].tolist(), lines.starts[places[last] + 1].tolist()
+        try:
+            with self._path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+                parts = [text[start:end] for start, end in zip(starts, ends, strict=True)]
+        except (OSError, ValueError) as exc:  # gone, or emptied
+            raise FileMoved from exc
+        if not parts[-1].endswith(b"\n"):
+            parts.append(b"\n")
+        return b"".join(parts)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What follows from a file now."""
+
+    columns: tuple[Column, ...]
+    """A value for every line."""
+    extras: tuple[Column, ...]
+    """What is not kept, of the lines that were parsed: all of them where ``whole``."""
+    whole: bool
+    rows: Callable[[NDArray[np.intp]], Iterator[pa.RecordBatch]]
+    """Parses some lines again, as ``Reading.rows``."""
+
+
+class Derived:
+    """Columns that follow from the lines of a file, each value of them from one line alone. Not for several threads.
+
+    Args:
+        look: Makes a reading after an earlier one; the second argument asks for one of the whole file.
+        derive: Makes, from rows, columns of equal length and always of the same types, and some more that are not kept.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[Reading | None, bool], Reading],
+        derive: Callable[[pa.RecordBatch], tuple[Sequence[Column], Sequence[Column]]],
+    ) -> None:
+        self._look, self._derive = look, derive
+        self._known: tuple[Reading, tuple[Column, ...]] | None = None
+
+    def read(self) -> Look:
+        """The columns as the file is now.
+
+        Raises:
+            DataError: as ``tables.read_batches``, and what ``derive`` raises; then nothing is known any more.
+        """
+        known, self._known = self._known, None
+        reading = self._look(known[0] if known is not None else None, False)
+        try:
+            found = self._found(reading, known[1] if known is not None else ())
+        except FileMoved:
+            reading = self._look(None, True)
+            found = self._found(reading, ())
+        self._known = (reading, found.columns) if reading.lines is not None else None
+        return found
+
+    def _found(self, reading: Reading, known: tuple[Column, ...]) -> Look:
+        parts = [self._derive(batch) for batch in reading.fresh()] or [self._derive(reading.nothing())]
+        columns, extras = ([*zip(*some, strict=True)] for some in zip(*parts, strict=True))
+        if reading.was is None:
+            kept = tuple(joined(some) for some in columns)
+        else:
+            kept = tuple(map(Carrying(reading.was), known, columns))
+        return Look(kept, tuple(joined(some) for some in extras), reading.was is None, reading.rows)
+
+
+class Carrying:
+    """Puts values of rows that were there before and of rows that are new into the order of a file.
+
+    Args:
+        was: Where each row was, -1 where it is new.
+    """
+
+    def __init__(self, was: Places) -> None:
+        self._place = was.astype(np.int64)
+        new = np.flatnonzero(was < 0)
+        self._place[new] = np.arange(-len(new), 0)  # from behind: new ones come after the old ones
+        first = np.flatnonzero(np.diff(self._place, prepend=-(len(was) + 2)) != 1)
+        self._runs = list(zip(first.tolist(), [*first[1:].tolist(), len(was)], strict=True))
+
+    def __call__(self, old: Column, new: Sequence[Column]) -> Column:
+        """The values of all rows.
+
+        Args:
+            old: Those of the rows before.
+            new: Those of the new rows, in parts.
+        """
+        fresh = joined(new)
+        if len(self._runs) * _LONG_RUN > len(self._place):
+            both = joined([old, fresh])
+            place = np.where(self._place < 0, self._place + len(both), self._place)
+            return both.take(pa.array(place)) if isinstance(both, pa.Array) else both[place]
+        parts = []
+        for start, stop in self._runs:
+            at = int(self._place[start])
+            source, at = (old, at) if at >= 0 else (fresh, at + len(fresh))
+            parts.append(source[at : at + stop - start])
+        return joined(parts or [old[:0]])
+
+
+def joined(parts: Sequence[Column]) -> Column:
+    """Parts of a column, one after another; at least one."""
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], pa.Array):
+        return pa.concat_arrays(parts)
+    return np.concatenate(parts)
+
+
+def scan_lines(path: Path) -> Lines | None:
+    """The lines of a file; None where it is not plain, or where the library is missing.
+
+    Raises:
+        DataError: MISSING_FILE.
+    """
+    kernel = load_texts()
+    if kernel is None:
+        return None
+    now = stamp(path)
+    try:
+        with path.open("rb") as file:
+            head = file.readline(MAX_HEADER_BYTES)
+            names = plain_names(head) if b'"' not in head and b"\0" not in head else None
+            if names is None:
+                return None
+            digests, starts, at = [np.empty(0, "V16")], [np.array([len(head)], np.uint64)], len(head)
+            for text in _whole_lines(file):
+                found, ends = _digested(kernel, text)
+                digests.append(found)
+                starts.append(at + ends.astype(np.uint64))
+                at += len(text)
+    except OSError as exc:
+        raise missing(path, exc) from exc
+    except (UnicodeDecodeError, _NotPlain):
+        return None
+    return Lines(tuple(names), now, np.concatenate(digests), np.concatenate(starts))
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[memoryview]:
+    """The rest of a file in pieces that end with a line, each valid until the next one is asked for.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8.
+        _NotPlain: a line is very long.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    buffer, left = bytearray(_CHUNK_BYTES + MAX_LINE_BYTES + 1), 0
+    view = memoryview(buffer)
+    while size := file.readinto(view[left : left + _CHUNK_BYTES]):  # type: ignore[attr-defined]
+        new, size = view[left : left + size], left + size
+        if (np.frombuffer(new, np.int8) < 0).any() or decoder.getstate()[0]:
+            decoder.decode(new)
+        cut = buffer.rfind(b"\n", 0, size) + 1
+        if cut:
+            yield view[:cut]
+        left = size - cut
+        if left > MAX_LINE_BYTES:
+            raise _NotPlain
+        view[:left] = bytes(view[cut:size])
+    decoder.decode(b"", final=True)
+    if left:
+        buffer[left] = _LINE_END
+        yield view[: left + 1]
+
+
+def _digested(kernel: TextKernel, text: memoryview) -> tuple[Digests, NDArray[np.uint32]]:
+    found = kernel.digest_lines(text, _KEY)
+    if found is None:
+        raise _NotPlain
+    return found

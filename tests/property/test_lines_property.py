@@ -1,0 +1,169 @@
+"""A file that is read again, where it changed, gives what reading all of it gives, whatever was done to it."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from federation.client import lines
+from federation.client.digests import IN_PROCESS, find
+from federation.client.lines import Derived, FileMoved, Reading, scan_lines
+from federation.client.tables import read_rows
+from federation.core.errors import DataError
+from tests.kits.native import need_kernel, taking
+
+PATHS = st.sampled_from(["native", "portable"])
+FIELDS = st.sampled_from(["", "a", "b", "c", " d ", "é", "NA"])
+ODD = st.sampled_from(['"q"', '"', "a\rb", "\0", "x,y"])
+LINE = st.tuples(FIELDS, FIELDS).map(",".join)
+# Mostly plain lines: what is not plain is read the slow way each time.
+FILE = st.tuples(
+    st.sampled_from(["x,y", "x,y", "x,y", "y,x", "x,y,z", "x,x"]),
+    st.lists(st.one_of(*[LINE] * 12, ODD), max_size=12),
+    st.sampled_from(["\n", "\n", "\r\n"]),
+    st.booleans(),
+)
+
+
+def write(path: Path, header: str, rows: list[str], end: str, closed: bool) -> None:
+    text = end.join([header, *rows]) + (end if closed else "")
+    path.write_bytes(text.encode())
+
+
+def open_derived(path: Path, parsed: list[int]) -> Derived:
+    def look(before: Reading | None, whole: bool) -> Reading:
+        return Reading(path, ("x", "y"), None if whole else scan_lines(path), before)
+
+    def derive(batch: pa.RecordBatch) -> tuple[Sequence[object], Sequence[object]]:
+        parsed.append(len(batch))
+        return [batch["x"], np.array([len(text) for text in batch["y"].to_pylist()], np.int32)], [batch["y"]]
+
+    return Derived(look, derive)
+
+
+def outcome(derived: Derived) -> tuple[list[object], str]:
+    try:
+        look = derived.read()
+    except DataError as exc:
+        return [], f"{exc.reason} {exc.item}"
+    texts, sizes = look.columns
+    if not look.whole:
+        places = np.arange(0, len(texts), 2)
+        again = [row for batch in look.rows(places) for row in batch["x"].to_pylist()]
+        assert again == texts.take(pa.array(places)).to_pylist()
+    return list(zip(texts.to_pylist(), sizes.tolist(), strict=True)), ""
+
+
+def expected(path: Path) -> tuple[list[object], str]:
+    try:
+        return [(x, len(y)) for x, y in read_rows(path, required=("x", "y"))], ""
+    except DataError as exc:
+        return [], f"{exc.reason} {exc.item}"
+
+
+@settings(deadline=None)
+@given(PATHS, st.lists(FILE, min_size=1, max_size=5))
+@example("native", [("x,y", ["a,a"] * 9, "\n", True), ("x,y", ["a,a"] * 9 + ["b,b"], "\r\n", False)])
+@example("native", [("x,y", ["a,b", "c,d", "a,c", "b,b"], "\n", True), ("x,y", ["c,d", "b,b", "a,b"], "\n", True)])
+def test_each_reading_is_that_of_the_whole_file(path: str, files: list[tuple[str, list[str], str, bool]]) -> None:
+    with taking(path), tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "table.csv"
+        derived = open_derived(file, [])
+        for content in files:
+            write(file, *content)
+            assert outcome(derived) == expected(file)
+
+
+EDITS = st.lists(
+    st.tuples(st.sampled_from(["drop", "add", "move", "again"]), st.integers(0, 400), st.integers(0, 400)), max_size=12
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(EDITS)
+def test_only_what_is_new_is_parsed(edits: list[tuple[str, int, int]]) -> None:
+    need_kernel()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "table.csv"
+        rows = [f"row {number},{number}" for number in range(400)]
+        write(file, "x,y", rows, "\n", closed=True)
+        parsed: list[int] = []
+        derived = open_derived(file, parsed)
+        derived.read()
+        for number, (what, somewhere, to) in enumerate(edits):
+            at = somewhere % len(rows)
+            known, parsed[:] = set(rows), []
+            if what == "drop":
+                del rows[at]
+            elif what == "add":
+                rows.insert(at, f"new {number},0")
+            elif what == "move":
+                rows.insert(to % len(rows), rows.pop(at))
+            else:
+                rows.insert(to % len(rows), rows[at])
+            write(file, "x,y", rows, "\n", closed=number % 2 == 0)
+            assert outcome(derived) == expected(file)
+            assert sum(parsed) == len([row for row in rows if row not in known])
+
+
+def test_a_file_that_moves_while_it_is_read_is_read_anew(tmp_path: Path) -> None:
+    need_kernel()
+    file = tmp_path / "table.csv"
+    rows = [f"{number},a" for number in range(40)]
+    write(file, "x,y", rows, "\n", closed=True)
+    first = scan_lines(file)
+    reading = Reading(file, ("x", "y"), first)
+    assert sum(map(len, reading.fresh())) == 40
+    write(file, "x,y", [*rows[:-1], "39,b"], "\n", closed=True)
+    for places in ([39], [3, 39]):
+        try:
+            list(reading.rows(np.array(places)))
+        except FileMoved:
+            continue
+        raise AssertionError("it gave a line that is not there any more")
+    assert sum(map(len, reading.rows(np.array([0, 1, 7])))) == 3
+    file.unlink()
+    try:
+        list(reading.rows(np.array([0])))
+    except FileMoved:
+        return
+    raise AssertionError("it gave a line of a file that is not there")
+
+
+@given(st.lists(st.integers(0, 12), max_size=30), st.lists(st.integers(0, 12), max_size=30), PATHS)
+def test_finding_is_that_of_a_dictionary(wanted: list[int], among: list[int], path: str) -> None:
+    with taking(path):
+        digests = IN_PROCESS.of(pa.array([f"text {number}" for number in range(13)]))
+        found = find(digests[np.array(wanted, np.intp)], digests[np.array(among, np.intp)]).tolist()
+    assert [at >= 0 for at in found] == [number in among for number in wanted]
+    assert all(among[at] == number for number, at in zip(wanted, found, strict=True) if at >= 0)
+
+
+@given(st.lists(st.text(max_size=40), max_size=30))
+def test_both_paths_give_the_same_digests(texts: list[str]) -> None:
+    need_kernel()
+    column = pa.array(texts, pa.string())
+    with taking("portable"):
+        portable = IN_PROCESS.of(column)
+    assert portable.tobytes() == IN_PROCESS.of(column).tobytes()
+
+
+def test_a_piece_may_end_anywhere(tmp_path: Path) -> None:
+    need_kernel()
+    file, size = tmp_path / "table.csv", lines._CHUNK_BYTES
+    text = "x,y\n" + "é,b\naaaa,b\r\n" * 20
+    file.write_text(text, newline="")
+    whole = scan_lines(file)
+    assert whole is not None
+    try:
+        for lines._CHUNK_BYTES in range(1, 40):
+            pieces = scan_lines(file)
+            assert pieces is not None
+            assert pieces.digests.tobytes() == whole.digests.tobytes()
+            assert pieces.starts.tolist() == whole.starts.tolist()
+    finally:
+        lines._CHUNK_BYTES = size
