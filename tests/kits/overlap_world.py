@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from federation.client.config import DataConfig, PartnerConfig
+from federation.client.lines import Look
 from federation.client.overlap.agent import OverlapAgent
+from federation.client.overlap.people import Derive
 from federation.core.clock import Clock
 from federation.core.errors import DataError, OverlapError, Reason
 from federation.core.identity import Identity, Role, Subject, new_key
@@ -77,6 +79,23 @@ class Eligible:
 
 
 @dataclass
+class _Derived:
+    """Reads everything each time."""
+
+    data: "Data"
+    names: tuple[Sequence[str], Sequence[str]]
+    derive: Derive
+
+    def read(self) -> Look:
+        table = self.data.columns(*self.names)
+        [batch] = table.to_batches() or [
+            pa.record_batch([pa.array([], kind) for kind in table.schema.types], schema=table.schema)
+        ]
+        columns, extras = self.derive(batch)
+        return Look(tuple(columns), tuple(extras), True, lambda _rows: iter(()))
+
+
+@dataclass
 class Data:
     """A partner's rows; ``consented`` names who may be in each use."""
 
@@ -90,6 +109,9 @@ class Data:
         found |= {name: self.table[name] for name in (*names, *optional) if name in self.table.columns}
         texts = {name: ["" if pd.isna(value) else str(value) for value in found[name]] for name in found}
         return pa.table({name: pa.array(values, pa.string()) for name, values in texts.items()})
+
+    def derived(self, names: Sequence[str], optional: Sequence[str], derive: Derive) -> Any:
+        return _Derived(self, (names, optional), derive)
 
     def holdings(self) -> pd.DataFrame:
         raise AssertionError("nothing is derived from holdings")

@@ -4,13 +4,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from federation.client.data import PartnerData
-from federation.client.overlap.people import Customers, read_customers
+from federation.client.digests import KEY_BYTES, Digests
+from federation.client.overlap.people import CustomerReader, Customers
 from federation.client.tables import read_columns, read_rows, read_table, stamp
 from federation.core.clock import FixedClock
 from federation.core.errors import DataError, Reason
+from federation.policy.specs import PartySpec
 from tests.conftest import NOW
 from tests.kits.offers import BANK, FakePolicy, Partner
 
@@ -80,7 +83,9 @@ def test_a_missing_file_is_named(partner: Partner) -> None:
 
 def test_an_identifier_column_must_be_there_and_mostly_filled(partner: Partner) -> None:
     partner.lines("customers", HEADER, "1,a@example.org,,PT", "2, ,,PT", "3,,5,PT", "4,B@example.org,6,PT")
-    assert read_email(partner).people.columns[0].to_pylist() == ["a@example.org", None, None, "b@example.org"]
+    found = read_email(partner)
+    assert found.people_of(np.arange(4)).columns[0].to_pylist() == ["a@example.org", None, None, "b@example.org"]
+    assert (found.given.tolist(), found.usable.tolist()) == ([True, False, False, True], [True, False, False, True])
     partner.lines("customers", HEADER, "1,a@example.org,,PT", "2, ,,PT", "3,,5,PT")
     with pytest.raises(DataError) as caught:
         read_email(partner)
@@ -93,7 +98,9 @@ def test_an_identifier_column_must_be_there_and_mostly_filled(partner: Partner) 
 
 
 def read_email(partner: Partner) -> Customers:
-    return read_customers(partner.data.columns, partner.data.config, ["email"], [])
+    party = PartySpec(id="bank", role="partner", display_name="Bank", country="DE")
+    digests = Digests(bytes(KEY_BYTES))
+    return CustomerReader(partner.data.derived, partner.data.config, ["email"], party, digests).read()
 
 
 def test_a_file_is_read_once_until_it_changes(partner: Partner) -> None:

@@ -5,26 +5,27 @@ with the partner.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import DataConfig
+from federation.client.digests import Table
 from federation.client.overlap.data import Data, Handles, allowed
 from federation.client.overlap.files import create_private, shuffled, write_rows
-from federation.client.overlap.labels import Numbers, columns_read, label_numbers
+from federation.client.overlap.labels import Numbers, label_numbers
 from federation.client.overlap.memory import Recorder
-from federation.client.overlap.people import Customers, People, Rows, read_customers
+from federation.client.overlap.people import Customers, People, Rows
 from federation.client.overlap.progress import Progress
 from federation.client.overlap.stored import StoredBatch
 from federation.core.errors import OverlapError, Reason
 from federation.core.identity import Identity
-from federation.core.ids import HANDLE_BYTES, POINT_BYTES, Handle
+from federation.core.ids import HANDLE_BYTES, POINT_BYTES, CustomerId, Handle
 from federation.overlap.batch import Random, padding_rows, sign_manifest
 from federation.overlap.blind import CHUNK_ROWS, blind
 from federation.overlap.hash_to_curve import domain, hash_column, hash_to_curve
@@ -62,11 +63,28 @@ class Usable:
     """Customers that may be in an index and have a usable identifier, in the order of the file."""
 
     rows: Rows  # of the file
-    ids: pa.Array
-    people: People
+    among: Customers
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def customer(self) -> Table:
+        """The digest of each one's id."""
+        return self.among.customer[self.rows]
+
+    @property
+    def person(self) -> Table:
+        """The digest of each one's identifiers."""
+        return self.among.person[self.rows]
+
+    def ids(self, which: Rows) -> list[CustomerId]:
+        """The ids of some of them, by place."""
+        return cast(list[CustomerId], self.among.ids.take(pa.array(self.rows[which])).to_pylist())
+
+    def people(self, which: Rows) -> People:
+        """The normal forms of some of them, by place, rising."""
+        return self.among.people_of(self.rows[which])
 
 
 @dataclass
@@ -95,6 +113,7 @@ class BatchBuilder:
         random: For order, padding and nothing else.
         progress: Called with "build", rows done and rows in all.
         memory: Told who is in the batches.
+        read: Reads the partner's customers.
     """
 
     def __init__(
@@ -109,8 +128,9 @@ class BatchBuilder:
         random: Random,
         progress: Progress,
         memory: Recorder,
+        read: Callable[[], Customers],
     ) -> None:
-        self._memory = memory
+        self._memory, self._read = memory, read
         self._plan, self._identity, self._data, self._handles = plan, identity, data, handles
         self._config, self._random = config, random
         self._party: PartySpec = agreement.parties[identity.subject.party]
@@ -125,16 +145,19 @@ class BatchBuilder:
         Raises:
             DataError: MISSING_COLUMN, HALF_EMPTY_COLUMN and what reading the files raises.
         """
-        groups = self._groups()
+        there, groups = self._groups()
         sharers = self.usable(SWITCHBOARD)
         self._total = sum(map(len, groups.values())) + len(sharers)
         batches = batch_keys(self._party)
         for number, (index, label) in enumerate(batches):
+            handles: list[Handle] = []
             if index == SWITCHBOARD:
-                people, handles = sharers.people, self._handles.handles_for(sharers.ids.to_pylist())
-                self._memory.switchboard(sharers.ids, people, handles)
+                everybody = np.arange(len(sharers))
+                handles = self._handles.handles_for(sharers.ids(everybody))
+                self._memory.switchboard(sharers.customer, sharers.person, handles)
+                people = sharers.people(everybody)
             else:
-                people, handles = groups[label], []
+                people = there.people(groups[label])
             padding = padding_rows(len(people), self._party.pad_to)
             self._shares[index].padding += padding
             rows = self.points(index, label, people, padding, keys[index])
@@ -155,8 +178,7 @@ class BatchBuilder:
     def customers(self) -> Customers:
         """The partner's customers, read once. Raises DataError."""
         if self._customers is None:
-            columns = columns_read(self._party)
-            self._customers = read_customers(self._data.columns, self._config, self._kinds, columns)
+            self._customers = self._read()
         return self._customers
 
     def usable(self, index: int) -> Usable:
@@ -169,18 +191,19 @@ class BatchBuilder:
         share.invalid_identifier = int((given & ~usable).sum())
         rows = rows[usable]
         share.used = len(rows)
-        return Usable(rows, all_of.ids.take(pa.array(rows)), all_of.people.take(rows))
+        return Usable(rows, all_of)
 
     def labels(self, usable: Usable) -> Numbers:
         """The label of each of some customers, as its place in ``plan.labels_of``. Raises DataError."""
-        table = self.customers.table.take(pa.array(usable.rows))
-        return label_numbers(self._party, self._config.columns, usable.ids, table, self._data.holdings)
+        read = {name: column[usable.rows] for name, column in usable.among.listed.items()}
+        ids = usable.among.ids if len(usable) == len(usable.among.ids) else usable.among.ids.take(pa.array(usable.rows))
+        return label_numbers(self._party, self._config.columns, ids, read, self._data.holdings)
 
-    def _groups(self) -> dict[str, People]:
-        """People by label, each once: of rows with equal identifiers the first in the file counts."""
+    def _groups(self) -> tuple[Usable, dict[str, Rows]]:
+        """Who is in the statistics, and their places by label, each person once: the first of the file counts."""
         usable = self.usable(STATISTICS)
         numbers = self.labels(usable)
-        first = self._memory.statistics(usable.ids, usable.people, numbers)
+        first = self._memory.statistics(usable.customer, usable.person, numbers)
         share = self._shares[STATISTICS]
         share.repeated_identifier = len(usable) - len(first)
         share.used = len(first)
@@ -188,8 +211,8 @@ class BatchBuilder:
         for number, label in enumerate(labels_of(self._party)):
             mine = first[numbers[first] == number]
             self._memory.sent(mine)
-            groups[label] = usable.people.take(mine)
-        return groups
+            groups[label] = mine
+        return usable, groups
 
     def write(self, draft: Draft, target: Path) -> None:
         """Shuffles, writes and signs one batch."""

@@ -6,7 +6,8 @@ from typing import Protocol
 import pandas as pd
 import pyarrow as pa
 
-from federation.client.overlap.people import Rows
+from federation.client.lines import Derived
+from federation.client.overlap.people import Derive, Rows
 from federation.core.ids import CustomerId, Handle
 from federation.overlap.plan import STATISTICS, SWITCHBOARD
 from federation.policy.specs import PartySpec
@@ -36,8 +37,8 @@ class Eligible(Protocol):
 class Data(Protocol):
     """What the overlap needs of a partner's data."""
 
-    def columns(self, names: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
-        """Columns of the customers file as text, the id first; of the second names those that are there."""
+    def derived(self, names: Sequence[str], optional: Sequence[str], derive: Derive) -> Derived:
+        """Columns that follow from each line of the customers file; ``optional`` ones are read where they are there."""
         ...
 
     def holdings(self) -> pd.DataFrame:

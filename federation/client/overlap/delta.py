@@ -16,29 +16,26 @@ Many changes in one delta hide that; a withdrawal does not wait for them. Neithe
 could hide it: the gateway must find what goes, and sees when.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from federation.client.digests import Digests, Table, find
 from federation.client.overlap.batches import BatchBuilder, Draft
 from federation.client.overlap.data import Data, Handles, allowed
 from federation.client.overlap.memory import (
-    Digests,
     Memory,
     Pool,
-    Table,
     customers_table,
-    find,
     first_of_each,
     label_numbers,
     sharing_table,
 )
-from federation.client.overlap.people import People
+from federation.client.overlap.people import People, Rows
 from federation.core.ids import Handle
 from federation.overlap.batch import padding_rows
 from federation.overlap.plan import ADD, REMOVE, STATISTICS, SWITCHBOARD, delta_keys, labels_of
@@ -55,6 +52,7 @@ class Changes:
     comes: Mapping[str, People]  # label to people who were not there
     leaves: list[Handle]
     joins: tuple[People, list[Handle]]
+    untouched: int = 0  # people in ``after`` who stand before those that changed
 
     @property
     def empty(self) -> bool:
@@ -107,25 +105,25 @@ class DeltaBuilder:
         if may.all() and stays.all():
             return Changes(before, np.empty(0, np.uint32), {}, {}, [], nobody)
         after = replace(before, customers=before.customers[may], sharing=before.sharing[stays])
-        return self._compare(after, _handles(before.sharing[~stays]), nobody, nobody[0])
+        return self._compare(after, _handles(before.sharing[~stays]), nobody, lambda _rows: nobody[0])
 
     def current(self) -> Changes:
         """All that changed. Raises DataError, and OverlapError (BAD_FIELD) for a label that the epoch does not have."""
-        before, digests = self._memory, self._digests
+        before = self._memory
         there = self._builder.usable(STATISTICS)
         numbers = label_numbers(before.labels, labels_of(self._party), self._builder.labels(there))
-        customers = customers_table(digests.of(there.ids), digests.of_people(there.people), numbers)
+        customers = customers_table(there.customer, there.person, numbers)
         sharers = self._builder.usable(SWITCHBOARD)
-        who, what = digests.of(sharers.ids), digests.of_people(sharers.people)
+        who, what = sharers.customer, sharers.person
         at = find(who, before.sharing["customer"])
         same = at >= 0
         same[same] = before.sharing["person"][at[same]] == what[same]
         new, kept = np.flatnonzero(~same), np.zeros(len(before.sharing), bool)
         kept[at[same]] = True
-        handles = self._handles.handles_for(sharers.ids.take(pa.array(new)).to_pylist())
+        handles = self._handles.handles_for(sharers.ids(new))
         joining = sharing_table(who[new], what[new], handles)
         after = replace(before, customers=customers, sharing=np.concatenate([before.sharing[kept], joining]))
-        joins = (sharers.people.take(new), handles)
+        joins = (sharers.people(new), handles)
         return self._compare(after, _handles(before.sharing[~kept]), joins, there.people)
 
     def write(self, changes: Changes, sequence: int, keys: Mapping[int, X25519PrivateKey], folder: Path) -> None:
@@ -160,11 +158,11 @@ class DeltaBuilder:
             )
             builder.write(draft, folder / f"{number:03d}.points")
         place = first  # new rows were added to the pool in this order
+        changed = changes.after.people[changes.untouched :]
         for index, operation, label in shape:
             if (index, operation) == (STATISTICS, ADD) and label in changes.comes:
-                new = self._digests.of_people(changes.comes[label])
-                at = np.searchsorted(changes.after.people["person"], new)
-                changes.after.people["place"][at] = np.arange(place, place + len(new))
+                new = self._digests.of(changes.comes[label].texts())
+                changed["place"][find(new, changed["person"])] = np.arange(place, place + len(new))
                 place += len(new)
         self._pool.sync()
         replace(changes.after, rows=self._pool.rows).save(folder)
@@ -176,7 +174,11 @@ class DeltaBuilder:
         return mask
 
     def _compare(
-        self, after: Memory, leaves: list[Handle], joins: tuple[People, list[Handle]], rows: People
+        self,
+        after: Memory,
+        leaves: list[Handle],
+        joins: tuple[People, list[Handle]],
+        people_of: Callable[[Rows], People],
     ) -> Changes:
         """The changes that lead to a memory whose people are still to be found among its customers.
 
@@ -184,10 +186,14 @@ class DeltaBuilder:
             after: With customers and sharing as they are now.
             leaves: Handles that go.
             joins: Who comes to the switchboard.
-            rows: The normal form of every customer in ``after``; empty where nobody can be new.
+            people_of: The normal forms of some customers in ``after``, by place, rising.
         """
-        before = self._memory.people
-        now, first = first_of_each(after.customers)
+        touched = _touched(self._memory.customers, after.customers)
+        rows = np.flatnonzero(find(after.customers["person"], touched) >= 0)
+        now, first = first_of_each(after.customers[rows])
+        first = rows[first]
+        mine = find(self._memory.people["person"], touched) >= 0
+        before, others = self._memory.people[mine], self._memory.people[~mine]
         at = find(now["person"], before["person"])
         known = at >= 0
         now["place"][known] = before["place"][at[known]]
@@ -200,14 +206,36 @@ class DeltaBuilder:
             if (mine & known).any():
                 back[label] = now["place"][mine & known]
             if (mine & ~known).any():
-                comes[label] = rows.take(first[mine & ~known])
+                comes[label] = people_of(np.sort(first[mine & ~known]))
         if back or comes or joins[1]:
             # Whoever comes, comes with a batch for each declared label: none could be sent for one the epoch lacks.
             names = labels_of(self._party)
             label_numbers(tuple(set(names) & set(after.labels)), [*names, *back], np.arange(len(names) + len(back)))
         gone = np.ones(len(before), bool)
         gone[at[same]] = False
-        return Changes(replace(after, people=now), before["place"][gone], back, comes, leaves, joins)
+        people = np.concatenate([others, now])
+        return Changes(replace(after, people=people), before["place"][gone], back, comes, leaves, joins, len(others))
+
+
+def _touched(before: Table, after: Table) -> Table:
+    """The people of whom rows came, went, changed or may stand in another order; some of them several times.
+
+    Of everybody else there are the same rows in the same order, and so the first of them has the label that it had.
+
+    Args:
+        before: Customers then.
+        after: Customers now.
+    """
+    at = find(after["customer"], before["customer"])
+    same = at >= 0
+    for name in ("person", "label"):
+        same[same] = after[name][same] == before[name][at[same]]
+    kept = at[same]
+    if (np.diff(kept) < 0).any():
+        return np.concatenate([before["person"], after["person"]])
+    lost = np.ones(len(before), bool)
+    lost[kept] = False
+    return np.concatenate([before["person"][lost], after["person"][~same]])
 
 
 def _handles(table: Table) -> list[Handle]:

@@ -5,7 +5,7 @@ as a band. A value that the policy does not list becomes "unknown"; an amount th
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,8 @@ from federation.core.errors import DataError, Reason
 from federation.policy.specs import HOLDS, UNKNOWN, YEARLY_VALUE, BandSpec, PartySpec
 
 Numbers = NDArray[np.intp]
+Listed = Mapping[str, NDArray[np.uint16]]
+"""For each of ``columns_read``: the place of each customer's value among those that the policy lists."""
 
 
 def columns_read(party: PartySpec) -> tuple[str, ...]:
@@ -28,7 +30,7 @@ def columns_read(party: PartySpec) -> tuple[str, ...]:
 
 
 def label_numbers(
-    party: PartySpec, names: Columns, ids: pa.Array, table: pa.Table, holdings: Callable[[], pd.DataFrame]
+    party: PartySpec, names: Columns, ids: pa.Array, read: Listed, holdings: Callable[[], pd.DataFrame]
 ) -> Numbers:
     """The label of each customer, as its place in ``plan.labels_of``.
 
@@ -36,7 +38,7 @@ def label_numbers(
         party: The partner in its own policy.
         names: What its columns are called.
         ids: The customers.
-        table: Their ``columns_read``, as text.
+        read: What stands in the customers' file.
         holdings: Reads which products each customer has; called only where a column is derived from them.
 
     Raises:
@@ -52,14 +54,15 @@ def label_numbers(
             holds = np.asarray(pc.is_in(ids, value_set=pa.array(holders, pa.string())))
             mine = np.where(holds, allowed.index("yes"), allowed.index("no"))
         else:
-            mine = _listed(table[column], allowed)
+            mine = read[column].astype(np.intp)
         number = number * len(allowed) + mine
     return number
 
 
-def _listed(column: pa.ChunkedArray, allowed: Sequence[str]) -> Numbers:
+def listed(column: pa.Array, allowed: Sequence[str]) -> NDArray[np.uint16]:
+    """The place of each value among those that the policy lists; of others, that of "unknown"."""
     found = pc.index_in(column, value_set=pa.array(allowed, pa.string()))
-    return np.asarray(found.fill_null(allowed.index(UNKNOWN)), dtype=np.intp)
+    return np.asarray(found.fill_null(allowed.index(UNKNOWN)), dtype=np.uint16)
 
 
 def _bands(holdings: pd.DataFrame, column: str, spec: BandSpec, ids: pa.Array, allowed: Sequence[str]) -> Numbers:

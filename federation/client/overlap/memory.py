@@ -3,14 +3,12 @@
 The files of then are gone when a delta is due, and so may be the people. What stays is, in files that only the owner
 can read: for every customer whose row went into the statistics, two keyed digests (of the customer id and of the normal
 forms) and the number of the label; for every person the place of the blinded row that was sent; for every customer on
-the switchboard the two digests and the handle. The digests are SipHash under a key of this epoch, twice 64 bits: they
-say who is equal within this folder and nothing to whoever lacks the key. All of it goes with the epoch.
+the switchboard the two digests and the handle. The digests (``client.digests``) are under a key of this epoch: they say
+who is equal within this folder and nothing to whoever lacks the key. All of it goes with the epoch.
 
 Memory: 34 bytes a customer and 22 a person while a difference is taken; rows of points stay on disk.
-Source: Aumasson, Bernstein: SipHash, a fast short-input PRF, 2012.
 """
 
-import base64
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -19,49 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from federation.client.overlap.people import People
+from federation.client.digests import DIGEST, halves
 from federation.core.errors import OverlapError, Reason
 from federation.core.files import write_secret
 from federation.core.ids import Handle
 from federation.overlap.blind import CHUNK_ROWS
 
 Table = NDArray[Any]
-KEY_BYTES = 24  # twelve for each of the two digests: 96 bits, as the text of 16 letters that the hash takes
-CUSTOMERS = np.dtype([("customer", "S16"), ("person", "S16"), ("label", "<u2")])
-PEOPLE = np.dtype([("person", "S16"), ("label", "<u2"), ("place", "<u4")])
-SHARING = np.dtype([("customer", "S16"), ("person", "S16"), ("handle", "V16")])
+CUSTOMERS = np.dtype([("customer", DIGEST), ("person", DIGEST), ("label", "<u2")])
+PEOPLE = np.dtype([("person", DIGEST), ("label", "<u2"), ("place", "<u4")])
+SHARING = np.dtype([("customer", DIGEST), ("person", DIGEST), ("handle", "V16")])
 _TABLES = {"customers": CUSTOMERS, "people": PEOPLE, "sharing": SHARING}
 _ABOUT, _POOL = "memory.json", "rows"
-_SLICE_ROWS = 1 << 16
-
-
-class Digests:
-    """Keyed digests of texts, 16 bytes each.
-
-    Args:
-        key: ``KEY_BYTES`` secret bytes.
-    """
-
-    def __init__(self, key: bytes) -> None:
-        self._keys = [base64.b64encode(part).decode() for part in (key[:12], key[12:])]
-
-    def of(self, texts: pa.Array) -> Table:
-        """The digest of each text, as ``S16``."""
-        digests = np.empty((len(texts), len(self._keys)), np.uint64)
-        for start in range(0, len(texts), _SLICE_ROWS):  # a part at a time: as objects they are large
-            values = texts.slice(start, _SLICE_ROWS).to_numpy(zero_copy_only=False)
-            for number, key in enumerate(self._keys):
-                part = pd.util.hash_array(values, hash_key=key, categorize=False)
-                digests[start : start + _SLICE_ROWS, number] = part
-        return digests.view("S16").reshape(-1)
-
-    def of_people(self, people: People) -> Table:
-        """The digest of each person."""
-        return self.of(people.texts())
 
 
 @dataclass(frozen=True)
@@ -93,28 +62,27 @@ class Recorder:
 
     Args:
         labels: Every label that the partner may use.
-        digests: Of this epoch.
         pool: The epoch's rows.
     """
 
-    def __init__(self, labels: Sequence[str], digests: Digests, pool: "Pool") -> None:
-        self.digests, self._labels, self._pool = digests, tuple(labels), pool
+    def __init__(self, labels: Sequence[str], pool: "Pool") -> None:
+        self._labels, self._pool = tuple(labels), pool
         self._customers, self._sharing = np.empty(0, CUSTOMERS), np.empty(0, SHARING)
         self._people, self._first = first_of_each(self._customers)
         self._sent: list[Table] = []
 
-    def statistics(self, ids: pa.Array, people: People, labels: Table) -> Table:
+    def statistics(self, customers: Table, people: Table, labels: Table) -> Table:
         """Takes everybody who may be in the statistics, in the order of the file, those who are there twice too.
 
         Args:
-            ids: The customers.
-            people: Their normal forms.
+            customers: Digests of their ids.
+            people: Digests of their normal forms.
             labels: The number of each one's label.
 
         Returns:
             Where each person is first among them, rising.
         """
-        self._customers = customers_table(self.digests.of(ids), self.digests.of_people(people), labels)
+        self._customers = customers_table(customers, people, labels)
         self._people, self._first = first_of_each(self._customers)
         return np.sort(self._first)
 
@@ -126,9 +94,9 @@ class Recorder:
         """Takes blinded rows of people of the statistics."""
         self._pool.append(rows)
 
-    def switchboard(self, ids: pa.Array, people: People, handles: Sequence[Handle]) -> None:
+    def switchboard(self, customers: Table, people: Table, handles: Sequence[Handle]) -> None:
         """Takes everybody who is on the switchboard."""
-        self._sharing = sharing_table(self.digests.of(ids), self.digests.of_people(people), handles)
+        self._sharing = sharing_table(customers, people, handles)
 
     def memory(self) -> Memory:
         """What was taken down, once every batch is built."""
@@ -198,38 +166,22 @@ def sharing_table(customers: Table, people: Table, handles: Sequence[Handle]) ->
 
 
 def first_of_each(customers: Table) -> tuple[Table, Table]:
-    """The people among customers, by digest, each with the label of its first row, and where that row is.
+    """The people among customers, each with the label of its first row, and where that row is.
 
-    Their ``place`` is not known yet.
+    They are in an order of their digests that is always the same. Their ``place`` is not known yet.
     """
-    digests = np.ascontiguousarray(customers["person"])
-    half = digests.view(">u8")[::2].astype(np.uint64)
-    order = np.argsort(half)  # as the digests themselves sort, but many times as fast
-    sorted_half = half[order]
-    same = np.flatnonzero(sorted_half[1:] == sorted_half[:-1])
-    if (digests[order[same]] != digests[order[same + 1]]).any():  # two that share their first half alone: hardly ever
-        order = np.argsort(digests)
-        same = np.flatnonzero(digests[order[1:]] == digests[order[:-1]])
+    half, rest = halves(customers["person"])
+    order = np.argsort(half)
+    same = np.flatnonzero(half[order[1:]] == half[order[:-1]])
+    if (rest[order[same]] != rest[order[same + 1]]).any():  # two that share their first half alone: hardly ever
+        order = np.lexsort((rest, half))
+        same = np.flatnonzero((half[order[1:]] == half[order[:-1]]) & (rest[order[1:]] == rest[order[:-1]]))
     new = np.ones(len(order), bool)
     new[same + 1] = False
     first = np.minimum.reduceat(order, np.flatnonzero(new)) if len(order) else order
     table = np.zeros(len(first), PEOPLE)
     table["person"], table["label"] = customers["person"][first], customers["label"][first]
     return table, first
-
-
-def find(wanted: Table, among: Table) -> Table:
-    """Where each of some digests is among others, which differ; -1 where it is not there."""
-    if not len(among) or not len(wanted):
-        return np.full(len(wanted), -1, np.intp)
-    mine, theirs = (np.ascontiguousarray(table).view("<u8").reshape(-1, 2) for table in (wanted, among))
-    index = pd.Index(theirs[:, 0])
-    if index.is_unique:  # a hash table of half of each digest; the other half is compared
-        at: Table = index.get_indexer(mine[:, 0])
-        return np.where((at >= 0) & (theirs[at, 1] == mine[:, 1]), at, -1)
-    order = np.argsort(among)
-    at = order[np.minimum(np.searchsorted(among, wanted, sorter=order), len(among) - 1)]
-    return np.where(among[at] == wanted, at, -1)
 
 
 def label_numbers(labels: tuple[str, ...], names: Sequence[str], chosen: Table) -> Table:

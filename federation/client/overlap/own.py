@@ -1,28 +1,42 @@
 """A partner's own batches of an epoch on its disk: the base once, then one delta after another."""
 
 import json
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import PartnerConfig
+from federation.client.digests import KEY_BYTES, Digests
+from federation.client.lines import FileMoved
 from federation.client.overlap.batches import BatchBuilder
 from federation.client.overlap.data import Data, Handles, allowed
 from federation.client.overlap.delta import DeltaBuilder
 from federation.client.overlap.labels import columns_read
-from federation.client.overlap.memory import KEY_BYTES, Digests, Memory, Pool, Recorder
+from federation.client.overlap.memory import Memory, Pool, Recorder
+from federation.client.overlap.people import CustomerReader
 from federation.client.overlap.progress import Progress
 from federation.client.overlap.state import EpochState
-from federation.core.errors import OverlapError, Reason
+from federation.core.errors import DataError, OverlapError, Reason
 from federation.core.files import write_secret
 from federation.core.identity import Identity
 from federation.overlap.batch import Random
-from federation.overlap.plan import MAX_DELTAS, STATISTICS, SWITCHBOARD, Agreement, labels_of, row_bytes
+from federation.overlap.plan import (
+    MAX_DELTAS,
+    STATISTICS,
+    SWITCHBOARD,
+    Agreement,
+    key_types_of,
+    labels_of,
+    row_bytes,
+)
 from federation.policy.specs import PartySpec
 from federation.v1 import overlap_pb2 as pb
 
+MAX_READERS = 2
+"""Of the epoch that answers and of one that is being built."""
 _log = structlog.get_logger()
 
 
@@ -56,6 +70,7 @@ class OwnBatches:
         self._config, self._policy, self._progress, self._random = config, policy, progress, random
         # By whether only for withdrawals: at which delta of which epoch what was compared last.
         self._compared: dict[bool, tuple[tuple[object, ...], tuple[object, ...]]] = {}
+        self._readers: list[tuple[object, CustomerReader]] = []
 
     @property
     def _party(self) -> PartySpec:
@@ -63,16 +78,18 @@ class OwnBatches:
 
     def build(self, plan: pb.EpochPlan) -> None:
         """Writes the base and the report of who is in it. Raises DataError where the partner's files are not usable."""
-        digests = Digests(self._state.secret(plan.epoch, KEY_BYTES))
+        files, keys = self._files(withdrawals_only=True), self._keys(plan)
         with closing(Pool(self._state.folder(plan.epoch), row_bytes(plan), 0)) as pool:
-            recorder = Recorder(labels_of(self._party), digests, pool)
+            recorder = Recorder(labels_of(self._party), pool)
             builder = self._builder(plan, recorder)
 
             def build(folder: Path) -> None:
-                builder.build(self._keys(plan), folder)
+                builder.build(keys, folder)
                 recorder.memory().save(folder)
 
-            self._state.save_own(plan.epoch, build)
+            with self._steady():
+                self._state.save_own(plan.epoch, build)
+        self._compared[True] = (plan.epoch, 0), files
         report = json.dumps(builder.report(), indent=1, sort_keys=True).encode()
         write_secret(self._config.state / "reports" / f"overlap-{plan.epoch}.json", report)
 
@@ -88,7 +105,8 @@ class OwnBatches:
         same = len(files) == len(known) and all(one is other for one, other in zip(files, known, strict=True))
         if same and last == (plan.epoch, self._state.last_delta(plan.epoch)):
             return
-        self._compare(plan, withdrawals_only=withdrawals_only)
+        with self._steady():
+            self._compare(plan, withdrawals_only=withdrawals_only)
         last = (plan.epoch, self._state.last_delta(plan.epoch))
         self._compared[True] = last, files[:2]
         if not withdrawals_only:
@@ -106,10 +124,10 @@ class OwnBatches:
 
     def _compare(self, plan: pb.EpochPlan, *, withdrawals_only: bool) -> None:
         memory = Memory.load(self._state.memory(plan.epoch))
-        digests = Digests(self._state.secret(plan.epoch, KEY_BYTES))
+        digests = self._digests(plan)
         with closing(Pool(self._state.folder(plan.epoch), row_bytes(plan), memory.rows)) as pool:
             delta = DeltaBuilder(
-                self._builder(plan, Recorder(memory.labels, digests, pool)),
+                self._builder(plan, Recorder(memory.labels, pool)),
                 data=self._data,
                 handles=self._handles,
                 party=self._party,
@@ -141,4 +159,27 @@ class OwnBatches:
             random=self._random,
             progress=self._progress,
             memory=recorder,
+            read=self._reader(plan).read,
         )
+
+    @contextmanager
+    def _steady(self) -> Iterator[None]:
+        """Says of a file that changed in the middle that it is not usable now."""
+        try:
+            yield
+        except FileMoved as exc:
+            name = self._config.data.customers.name
+            raise DataError(Reason.BROKEN_ROW, item=f"{name}: changed while it was read", fix="Ask again.") from exc
+
+    def _digests(self, plan: pb.EpochPlan) -> Digests:
+        return Digests(self._state.secret(plan.epoch, KEY_BYTES))
+
+    def _reader(self, plan: pb.EpochPlan) -> CustomerReader:
+        """What reads the customers for an epoch, and remembers what it read."""
+        kinds, party = key_types_of(plan.key_type), self._party
+        about = (plan.epoch, kinds, tuple(party.columns.items()))
+        known = next((reader for which, reader in self._readers if which == about), None)
+        if known is None:
+            known = CustomerReader(self._data.derived, self._config.data, kinds, party, self._digests(plan))
+            self._readers = [*self._readers[1 - MAX_READERS :], (about, known)]
+        return known

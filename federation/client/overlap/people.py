@@ -1,6 +1,7 @@
-"""Customers as columns, for the overlap: who they are, and the normal form of what identifies them.
+"""Customers as columns, for the overlap: digests of who they are, and the normal form of what identifies them.
 
-Memory: for a customer some ten bytes beside the id and the texts themselves, and no Python object.
+Memory: for a customer some fifty bytes beside the id, and no Python object; the texts themselves are held while a base
+is built, and only then.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,13 +13,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
+from federation.client.digests import Digests, Table
+from federation.client.lines import Column, Derived
+from federation.client.overlap.labels import Listed, columns_read, listed
 from federation.core.errors import DataError, Reason
 from federation.overlap.normalise import normalise_column
+from federation.policy.specs import PartySpec
 
 APART = "\x1f"  # no normal form holds it
-_SLICE_ROWS = 1 << 16
 Rows = NDArray[np.intp]
 Mask = NDArray[np.bool_]
+Derive = Callable[[pa.RecordBatch], tuple[Sequence[Column], Sequence[Column]]]
 
 
 class People:
@@ -53,63 +58,94 @@ class People:
 class Customers:
     """The customers' file at one moment.
 
-    ``given``: who has anything in an identifier column; ``usable``: who has an identifier of any key type.
+    ``customer`` and ``person``: digests of the id and of the normal forms; ``given``: who has anything in an identifier
+    column; ``usable``: who has an identifier of any key type; ``listed``: see ``labels``.
     """
 
-    table: pa.Table
     ids: pa.Array
-    people: People
+    customer: Table
+    person: Table
     given: Mask
     usable: Mask
+    listed: Listed
+    people_of: Callable[[Rows], People]
+    """The normal forms of some customers, by place, rising. Raises FileMoved where they are to be read and changed."""
 
 
-def read_customers(
-    read: Callable[[Sequence[str], Sequence[str]], pa.Table],
-    config: DataConfig,
-    kinds: Sequence[str],
-    columns: Sequence[str],
-) -> Customers:
-    """Reads the customers and brings their identifiers into the normal form.
+class CustomerReader:
+    """Reads the customers and brings their identifiers into the normal form; a second time only where lines are new.
 
     Args:
-        read: Gives columns by name as text, the id first; of the second names those that are there.
+        derived: Makes a reader of some columns that follows the file, as ``PartnerData.derived``.
         config: What columns are called, and how phone numbers are written.
         kinds: Key types.
-        columns: Further columns to read.
-
-    Raises:
-        DataError: MISSING_COLUMN (with several key types a partner may be without some, but not without all);
-            HALF_EMPTY_COLUMN where more than ``max_empty_share`` is empty, which means a wrong file more often than a
-            fact; what reading raises.
+        party: The partner in its own policy.
+        digests: Of the epoch.
     """
-    names = {kind: str(getattr(config.columns, kind)) for kind in kinds}
-    table = read(columns, list(names.values()))
-    missing = [name for name in names.values() if name not in table.column_names]
-    if len(missing) == len(names):
-        raise DataError(Reason.MISSING_COLUMN, item=f"{config.customers.name}, column {missing[0]}")
-    rows, normal = len(table), []
-    given = np.zeros(rows, bool)
-    for kind, name in names.items():
-        if name in missing:
-            normal.append(pa.nulls(rows, pa.string()))
-            continue
-        column = table[name].combine_chunks()
-        filled = np.asarray(pc.not_equal(pc.utf8_trim_whitespace(column), ""))
-        _check_filled(config, name, float(1 - filled.mean()) if rows else 1.0)
-        given |= filled
-        normal.append(_normal(column, kind, config))
-    wanted = [name for name in table.column_names if name not in names.values() or name in columns]
-    usable = np.logical_or.reduce([np.asarray(column.is_valid()) for column in normal])
-    return Customers(table.select(wanted), table.column(0).combine_chunks(), People(normal), given, usable)
 
+    def __init__(
+        self,
+        derived: Callable[[Sequence[str], Sequence[str], Derive], Derived],
+        config: DataConfig,
+        kinds: Sequence[str],
+        party: PartySpec,
+        digests: Digests,
+    ) -> None:
+        self._config, self._party, self._digests = config, party, digests
+        self._names = {kind: str(getattr(config.columns, kind)) for kind in kinds}
+        self._there: list[str] = []  # of these, in the file
+        self._derived = derived(columns_read(party), list(self._names.values()), self._derive)
 
-def _normal(column: pa.Array, kind: str, config: DataConfig) -> pa.Array:
-    """A part at a time, so that what is made on the way stays small."""
-    parts = [
-        normalise_column(column.slice(start, _SLICE_ROWS), kind, region=config.phone_region, mode=config.phone_numbers)
-        for start in range(0, len(column), _SLICE_ROWS)
-    ]
-    return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
+    def read(self) -> Customers:
+        """The customers as they are now.
+
+        Raises:
+            DataError: MISSING_COLUMN (with several key types a partner may be without some, but not without all);
+                HALF_EMPTY_COLUMN where more than ``max_empty_share`` is empty, which means a wrong file more often than
+                a fact; what reading raises.
+        """
+        look = self._derived.read()
+        ids, customer, person, usable, *others = look.columns
+        given = np.zeros(len(ids), bool)
+        for name, filled in zip(self._names.values(), others, strict=False):
+            if name in self._there:
+                _check_filled(self._config, name, float(1 - filled.mean()) if len(ids) else 1.0)
+            given |= filled
+        numbers = dict(zip(columns_read(self._party), others[len(self._names) :], strict=True))
+        whole = People(look.extras)
+
+        def people_of(rows: Rows) -> People:
+            if look.whole:
+                return whole.take(rows)
+            parts = [self._normal(batch) for batch in look.rows(rows)] or [
+                [pa.array([], pa.string())] * len(self._names)
+            ]
+            return People([pa.concat_arrays(some) for some in zip(*parts, strict=True)])
+
+        return Customers(ids, customer, person, given, usable, numbers, people_of)
+
+    def _derive(self, batch: pa.RecordBatch) -> tuple[Sequence[Column], Sequence[Column]]:
+        self._there = [name for name in self._names.values() if name in batch.schema.names]
+        if not self._there:
+            missing = next(iter(self._names.values()))
+            raise DataError(Reason.MISSING_COLUMN, item=f"{self._config.customers.name}, column {missing}")
+        ids, normal, filled = batch[self._config.columns.id], self._normal(batch), []
+        for name in self._names.values():
+            there = pc.not_equal(pc.utf8_trim_whitespace(batch[name]), "") if name in self._there else None
+            filled.append(np.zeros(len(batch), bool) if there is None else np.asarray(there))
+        usable = np.logical_or.reduce([np.asarray(column.is_valid()) for column in normal])
+        person = self._digests.of(People(normal).texts().fill_null(""))
+        numbers = [listed(batch[name], self._party.columns[name]) for name in columns_read(self._party)]
+        return [ids, self._digests.of(ids), person, usable, *filled, *numbers], normal
+
+    def _normal(self, batch: pa.RecordBatch) -> list[pa.Array]:
+        config = self._config
+        return [
+            normalise_column(batch[name], kind, region=config.phone_region, mode=config.phone_numbers)
+            if name in batch.schema.names
+            else pa.nulls(len(batch), pa.string())
+            for kind, name in self._names.items()
+        ]
 
 
 def _check_filled(config: DataConfig, name: str, empty: float) -> None:
