@@ -77,24 +77,16 @@ class Coordinator:
         ca: Its certificate authority.
         policies: The active policy: partners and labels.
         clock: Tells the time.
-        keep_tokens: Whether the indexes keep tokens while their epoch answers; without them no delta is taken.
     """
 
     def __init__(
-        self,
-        state_dir: Path,
-        *,
-        alliance: str,
-        ca: Certificate,
-        policies: ActivePolicy,
-        clock: Clock,
-        keep_tokens: bool = True,
+        self, state_dir: Path, *, alliance: str, ca: Certificate, policies: ActivePolicy, clock: Clock
     ) -> None:
         folder = state_dir / "overlap"
         engine = open_database(folder / "overlap.db")
-        self.index = StatisticsIndex(folder / "index", keep_tokens=keep_tokens)
+        self.index = StatisticsIndex(folder / "index")
         self.epochs = SqlEpochs(engine)
-        self.switchboard = Switchboard(engine, folder / "index" if keep_tokens else None)
+        self.switchboard = Switchboard(engine, self.index.files)
         self._spool = Spool(folder / "batches")
         self.deltas = Deltas(self.epochs, self.index, self.switchboard, self._spool)
         self._alliance, self._ca, self._policies, self._clock = alliance, ca, policies, clock

@@ -6,8 +6,6 @@ last delta changed.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
 
 import duckdb
 import numpy as np
@@ -16,10 +14,10 @@ from federation.core.errors import OverlapError, Reason
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES, PartyId
 from federation.overlap.plan import BASE, REMOVE
 from gateway.overlap.components import create_links, insert_links, relink, settle_roots
+from gateway.overlap.duck import table_of, transaction
 
-MEMORY_LIMIT = "768MB"
 _FETCH_ROWS = 10_000
-_COLUMNS = "(row UBIGINT, root UBIGINT, party VARCHAR, head UBIGINT, tail UBIGINT)"
+_COLUMNS = "(row UBIGINT, party VARCHAR, head UBIGINT, tail UBIGINT)"
 
 
 @dataclass(frozen=True)
@@ -37,42 +35,31 @@ class LinkedHandles:
     """Rows of the switchboard with their tokens.
 
     Args:
-        path: The file.
+        db: Holds them. Scratch tables are the connection's own.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._db = duckdb.connect(str(path), config={"memory_limit": MEMORY_LIMIT})
-
-    def __enter__(self) -> "LinkedHandles":
-        return self
-
-    def __exit__(self, *_args: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._db.close()
+    def __init__(self, db: duckdb.DuckDBPyConnection) -> None:
+        self._db = db
 
     def build(self, batches: Iterable[HandleBatch]) -> None:
         """Takes the base. A handle that a partner sent twice keeps its first row."""
-        create_links(self._db)
-        self._db.execute(f"CREATE TABLE tokens {_COLUMNS}")
-        first = 0
-        for batch in batches:
-            first += self._insert(batch, "tokens", "links", first)
-        settle_roots(self._db)
-        self._db.execute("CREATE TABLE applied (party VARCHAR, sequence UINTEGER)")
-        self._db.execute("CREATE TABLE lost (head UBIGINT, tail UBIGINT)")
-        self._db.execute("CREATE TABLE latest AS FROM tokens LIMIT 0")
+        db, first = self._db, 0
+        with transaction(db):
+            create_links(db)
+            db.execute(f"CREATE TEMP TABLE rows {_COLUMNS}")
+            for batch in batches:
+                first += self._insert(batch, "rows", "links", first)
+            settle_roots(db)
+            db.execute("CREATE TABLE applied (party VARCHAR, sequence UINTEGER)")
+            db.execute("CREATE TABLE lost (head UBIGINT, tail UBIGINT)")
+            db.execute("CREATE TABLE latest AS FROM tokens LIMIT 0")
 
     def change(self, origin: str, sequence: int, batches: Iterable[HandleBatch]) -> None:
         """Applies a delta in one transaction. Raises OverlapError (BAD_FIELD)."""
-        db = self._db
-        db.begin()
-        try:
+        with transaction(self._db):
             self._change(origin, batches)
-            db.execute("DELETE FROM applied")  # what the tables of changes speak of
-            db.execute("INSERT INTO applied VALUES (?, ?)", [origin, sequence])
-        except BaseException:
-            db.rollback()
-            raise
-        db.commit()
+            self._db.execute("DELETE FROM applied")  # what the tables of changes speak of
+            self._db.execute("INSERT INTO applied VALUES (?, ?)", [origin, sequence])
 
     def last(self) -> tuple[str, int] | None:
         """Origin and number of the last delta, of which ``gone`` and ``moved`` speak."""
@@ -98,7 +85,7 @@ class LinkedHandles:
     def _change(self, origin: str, batches: Iterable[HandleBatch]) -> None:
         db = self._db
         for table in ("came", "away"):
-            db.execute(f"CREATE TABLE {table} {_COLUMNS}")
+            db.execute(f"CREATE TEMP TABLE {table} {_COLUMNS}")
             create_links(db, f"{table}_links")
         [[first]] = db.execute("SELECT coalesce(max(row) + 1, 0) FROM tokens").fetchall()
         came, away, padding = int(first), 0, 0
@@ -108,7 +95,7 @@ class LinkedHandles:
                 padding += batch.padding
             else:
                 came += self._insert(batch, "came", "came_links", came)
-        db.execute("CREATE TABLE gone AS SELECT row FROM tokens SEMI JOIN away USING (party, head, tail)")
+        db.execute("CREATE TEMP TABLE gone AS SELECT row FROM tokens SEMI JOIN away USING (party, head, tail)")
         [[found]] = db.execute(
             "SELECT count(*) FROM (SELECT DISTINCT head, tail FROM tokens SEMI JOIN gone USING (row))"
         ).fetchall()
@@ -119,8 +106,6 @@ class LinkedHandles:
         relink(db)
         db.execute("DELETE FROM latest")
         db.execute("INSERT INTO latest BY NAME FROM after")
-        for table in ("came", "away", "came_links", "away_links", "gone", "before", "after"):
-            db.execute(f"DROP TABLE {table}")
 
     def _insert(self, batch: HandleBatch, table: str, links: str, first_row: int) -> int:
         """Adds the rows of a batch; returns how many it has, those of low order too."""
@@ -130,9 +115,8 @@ class LinkedHandles:
             row = insert_links(self._db, chunk, first_row + total, key_types, links)
             words = np.frombuffer(handles, dtype="<u8").reshape(-1, 2)[row - np.uint64(first_row + total)]
             head, tail = np.ascontiguousarray(words[:, 0]), np.ascontiguousarray(words[:, 1])
-            self._db.register("arrived", {"row": row, "head": head, "tail": tail})
-            self._db.execute(f"INSERT INTO {table} SELECT row, row, ?, head, tail FROM arrived", [batch.origin])  # noqa: S608
-            self._db.unregister("arrived")
+            rows = self._db.from_arrow(table_of(row=row, head=head, tail=tail))
+            rows.project(f"row, '{batch.origin}', head, tail").insert_into(table)
             total += len(handles) // HANDLE_BYTES
         return total
 

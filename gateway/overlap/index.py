@@ -2,7 +2,7 @@
 
 What is asked is a file with one row per membership bitmap and labels, and the number of people; every question is a
 scan of that small table. Beside it, tokens (128 bits each) stay in a file of their own until a later epoch replaces
-this one, because a delta must find whom it takes away; without ``keep_tokens`` they go at once, and no delta is taken.
+this one, because a delta must find whom it takes away.
 
 A delta is one transaction of the file of tokens, which also holds the regions. Then they are copied to a small file of
 a new name, and only that is read from then on. A process that dies in between copies again when the delta is applied
@@ -19,10 +19,11 @@ from pathlib import Path
 import duckdb
 
 from federation.core.errors import OverlapError, Reason
+from federation.core.files import sync_folder
 from federation.overlap.plan import check_epoch_name, parse_label
+from gateway.overlap.duck import DuckFiles, transaction
 from gateway.overlap.people import People, TokenBatch
 
-MEMORY_LIMIT = "768MB"
 Region = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
 """Members in the order of the partners asked for, and ("partner.column", value) for each label asked for."""
 _APART = "@"  # no name of an epoch holds it
@@ -33,14 +34,12 @@ class StatisticsIndex:
 
     Args:
         folder: Where the files are.
-        keep_tokens: Whether tokens are kept, for deltas.
     """
 
-    def __init__(self, folder: Path, *, keep_tokens: bool = False) -> None:
-        self._folder, self._keep_tokens = folder, keep_tokens
+    def __init__(self, folder: Path) -> None:
+        self.files, self._folder = DuckFiles(folder), folder
         self._labels: dict[str, dict[str, tuple[str, ...]]] = {}  # of complete epochs, which do not change
         self._changing = threading.Lock()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left in folder.glob("*.unfinished*"):
             left.unlink()
 
@@ -62,15 +61,14 @@ class StatisticsIndex:
         scratch = tokens.with_name(f"{tokens.name}.unfinished")
         self.remove(epoch)
         scratch.unlink(missing_ok=True)
-        with _connect(scratch) as db:
-            People(db, labels, key_types).build(batches)
-            _insert_labels(db, labels)
-            db.execute("CREATE TABLE applied (party VARCHAR, sequence UINTEGER)")
+        with self.files.open(scratch) as db:
+            with transaction(db):
+                People(db, labels, key_types).build(batches)
+                _insert_labels(db, labels)
+                db.execute("CREATE TABLE applied (party VARCHAR, sequence UINTEGER)")
             self._publish(db, self._folder / f"{epoch}.duckdb")
-        if self._keep_tokens:
-            scratch.replace(tokens)
-        else:
-            scratch.unlink()
+        scratch.replace(tokens)
+        sync_folder(self._folder)
 
     def apply(self, epoch: str, origin: str, sequence: int, batches: Iterable[TokenBatch], key_types: int = 1) -> None:
         """Applies a delta, whole or not at all; one that was applied is not applied again.
@@ -83,20 +81,15 @@ class StatisticsIndex:
         if not path.exists():
             raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch} holds no tokens")
         labels = self.combinations(epoch)
-        with self._changing, _connect(path) as db:
+        with self._changing, self.files.open(path) as db:
             known = dict(db.execute("SELECT party, max(sequence) FROM applied GROUP BY party").fetchall())
             if known.get(origin, 0) < sequence:
                 if known.get(origin, 0) != sequence - 1:
                     raise OverlapError(Reason.OUT_OF_SEQUENCE, item=f"delta {sequence} of {origin}")
-                db.begin()
-                try:
+                with transaction(db):
                     People(db, labels, key_types).change(origin, batches)
                     db.execute("DELETE FROM applied WHERE party = ?", [origin])
                     db.execute("INSERT INTO applied VALUES (?, ?)", [origin, sequence])
-                except BaseException:
-                    db.rollback()
-                    raise
-                db.commit()
             [[generation]] = db.execute("SELECT sum(sequence) FROM applied").fetchall()
             # A new name: who has the old file open reads on in it, and nobody opens it again.
             self._publish(db, self._folder / f"{epoch}{_APART}{generation}.duckdb")
@@ -117,7 +110,7 @@ class StatisticsIndex:
         combinations = self.combinations(epoch)
         labels = self._folder / f"{epoch}{_APART}labels.unfinished"
         labels.unlink(missing_ok=True)
-        with _connect(labels) as db:
+        with self.files.open(labels) as db:
             _insert_labels(db, combinations)
         self.remove(epoch, keep=labels)
         labels.replace(self._folder / f"{epoch}.duckdb")
@@ -203,17 +196,16 @@ class StatisticsIndex:
         found = self._generations(check_epoch_name(epoch))
         if not found:
             raise OverlapError(Reason.UNKNOWN_EPOCH, item=epoch)
-        with contextlib.closing(duckdb.connect(str(found[-1]), read_only=True)) as db:
+        with self.files.open(found[-1], read_only=True) as db:
             yield db
 
     def _publish(self, db: duckdb.DuckDBPyConnection, path: Path) -> None:
         """Copies what is asked to a file of its own, whole or not at all."""
         done = path.with_name(f"{path.name}.unfinished")
         done.unlink(missing_ok=True)
-        db.execute(f"ATTACH '{done}' AS done")  # our own path, not input
-        for table in ("regions", "labels"):
-            db.execute(f"CREATE TABLE done.{table} AS FROM {table}")
-        db.execute("DETACH done")
+        with self.files.attached(db, done) as name, transaction(db):
+            for table in ("regions", "labels"):
+                db.execute(f"CREATE TABLE {name}.{table} AS FROM {table}")
         done.replace(path)
 
     def _generations(self, epoch: str) -> list[Path]:
@@ -235,11 +227,8 @@ class StatisticsIndex:
 
 def _has_regions(db: duckdb.DuckDBPyConnection) -> bool:
     """Whether there are counts: of an epoch that was replaced only labels are left."""
-    return bool(db.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'regions'").fetchone())
-
-
-def _connect(path: Path) -> "contextlib.closing[duckdb.DuckDBPyConnection]":
-    return contextlib.closing(duckdb.connect(str(path), config={"memory_limit": MEMORY_LIMIT}))
+    query = "SELECT 1 FROM duckdb_tables() WHERE database_name = current_database() AND table_name = 'regions'"
+    return bool(db.execute(query).fetchone())
 
 
 def _insert_labels(db: duckdb.DuckDBPyConnection, labels: Mapping[str, Sequence[str]]) -> None:

@@ -9,12 +9,10 @@ may have several tokens, who is one person with whom is found in a database of r
 what changed there last: if the process dies in between, the same changes are taken from it again.
 """
 
-import contextlib
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from sqlalchemy import (
     Column,
@@ -33,9 +31,11 @@ from sqlalchemy import (
 )
 
 from federation.core.errors import OverlapError, Reason
+from federation.core.files import sync_folder
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES, EpochId, Handle, PartyId, Token
 from federation.overlap.blind import ZERO
 from federation.overlap.plan import REMOVE, check_epoch_name
+from gateway.overlap.duck import DuckFiles
 from gateway.overlap.handles import HandleBatch, LinkedHandles
 
 _META = MetaData()
@@ -63,11 +63,11 @@ class Switchboard:
 
     Args:
         engine: The database.
-        folder: Where tokens are kept for deltas to epochs of several key types; None: such deltas are refused.
+        files: Where tokens are kept for deltas to epochs of several key types.
     """
 
-    def __init__(self, engine: Engine, folder: Path | None = None) -> None:
-        self._engine, self._folder = engine, folder
+    def __init__(self, engine: Engine, files: DuckFiles) -> None:
+        self._engine, self._files = engine, files
         _META.create_all(engine)
 
     def replace(self, epoch: str, batches: Iterable[HandleBatch], key_types: int = 1) -> None:
@@ -79,12 +79,15 @@ class Switchboard:
         if key_types == 1:
             self._replace(epoch, ((batch.origin, *pair) for batch in batches for pair in _pairs(batch)))
             return
-        with self._scratch() as path:
-            with LinkedHandles(path) as linked:
-                linked.build(batches)
-                self._replace(epoch, ((p, _name(epoch, root), handle) for p, handle, root in linked.everybody()))
-            if self._folder is not None:
-                path.replace(self._tokens(epoch))
+        tokens = self._tokens(epoch)
+        scratch = tokens.with_name(f"{tokens.name}.unfinished")  # the statistics remove what a killed process left
+        scratch.unlink(missing_ok=True)
+        with self._files.open(scratch) as db:
+            linked = LinkedHandles(db)
+            linked.build(batches)
+            self._replace(epoch, ((p, _name(epoch, root), handle) for p, handle, root in linked.everybody()))
+        scratch.replace(tokens)
+        sync_folder(self._files.folder)
 
     def apply(self, epoch: str, origin: str, sequence: int, batches: Iterable[HandleBatch], key_types: int = 1) -> None:
         """Applies a delta of one origin to the epoch that is held; one that was applied is not applied again.
@@ -109,9 +112,10 @@ class Switchboard:
         self._change(origin, sequence, gone, len(gone) - padding, people)
 
     def _apply_linked(self, epoch: str, origin: str, sequence: int, batches: Iterable[HandleBatch]) -> None:
-        if self._folder is None or not self._tokens(epoch).exists():
+        if not self._tokens(epoch).exists():
             raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch} holds no tokens")
-        with LinkedHandles(self._tokens(epoch)) as linked:
+        with self._files.open(self._tokens(epoch)) as opened:
+            linked = LinkedHandles(opened)
             self._take_over(epoch, linked)  # the last delta, of whatever origin, if the process died before it was here
             with self._engine.begin() as db:
                 due = _is_due(db, origin, sequence)
@@ -156,19 +160,12 @@ class Switchboard:
 
     def retire(self, epoch: str) -> None:
         """Removes the tokens of an epoch that is not held any more."""
-        if self._folder is not None and self.epoch() != epoch:
-            for path in self._folder.glob(f"{check_epoch_name(epoch)}{_SUFFIX}*"):
+        if self.epoch() != epoch:
+            for path in self._files.folder.glob(f"{check_epoch_name(epoch)}{_SUFFIX}*"):
                 path.unlink()
 
-    @contextlib.contextmanager
-    def _scratch(self) -> Iterator[Path]:
-        with TemporaryDirectory(dir=self._folder) as folder:
-            yield Path(folder) / "handles"
-
     def _tokens(self, epoch: str) -> Path:
-        if self._folder is None:
-            raise ValueError("no folder for tokens")
-        return self._folder / f"{check_epoch_name(epoch)}{_SUFFIX}"
+        return self._files.folder / f"{check_epoch_name(epoch)}{_SUFFIX}"
 
     def epoch(self) -> EpochId | None:
         """The epoch that is held."""

@@ -22,6 +22,7 @@ from federation.core.ids import HANDLE_BYTES, Handle, PartyId
 from federation.v1 import consent_pb2, offers_pb2
 from gateway.alliance import create_alliance
 from gateway.identity.authority import Authority
+from gateway.overlap.duck import DuckFiles
 from gateway.overlap.switchboard import HandleBatch, Switchboard
 
 ENTENTE = (sys.executable, "-c", "from gateway.cli import main; main()")
@@ -98,7 +99,8 @@ def two_gateways(folder: Path, people: int) -> Iterator[Pair]:
         identities[party] = Identity(subject, key, certificate, authority.certificate)
     for role in ("operator", "compliance"):
         identities[role] = load_identity(folder / "people" / role / "identity")
-    board = Switchboard(open_database(folder / "gateway" / "state" / "overlap" / "overlap.db"))
+    overlap = folder / "gateway" / "state" / "overlap"
+    board = Switchboard(open_database(overlap / "overlap.db"), DuckFiles(overlap / "index"))
     tokens = b"".join(b"\1" + person.to_bytes(31, "big") for person in range(people))
     board.replace(
         "test.1", [HandleBatch(PartyId(p), [tokens], [b"".join(handle(p, n) for n in range(people))]) for p in PARTNERS]

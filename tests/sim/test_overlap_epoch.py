@@ -11,7 +11,6 @@ from federation.core.clock import FixedClock
 from federation.core.errors import EntenteError, OverlapError, Reason
 from federation.core.ids import Handle, PartyId
 from federation.v1 import overlap_pb2 as pb
-from gateway.overlap.coordinator import Coordinator
 from tests.kits.overlap_world import World, make_policy, people, small_world
 
 ALL = ("bank", "insurer", "airline")
@@ -173,11 +172,7 @@ def test_batches_that_a_new_epoch_overtook_are_forgotten(world: World, tmp_path:
     assert not any((tmp_path / "bank" / "hops").iterdir())
 
 
-def test_where_no_tokens_are_kept_a_complete_epoch_leaves_none_behind(world: World, tmp_path: Path) -> None:
-    ca = world.authority.certificate
-    world.coordinator = Coordinator(
-        tmp_path / "gateway", alliance="skyline", ca=ca, policies=world.policy, clock=world.clock, keep_tokens=False
-    )
+def test_what_is_asked_of_a_complete_epoch_holds_no_token(world: World, tmp_path: Path) -> None:
     epoch = world.coordinator.begin("", "email")
     world.work()
     spool = tmp_path / "gateway" / "overlap" / "batches"
@@ -185,8 +180,11 @@ def test_where_no_tokens_are_kept_a_complete_epoch_leaves_none_behind(world: Wor
     assert seen
     world.coordinator.finish(epoch)
     assert list(spool.iterdir()) == []
-    [index] = (tmp_path / "gateway" / "overlap" / "index").iterdir()
-    assert not any(token in index.read_bytes() for token in seen)
+    index = tmp_path / "gateway" / "overlap" / "index"
+    asked = (index / f"{epoch}.duckdb").read_bytes()
+    assert not any(token in asked for token in seen)
+    assert {path.name for path in index.iterdir() if path.is_file()} == {f"{epoch}.duckdb", f"{epoch}@tokens"}
+    assert [path for path in index.rglob("*") if path.parent != index] == []  # nothing is spilled any more
 
 
 @pytest.mark.parametrize("after", [0, 2, 5, 9, 16, 22])

@@ -1,0 +1,79 @@
+"""Files of tokens are private, bounded in memory, and what is spilled beside them goes with its process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from federation.core.errors import OverlapError, Reason
+from gateway.overlap.duck import DuckFiles, halves_of, transaction
+from gateway.overlap.index import StatisticsIndex, TokenBatch
+
+SORT = "CREATE TEMP TABLE sorted AS SELECT hash(range) AS word FROM range({rows}) ORDER BY word"
+
+
+def spilled(folder: Path) -> list[Path]:
+    return sorted(folder.glob("spill-*"))
+
+
+def test_what_is_spilled_is_private_and_goes_with_the_engine(tmp_path: Path) -> None:
+    files = DuckFiles(tmp_path / "it's")
+    [own] = spilled(files.folder)
+    assert own.stat().st_mode & 0o777 == 0o700
+    with files.open(files.folder / "one") as db:
+        db.execute(SORT.format(rows=20_000_000))  # 160 MB and more
+        [[held]] = db.execute("SELECT sum(temporary_storage_bytes) FROM duckdb_memory()").fetchall()
+        assert held > 0
+        assert list(own.iterdir())
+    assert [path for path in own.iterdir() if not path.name.endswith("_owner")] == []  # DuckDB names itself there
+    del files, db
+    assert spilled(tmp_path / "it's") == []
+
+
+def test_what_a_killed_process_spilled_is_removed_and_a_living_ones_is_not(tmp_path: Path) -> None:
+    living = DuckFiles(tmp_path)
+    code = "import os, sys, pathlib, gateway.overlap.duck as d; f = d.DuckFiles(pathlib.Path(sys.argv[1])); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 9
+    assert len(spilled(tmp_path)) == 2
+    second = DuckFiles(tmp_path)
+    assert len(spilled(tmp_path)) == 2  # the dead one's is gone
+    with living.open(tmp_path / "one") as db:
+        db.execute("CREATE TABLE one AS SELECT 1 AS number")
+    with second.open(tmp_path / "one", read_only=True) as db:
+        assert db.execute("FROM one").fetchall() == [(1,)]
+
+
+def test_a_transaction_is_whole_or_nothing_and_a_file_is_closed_after_an_error(tmp_path: Path) -> None:
+    files = DuckFiles(tmp_path)
+
+    def fail() -> None:
+        with files.open(tmp_path / "one") as db, transaction(db):
+            db.execute("CREATE TABLE one AS SELECT 1 AS number")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with duckdb.connect(str(tmp_path / "one")) as db:  # another engine: nobody holds the file
+        assert db.execute("SHOW TABLES").fetchall() == []
+
+
+def test_points_of_low_order_are_no_tokens() -> None:
+    words = np.array([[1, 2, 3, 4], [0, 0, 0, 0], [0, 0, 0, 5], [0, 6, 0, 0]], dtype=np.uint64)
+    real, high, low = halves_of(words.tobytes())
+    assert real.tolist() == [True, False, True, True]
+    assert (high.tolist(), low.tolist()) == ([1, 0, 0], [2, 0, 6])
+
+
+@pytest.mark.parametrize("key_types", [1, 2])
+def test_a_batch_of_a_label_that_the_epoch_does_not_have_leaves_nothing(tmp_path: Path, key_types: int) -> None:
+    index = StatisticsIndex(tmp_path)
+    row = os.urandom(32 * key_types)
+    with pytest.raises(OverlapError) as refused:
+        index.build("e", {"a": ["c=x"], "b": ["c=x"]}, [TokenBatch("a", "c=y", 0, [row])], key_types)
+    assert refused.value.reason == Reason.BAD_FIELD
+    index.build("e", {"a": ["c=x"], "b": ["c=x"]}, [TokenBatch("a", "c=x", 0, [row])], key_types)
+    assert index.exact("e", ("a", "b"), ()) == {(("a",), ()): 1}
