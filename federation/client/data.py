@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
 from federation.client.consent.book import ConsentBook
-from federation.client.digests import IN_PROCESS, Table, are_unique
-from federation.client.lines import Column, Derived, Reading, scan_lines
-from federation.client.tables import FileStamp, check_key, read_columns, read_header, read_table, stamp
+from federation.client.derived import Derive, Derived
+from federation.client.everybody import Everybody, EverybodyReader
+from federation.client.lines import Reading, scan_lines
+from federation.client.tables import FileStamp, read_columns, read_header, read_table, stamp
 from federation.core.clock import Clock
 from federation.core.ids import CustomerId
 from federation.policy.facts import ConsentFact, Decision, Facts, Given
@@ -92,20 +93,6 @@ class _Answer:
     eligible: Eligible
 
 
-@dataclass(frozen=True)
-class _Regions:
-    """Everybody in the file: id, its digest in this process, and the number of the region."""
-
-    ids: pa.Array
-    digests: Table
-    region: NDArray[np.int32]
-    names: list[str]
-
-    def region_of(self, row: int) -> str | None:
-        """Where a customer lives, None where that is unknown."""
-        return self.names[self.region[row]] or None
-
-
 def refuses(objection: ConsentFact | None) -> bool:
     """Whether a person refuses automated marketing, by the person's record for it; without one nobody does."""
     return objection is not None and objection.status != "given"
@@ -125,8 +112,7 @@ class PartnerData:
     def __init__(self, config: DataConfig, party: str, policy: OwnPolicy, consents: ConsentBook, clock: Clock) -> None:
         self.config, self.party, self.policy, self.consents, self.clock = config, party, policy, consents, clock
         self._lock = threading.RLock()  # what is kept may be made of what is kept
-        self._region_names: dict[str, int] = {}
-        self._customers = self.derived((config.columns.region,), (), self._derive_regions)
+        self._customers = EverybodyReader(config, self.derived)
         self._tables: dict[tuple[Path, str], tuple[FileStamp, object]] = {}
         self._answers: dict[tuple[object, ...], _Answer] = {}
 
@@ -176,14 +162,14 @@ class PartnerData:
         self,
         names: Sequence[str],
         optional: Sequence[str],
-        derive: Callable[[pa.RecordBatch], tuple[Sequence[Column], Sequence[Column]]],
+        derive: Derive,
     ) -> Derived:
         """Columns that follow from each line of the customers' file alone.
 
         Args:
             names: Columns of the file that are needed beside the id.
             optional: Columns that ``derive`` gets where they are there.
-            derive: See ``lines.Derived``.
+            derive: See ``derived.Derived``.
         """
         path, key = self.config.customers, self.config.columns.id
 
@@ -193,7 +179,7 @@ class PartnerData:
             wanted = (key, *names, *(name for name in optional if name in there))
             return Reading(path, tuple(dict.fromkeys(wanted)), lines, before)
 
-        return Derived(look, derive)
+        return Derived(look, derive, again=True)
 
     def eligible(
         self,
@@ -224,7 +210,7 @@ class PartnerData:
             known = self._answers.get(request)
         if known is not None and known.revision == revision and known.since <= at < known.until:
             return known.eligible
-        everybody = self._regions()
+        everybody = self._everybody()
         customers = everybody.ids
         consents, sensitive, objections = (
             self.consents.standing(customers, everybody.digests, name, at)
@@ -267,30 +253,12 @@ class PartnerData:
 
     def region(self, customer_id: CustomerId) -> str | None:
         """Country of residence, None where unknown."""
-        everybody = self._regions()
+        everybody = self._everybody()
         row = pc.index(everybody.ids, customer_id).as_py()
         return everybody.region_of(row) if row >= 0 else None
 
-    def _regions(self) -> "_Regions":
-        """Id and region of every customer."""
-
-        def read() -> _Regions:
-            ids, digests, blank, region = self._customers.read().columns
-            if blank.any() or not are_unique(digests):
-                check_key(self.config.customers, ids.to_pandas().rename(self.config.columns.id))
-            return _Regions(ids, digests, region, list(self._region_names))
-
-        return self._cached(self.config.customers, "regions", read)
-
-    def _derive_regions(self, batch: pa.RecordBatch) -> tuple[list[Column], list[Column]]:
-        ids, regions = (batch[name] for name in (self.config.columns.id, self.config.columns.region))
-        encoded = regions.dictionary_encode()
-        numbers = [
-            self._region_names.setdefault(name, len(self._region_names)) for name in encoded.dictionary.to_pylist()
-        ]
-        region = np.array(numbers, np.int32)[np.asarray(encoded.indices)]
-        blank = np.asarray(pc.equal(pc.utf8_trim_whitespace(ids), ""))
-        return [ids, IN_PROCESS.of(ids), blank, region], []
+    def _everybody(self) -> Everybody:
+        return self._cached(self.config.customers, "everybody", self._customers.read)
 
     def _cached(self, path: Path, what: str, read: Callable[[], T]) -> T:
         with self._lock:

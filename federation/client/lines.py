@@ -1,24 +1,21 @@
-"""Readings of a CSV file that changes a little from time to time: what follows from lines that were there is kept.
+"""Readings of a CSV file that changes a little from time to time: only lines that are new need to be parsed.
 
-A reading keeps a keyed digest of every line. The next one finds by digest where each of its lines was, and only those
-that are new need to be parsed. Whoever reads derives values from each line alone, and carries over those of lines that
-were there before (``Derived``). So the result is what parsing the whole file gives, wherever lines were added, taken
-out, changed or moved.
+A reading keeps a keyed digest of every line, and the next one finds by digest where each of its lines was.
 
 Digests are SipHash with 128 bits under a key that a process makes for itself: nobody can make two lines that are taken
 for each other. Where the library for digests is missing, or the file is not plain (``plain``), every reading is of the
 whole file. Errors in a file are found and named as ``tables.read_batches`` does.
 
-Memory: 24 bytes a line.
+Memory: 24 bytes a line; 16 once ``forget_places`` was called.
 """
 
 import codecs
 import mmap
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -34,11 +31,7 @@ _KEY = os.urandom(KEY_BYTES)
 _LINE_END = ord("\n")
 _FEW = 0.5
 """Where more lines than this share are new, the whole file is parsed: that is no slower."""
-_LONG_RUN = 32
-"""Rows that stand together, on average, where copying them together is faster than one by one."""
 Places = NDArray[np.int32]
-Column = Any
-"""A ``pa.Array`` or an array of numpy."""
 
 
 class FileMoved(Exception):  # noqa: N818 - no fault: the reader begins anew
@@ -102,11 +95,17 @@ class Reading:
             yield from self.rows(np.flatnonzero(self.was < 0))
             return
         done = 0
-        for batch in read_batches(self._path, required=self._required, encoded=self._encoded):
+        names = self.lines.names if self.lines is not None else None
+        for batch in read_batches(self._path, required=self._required, encoded=self._encoded, plain=names):
             done += len(batch)
             yield batch
         if self.lines is not None and (done != len(self.lines) or stamp(self._path) != self.lines.stamp):
             self.lines = None  # what was read may be of another moment than the digests
+
+    def forget_places(self) -> None:
+        """Says that ``rows`` will not be asked again: what a later reading needs are the digests."""
+        if self.lines is not None:
+            self.lines = replace(self.lines, starts=np.empty(0, np.uint64))
 
     def rows(self, places: NDArray[np.intp]) -> Iterator[pa.RecordBatch]:
         """Some lines, by place, rising. Only where ``lines`` are known.
@@ -119,6 +118,8 @@ class Reading:
             raise FileMoved
         if not len(places):
             return
+        if not len(lines.starts):
+            raise ValueError("the places of lines were forgotten")
         text = self._text(lines, places)
         found = kernel.digest_lines(text, _KEY)
         if found is None or found[0].tobytes() != lines.digests[places].tobytes():
@@ -150,104 +151,6 @@ class Reading:
         if not parts[-1].endswith(b"\n"):
             parts.append(b"\n")
         return b"".join(parts)
-
-
-@dataclass(frozen=True)
-class Look:
-    """What follows from a file now."""
-
-    columns: tuple[Column, ...]
-    """A value for every line."""
-    extras: tuple[Column, ...]
-    """What is not kept, of the lines that were parsed: all of them where ``whole``."""
-    whole: bool
-    rows: Callable[[NDArray[np.intp]], Iterator[pa.RecordBatch]]
-    """Parses some lines again, as ``Reading.rows``."""
-
-
-class Derived:
-    """Columns that follow from the lines of a file, each value of them from one line alone. Not for several threads.
-
-    Args:
-        look: Makes a reading after an earlier one; the second argument asks for one of the whole file.
-        derive: Makes, from rows, columns of equal length and always of the same types, and some more that are not kept.
-    """
-
-    def __init__(
-        self,
-        look: Callable[[Reading | None, bool], Reading],
-        derive: Callable[[pa.RecordBatch], tuple[Sequence[Column], Sequence[Column]]],
-    ) -> None:
-        self._look, self._derive = look, derive
-        self._known: tuple[Reading, tuple[Column, ...]] | None = None
-
-    def read(self) -> Look:
-        """The columns as the file is now.
-
-        Raises:
-            DataError: as ``tables.read_batches``, and what ``derive`` raises; then nothing is known any more.
-        """
-        known, self._known = self._known, None
-        reading = self._look(known[0] if known is not None else None, False)
-        try:
-            found = self._found(reading, known[1] if known is not None else ())
-        except FileMoved:
-            reading = self._look(None, True)
-            found = self._found(reading, ())
-        self._known = (reading, found.columns) if reading.lines is not None else None
-        return found
-
-    def _found(self, reading: Reading, known: tuple[Column, ...]) -> Look:
-        parts = [self._derive(batch) for batch in reading.fresh()] or [self._derive(reading.nothing())]
-        columns, extras = ([*zip(*some, strict=True)] for some in zip(*parts, strict=True))
-        if reading.was is None:
-            kept = tuple(joined(some) for some in columns)
-        else:
-            kept = tuple(map(Carrying(reading.was), known, columns))
-        return Look(kept, tuple(joined(some) for some in extras), reading.was is None, reading.rows)
-
-
-class Carrying:
-    """Puts values of rows that were there before and of rows that are new into the order of a file.
-
-    Args:
-        was: Where each row was, -1 where it is new.
-    """
-
-    def __init__(self, was: Places) -> None:
-        self._place = was.astype(np.int64)
-        new = np.flatnonzero(was < 0)
-        self._place[new] = np.arange(-len(new), 0)  # from behind: new ones come after the old ones
-        first = np.flatnonzero(np.diff(self._place, prepend=-(len(was) + 2)) != 1)
-        self._runs = list(zip(first.tolist(), [*first[1:].tolist(), len(was)], strict=True))
-
-    def __call__(self, old: Column, new: Sequence[Column]) -> Column:
-        """The values of all rows.
-
-        Args:
-            old: Those of the rows before.
-            new: Those of the new rows, in parts.
-        """
-        fresh = joined(new)
-        if len(self._runs) * _LONG_RUN > len(self._place):
-            both = joined([old, fresh])
-            place = np.where(self._place < 0, self._place + len(both), self._place)
-            return both.take(pa.array(place)) if isinstance(both, pa.Array) else both[place]
-        parts = []
-        for start, stop in self._runs:
-            at = int(self._place[start])
-            source, at = (old, at) if at >= 0 else (fresh, at + len(fresh))
-            parts.append(source[at : at + stop - start])
-        return joined(parts or [old[:0]])
-
-
-def joined(parts: Sequence[Column]) -> Column:
-    """Parts of a column, one after another; at least one."""
-    if len(parts) == 1:
-        return parts[0]
-    if isinstance(parts[0], pa.Array):
-        return pa.concat_arrays(parts)
-    return np.concatenate(parts)
 
 
 def scan_lines(path: Path) -> Lines | None:

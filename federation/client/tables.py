@@ -103,7 +103,11 @@ def read_rows(path: Path, *, required: Collection[str]) -> Iterator[list[str]]:
 
 
 def read_batches(
-    path: Path, *, required: Sequence[str], encoded: Collection[str] = frozenset()
+    path: Path,
+    *,
+    required: Sequence[str],
+    encoded: Collection[str] = frozenset(),
+    plain: Sequence[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of ``read_rows`` as columns of text, some thousands of rows at a time; never a null.
 
@@ -111,13 +115,14 @@ def read_batches(
         path: The file.
         required: The columns to return, in this order; they must be there.
         encoded: Those of them to return as dictionary and indices, because they have few distinct values.
+        plain: The header of a file that is known to be plain.
 
     Raises:
         DataError: as ``read_rows``, and as there only when the row is reached.
     """
     done = 0
     types = column_types(required, encoded)
-    header = _plain(path)
+    header = plain if plain is not None else _plain(path)
     if header is not None:
         for column in required:
             _place(path, header, column)
@@ -177,7 +182,7 @@ def _plain(path: Path) -> list[str] | None:
         raise missing(path, exc) from exc
 
 
-def _place(path: Path, header: list[str], column: str) -> int:
+def _place(path: Path, header: Sequence[str], column: str) -> int:
     if column not in header:
         raise DataError(Reason.MISSING_COLUMN, item=f"{path.name}, column {column}")
     return header.index(column)

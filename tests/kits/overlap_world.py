@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from federation.client.config import DataConfig, PartnerConfig
-from federation.client.lines import Look
+from federation.client.derived import Derive, Look
 from federation.client.overlap.agent import OverlapAgent
-from federation.client.overlap.people import Derive
 from federation.core.clock import Clock
 from federation.core.errors import DataError, OverlapError, Reason
 from federation.core.identity import Identity, Role, Subject, new_key

@@ -10,8 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from federation.client import lines
+from federation.client.derived import Derived
 from federation.client.digests import IN_PROCESS, find
-from federation.client.lines import Derived, FileMoved, Reading, scan_lines
+from federation.client.lines import FileMoved, Reading, scan_lines
 from federation.client.tables import read_rows
 from federation.core.errors import DataError
 from tests.kits.native import need_kernel, taking
@@ -42,7 +43,7 @@ def open_derived(path: Path, parsed: list[int]) -> Derived:
         parsed.append(len(batch))
         return [batch["x"], np.array([len(text) for text in batch["y"].to_pylist()], np.int32)], [batch["y"]]
 
-    return Derived(look, derive)
+    return Derived(look, derive, again=True)
 
 
 def outcome(derived: Derived) -> tuple[list[object], str]:
@@ -85,6 +86,7 @@ EDITS = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(EDITS)
+@example([("add", 0, 0), ("add", 0, 0), ("drop", 0, 0), ("move", 0, 399), ("move", 399, 0), ("add", 400, 0)])
 def test_only_what_is_new_is_parsed(edits: list[tuple[str, int, int]]) -> None:
     need_kernel()
     with tempfile.TemporaryDirectory() as folder:

@@ -162,7 +162,7 @@ def test_batches_that_a_new_epoch_overtook_are_forgotten(world: World, tmp_path:
     world.coordinator.begin("", "email")
     world.work(3)
     agent = world.agents["bank"]
-    agent._send = lambda _batch, _width: 1 / 0  # type: ignore[assignment,method-assign,return-value]
+    agent._hop._send = lambda _batch, _width: 1 / 0  # type: ignore[assignment,return-value]
     with pytest.raises(ZeroDivisionError):
         world.work()
     assert any((tmp_path / "bank" / "hops").iterdir())

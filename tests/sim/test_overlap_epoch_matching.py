@@ -122,7 +122,7 @@ def test_groups_of_another_width_are_refused(tmp_path: Path, clock: FixedClock) 
     assert manifest.plan.key_type == "email+phone"
     batch.header.manifest.payload = batch.header.manifest.payload.replace(b"email+phone", b"email")
     with pytest.raises(EntenteError):
-        agent._header(pb.GetBatchResponse(header=batch.header))
+        agent._hop._header(pb.GetBatchResponse(header=batch.header))
 
 
 # How well it matches. Tokens stand for normal forms here: the protocol is exact on them (see the property tests).

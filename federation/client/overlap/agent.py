@@ -1,9 +1,7 @@
 """A partner's side of the overlap: blinds its own identifiers and, for the others, batches that they signed.
 
-The gateway only carries. Before this agent blinds a batch it has verified the origin's signature, every earlier hop's
-receipt, that it is next in the ring, that the label is one the agreement lists, that the points are those that were
-signed, and that it stays within its own limits (``state.EpochState.reserve``). Anything else is refused with a
-reason, and the agent goes on with the next task.
+Others' batches are checked before they are blinded (``hop``). Whatever is refused is refused with a reason, and the
+agent goes on with the next task.
 
 After the base of an epoch it sends deltas (``delta``): when the operator asks for what changed, when the
 gateway asks whether a withdrawal is outstanding, and by itself after a withdrawal (``withdrawals``).
@@ -12,10 +10,9 @@ Trusts its own policy, its own data and the alliance CA; not the gateway.
 """
 
 import os
-import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,9 +21,10 @@ import structlog
 
 from federation.client.config import PartnerConfig
 from federation.client.connection import translated
-from federation.client.overlap.carry import fetch, rows_in, send
+from federation.client.overlap.carry import send
 from federation.client.overlap.data import Data, Handles
-from federation.client.overlap.files import create_private, read_chunks, shuffled, write_rows
+from federation.client.overlap.files import read_chunks
+from federation.client.overlap.hop import Hop
 from federation.client.overlap.own import OwnBatches
 from federation.client.overlap.progress import LoggedProgress, Progress
 from federation.client.overlap.state import EpochState
@@ -35,11 +33,9 @@ from federation.core.clock import Clock
 from federation.core.errors import EntenteError, OverlapError, Reason, TransportError
 from federation.core.identity import Identity
 from federation.core.ids import HANDLE_BYTES, CustomerId, Handle
-from federation.overlap.batch import Chain, Random, sign_receipt, verify_chain
-from federation.overlap.blind import blind
+from federation.overlap.batch import Random
 from federation.overlap.plan import (
     REMOVE,
-    STATISTICS,
     Agreement,
     check_plan,
     row_bytes,
@@ -89,6 +85,17 @@ class OverlapAgent:
         self._progress = progress or LoggedProgress()
         self._state = EpochState(config.state, random)
         self._changing = threading.Lock()  # one delta at a time
+        self._hop = Hop(
+            stub,
+            identity,
+            self._state,
+            limits=config.limits,
+            policy=policy,
+            clock=clock,
+            progress=self._progress,
+            random=random,
+            send=self._send,
+        )
         self._own = OwnBatches(
             self._state,
             identity=identity,
@@ -209,49 +216,11 @@ class OverlapAgent:
         return None if plan is None else self.update(plan, withdrawals_only=True)
 
     def blind(self, batch_id: str) -> None:
-        """Fetches another partner's batch, checks it, blinds it and sends it back.
+        """Blinds another partner's batch; see ``Hop.blind``."""
+        self._hop.blind(batch_id)
 
-        Each stage is on disk before the next begins: a process that was killed goes on with the rows it has, or, where
-        the result was finished, with sending that very result.
-
-        Raises:
-            IdentityError: a signature is not what it must be.
-            OverlapError: the batch is not what was signed, or more than the limits allow.
-        """
-        folder = self._state.hop_folder(batch_id)
-        done = StoredBatch.load(folder / "out.points")
-        if done is None:
-            header, chain = self._receive(batch_id, folder)
-            done = self._blind_all(header, chain, folder)
-        manifest = pb.Manifest.FromString(done.header.manifest.payload)
-        self._send(done, row_bytes(manifest.plan))
-        shutil.rmtree(folder)
-
-    def _blind_all(self, header: pb.BatchHeader, chain: Chain, folder: Path) -> StoredBatch:
-        """Blinds and, for statistics, shuffles a batch that is on disk whole; signs the result."""
-        manifest, width = chain.manifest, row_bytes(chain.manifest.plan)
-        key = self._state.key(manifest.plan.epoch, manifest.index)
-        low_order = 0
-
-        def blinded() -> Iterator[bytes]:
-            nonlocal low_order
-            done = 0
-            for chunk in read_chunks(folder / "in.points", width):
-                result = blind(chunk, key)
-                low_order += len(result.low_order_rows)
-                done += len(chunk) // width
-                self._progress("blind", done, manifest.count)
-                yield result.points
-
-        rows: Iterator[bytes] = blinded()
-        if manifest.index == STATISTICS:
-            rows = shuffled(rows, folder / "bucket", rows=manifest.count, width=width, random=self._random)
-        content = write_rows(folder / "out.points", rows, width)
-        if low_order:
-            _log.warning("low_order_points", origin=manifest.origin, epoch=manifest.plan.epoch, rows=low_order)
-        out = StoredBatch(sign_receipt(self._identity, header, chain, content.digest), folder / "out.points", None)
-        out.save()
-        return out
+    def _send(self, batch: StoredBatch, width: int) -> None:
+        send(self._stub, batch, width, self._progress)
 
     def _pin(self, plan: pb.EpochPlan) -> None:
         check_plan(plan, self._identity.subject.alliance, self._policy)
@@ -277,55 +246,3 @@ class OverlapAgent:
         """Whose handles these are; padding is nobody's."""
         rows = (Handle(chunk) for chunk in read_chunks(handles, HANDLE_BYTES, rows=1))
         return [customer for customer in map(self._handles.customer_of, rows) if customer is not None]
-
-    def _receive(self, batch_id: str, folder: Path) -> tuple[pb.BatchHeader, Chain]:
-        """Brings a batch into a folder, whole; returns its header, whose every proof holds, within the quota."""
-        target, name = folder / "in.points", folder / "in.name"
-        for _ in range(2):
-            known = name.read_bytes() if name.exists() else b""
-            # Without a name, rows are of nobody knows what.
-            request = pb.GetBatchRequest(batch_id=batch_id, from_row=_rows(target, known) if known else 0)
-            parts = self._stub.GetBatch(request)
-            try:
-                header, chain = self._header(next(parts, None))
-                # Recorded before a row is read: what arrives must have the digest that is recorded here.
-                self._state.reserve(chain, self._config.limits.max_rows_blinded_per_epoch)
-                width = row_bytes(chain.manifest.plan)
-                mine = width.to_bytes(2, "big") + chain.manifest_digest + chain.digest
-                if known == mine or request.from_row == 0:
-                    if known != mine:
-                        target.unlink(missing_ok=True)
-                        with os.fdopen(create_private(name), "wb") as file:  # not synced: without it, begin anew
-                            file.write(mine)
-                    fetch(parts, chain, target, width, self._progress)
-                    return header, chain
-                name.unlink()  # rows of another batch: begin anew
-            finally:
-                parts.cancel()
-        raise OverlapError(Reason.DIGEST_MISMATCH, item="batch that changes while it is fetched")
-
-    def _header(self, part: pb.GetBatchResponse | None) -> tuple[pb.BatchHeader, Chain]:
-        if part is None or part.WhichOneof("part") != "header":
-            raise OverlapError(Reason.TRUNCATED_STREAM, item="batch header")
-        subject = self._identity.subject
-        chain = verify_chain(
-            part.header,
-            alliance=subject.alliance,
-            agreement=self._policy,
-            ca=self._identity.ca,
-            at=self._clock.now(),
-        )
-        if chain.next_hop != subject.party:
-            raise OverlapError(Reason.BAD_MANIFEST, item=f"next hop {chain.next_hop}")
-        self._state.pin_plan(chain.manifest.plan)
-        return part.header, chain
-
-    def _send(self, batch: StoredBatch, width: int) -> None:
-        answer = send(self._stub, batch, width, self._progress)
-        if answer.rejected_rows:
-            _log.warning("rows_rejected", batch=answer.batch_id, rows=len(answer.rejected_rows))
-
-
-def _rows(target: Path, name: bytes) -> int:
-    """Rows that are there of a batch whose width stands at the start of its name."""
-    return rows_in(target, int.from_bytes(name[:2], "big"))

@@ -8,24 +8,23 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import DataConfig
-from federation.client.digests import Table
 from federation.client.overlap.data import Data, Handles, allowed
 from federation.client.overlap.files import create_private, shuffled, write_rows
 from federation.client.overlap.labels import Numbers, label_numbers
 from federation.client.overlap.memory import Recorder
-from federation.client.overlap.people import Customers, People, Rows
+from federation.client.overlap.people import Customers, People, Rows, Usable
 from federation.client.overlap.progress import Progress
 from federation.client.overlap.stored import StoredBatch
 from federation.core.errors import OverlapError, Reason
 from federation.core.identity import Identity
-from federation.core.ids import HANDLE_BYTES, POINT_BYTES, CustomerId, Handle
+from federation.core.ids import HANDLE_BYTES, POINT_BYTES, Handle
 from federation.overlap.batch import Random, padding_rows, sign_manifest
 from federation.overlap.blind import CHUNK_ROWS, blind
 from federation.overlap.hash_to_curve import domain, hash_column, hash_to_curve
@@ -56,35 +55,6 @@ class Draft:
     handles: Sequence[Handle] = ()  # of the rows before the padding; switchboard only
     operation: int = BASE
     sequence: int = 0
-
-
-@dataclass(frozen=True)
-class Usable:
-    """Customers that may be in an index and have a usable identifier, in the order of the file."""
-
-    rows: Rows  # of the file
-    among: Customers
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def customer(self) -> Table:
-        """The digest of each one's id."""
-        return self.among.customer[self.rows]
-
-    @property
-    def person(self) -> Table:
-        """The digest of each one's identifiers."""
-        return self.among.person[self.rows]
-
-    def ids(self, which: Rows) -> list[CustomerId]:
-        """The ids of some of them, by place."""
-        return cast(list[CustomerId], self.among.ids.take(pa.array(self.rows[which])).to_pylist())
-
-    def people(self, which: Rows) -> People:
-        """The normal forms of some of them, by place, rising."""
-        return self.among.people_of(self.rows[which])
 
 
 @dataclass

@@ -13,6 +13,8 @@ import queue
 from collections.abc import Iterator
 from pathlib import Path
 
+import structlog
+
 from federation.client.overlap.files import read_chunks
 from federation.client.overlap.progress import Progress
 from federation.client.overlap.stored import StoredBatch
@@ -23,9 +25,16 @@ from federation.overlap.blind import CHUNK_ROWS
 from federation.v1 import overlap_pb2 as pb
 from federation.v1.overlap_pb2_grpc import OverlapServiceStub
 
+_log = structlog.get_logger()
 
-def fetch(parts: Iterator[pb.GetBatchResponse], chain: Chain, target: Path, width: int, progress: Progress) -> None:
-    """Appends the rows of a stream to those that are in a file, until the batch is whole.
+
+def fetch(
+    parts: Iterator[pb.GetBatchResponse], chain: Chain, target: Path, width: int, progress: Progress
+) -> Iterator[bytes]:
+    """Appends the rows of a stream to those that are in a file, until the batch is whole, and gives all of them.
+
+    Only when it has ended without an error are they known to be those that were signed: what is made of them meanwhile
+    must not leave before.
 
     Args:
         parts: What comes after the header, from the row on that ``rows_in`` gave.
@@ -33,6 +42,9 @@ def fetch(parts: Iterator[pb.GetBatchResponse], chain: Chain, target: Path, widt
         target: Holds the rows that came before; holds all of them at the end.
         width: Bytes a row.
         progress: Told how far it is.
+
+    Yields:
+        Whole rows, in their order.
 
     Raises:
         OverlapError: BAD_FIELD, BAD_POINT, TOO_LARGE, TRUNCATED_STREAM or DIGEST_MISMATCH; then the file is gone.
@@ -43,6 +55,7 @@ def fetch(parts: Iterator[pb.GetBatchResponse], chain: Chain, target: Path, widt
         file.truncate(rows * width)  # a row that was being written when the process died
     for chunk in read_chunks(target, width):
         digest.update(chunk)
+        yield chunk
     try:
         with target.open("ab") as file:
             for part in parts:
@@ -57,6 +70,7 @@ def fetch(parts: Iterator[pb.GetBatchResponse], chain: Chain, target: Path, widt
                 file.write(points)
                 digest.update(points)
                 progress("fetch", rows, total)
+                yield points
         check_content(chain, Content(rows, digest.digest()))
     except OverlapError:
         target.unlink()
@@ -69,7 +83,7 @@ def rows_in(path: Path, width: int) -> int:
 
 
 def send(stub: OverlapServiceStub, batch: StoredBatch, width: int, progress: Progress) -> pb.PutBatchResponse:
-    """Sends a batch from the row on that the gateway asks for; returns its last word.
+    """Sends a batch from the row on that the gateway asks for; returns its last word, and logs the rows it rejects.
 
     Raises:
         OverlapError: TRUNCATED_STREAM where the gateway ended without saying that it has the batch.
@@ -82,6 +96,8 @@ def send(stub: OverlapServiceStub, batch: StoredBatch, width: int, progress: Pro
         for answer in answers:
             progress("send", rows if answer.complete else answer.durable_rows, rows)
             if answer.complete:
+                if answer.rejected_rows:
+                    _log.warning("rows_rejected", batch=answer.batch_id, rows=len(answer.rejected_rows))
                 return answer
             if first:
                 start.put(answer.durable_rows)

@@ -6,8 +6,8 @@ from typing import Protocol
 import pandas as pd
 import pyarrow as pa
 
-from federation.client.lines import Derived
-from federation.client.overlap.people import Derive, Rows
+from federation.client.derived import Derive, Derived
+from federation.client.overlap.people import Rows
 from federation.core.ids import CustomerId, Handle
 from federation.overlap.plan import STATISTICS, SWITCHBOARD
 from federation.policy.specs import PartySpec

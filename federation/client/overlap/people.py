@@ -6,6 +6,7 @@ is built, and only then.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,17 +14,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
+from federation.client.derived import Column, Derive, Derived
 from federation.client.digests import Digests, Table
-from federation.client.lines import Column, Derived
 from federation.client.overlap.labels import Listed, columns_read, listed
 from federation.core.errors import DataError, Reason
+from federation.core.ids import CustomerId
 from federation.overlap.normalise import normalise_column
 from federation.policy.specs import PartySpec
 
 APART = "\x1f"  # no normal form holds it
 Rows = NDArray[np.intp]
 Mask = NDArray[np.bool_]
-Derive = Callable[[pa.RecordBatch], tuple[Sequence[Column], Sequence[Column]]]
 
 
 class People:
@@ -70,6 +71,35 @@ class Customers:
     listed: Listed
     people_of: Callable[[Rows], People]
     """The normal forms of some customers, by place, rising. Raises FileMoved where they are to be read and changed."""
+
+
+@dataclass(frozen=True)
+class Usable:
+    """Customers that may be in an index and have a usable identifier, in the order of the file."""
+
+    rows: Rows  # of the file
+    among: Customers
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def customer(self) -> Table:
+        """The digest of each one's id."""
+        return self.among.customer[self.rows]
+
+    @property
+    def person(self) -> Table:
+        """The digest of each one's identifiers."""
+        return self.among.person[self.rows]
+
+    def ids(self, which: Rows) -> list[CustomerId]:
+        """The ids of some of them, by place."""
+        return cast(list[CustomerId], self.among.ids.take(pa.array(self.rows[which])).to_pylist())
+
+    def people(self, which: Rows) -> People:
+        """The normal forms of some of them, by place, rising."""
+        return self.among.people_of(self.rows[which])
 
 
 class CustomerReader:

@@ -1,0 +1,129 @@
+"""Columns that follow from the lines of a file, kept as long as the lines are there.
+
+Whoever reads a file derives values from each line alone, and carries over those of lines that were there before. So the
+result is what deriving them from the whole file gives, wherever lines were added, taken out, changed or moved.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from federation.client.lines import FileMoved, Places, Reading
+
+Column = Any
+"""A ``pa.Array`` or an array of numpy."""
+Derive = Callable[[pa.RecordBatch], tuple[Sequence[Column], Sequence[Column]]]
+"""Makes columns, a value for each row, and others that are not kept."""
+_LONG_RUN = 32
+"""Rows that stand together, on average, where copying them together is faster than one by one."""
+_NEW = 1 << 40
+"""Stands before the places of new rows; no file has as many."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What follows from a file now."""
+
+    columns: tuple[Column, ...]
+    """A value for every line."""
+    extras: tuple[Column, ...]
+    """What is not kept, of the lines that were parsed: all of them where ``whole``."""
+    whole: bool
+    rows: Callable[[NDArray[np.intp]], Iterator[pa.RecordBatch]]
+    """Parses some lines again, as ``Reading.rows``."""
+
+
+class Derived:
+    """Columns that follow from the lines of a file, each value of them from one line alone. Not for several threads.
+
+    Args:
+        look: Makes a reading after an earlier one; the second argument asks for one of the whole file.
+        derive: Makes, from rows, columns of equal length and always of the same types, and some more that are not kept.
+        again: Whether lines may be asked for again, by ``Look.rows``.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[Reading | None, bool], Reading],
+        derive: Derive,
+        *,
+        again: bool = False,
+    ) -> None:
+        self._look, self._derive, self._again = look, derive, again
+        self._known: tuple[Reading, tuple[Column, ...]] | None = None
+
+    def read(self) -> Look:
+        """The columns as the file is now.
+
+        Raises:
+            DataError: as ``tables.read_batches``, and what ``derive`` raises; then nothing is known any more.
+        """
+        known, self._known = self._known, None
+        reading = self._look(known[0] if known is not None else None, False)
+        try:
+            found = self._found(reading, known[1] if known is not None else ())
+        except FileMoved:
+            reading = self._look(None, True)
+            found = self._found(reading, ())
+        self._known = (reading, found.columns) if reading.lines is not None else None
+        return found
+
+    def _found(self, reading: Reading, known: tuple[Column, ...]) -> Look:
+        parts = [self._derive(batch) for batch in reading.fresh()] or [self._derive(reading.nothing())]
+        columns, extras = ([list(column) for column in zip(*some, strict=True)] for some in zip(*parts, strict=True))
+        del parts  # each column's parts go when it is joined
+        if reading.was is None:
+            kept = tuple(joined(columns.pop(0)) for _ in range(len(columns)))
+        else:
+            kept = tuple(map(Carrying(reading.was), known, columns))
+        if not self._again:
+            reading.forget_places()
+        more = tuple(joined(extras.pop(0)) for _ in range(len(extras)))
+        return Look(kept, more, reading.was is None, reading.rows)
+
+
+class Carrying:
+    """Puts values of rows that were there before and of rows that are new into the order of a file.
+
+    Args:
+        was: Where each row was, -1 where it is new.
+    """
+
+    def __init__(self, was: Places) -> None:
+        self._place = was.astype(np.int64)
+        new = np.flatnonzero(was < 0)
+        self._place[new] = np.arange(_NEW, _NEW + len(new))
+        first = np.flatnonzero(np.diff(self._place, prepend=-2) != 1)
+        self._runs = list(zip(first.tolist(), [*first[1:].tolist(), len(was)], strict=True))
+
+    def __call__(self, old: Column, new: Sequence[Column]) -> Column:
+        """The values of all rows.
+
+        Args:
+            old: Those of the rows before.
+            new: Those of the new rows, in parts.
+        """
+        fresh = joined(new)
+        if len(self._runs) * _LONG_RUN > len(self._place):
+            both = joined([old, fresh])
+            place = np.where(self._place < _NEW, self._place, self._place - _NEW + len(old))
+            return both.take(pa.array(place)) if isinstance(both, pa.Array) else both[place]
+        parts = []
+        for start, stop in self._runs:
+            at = int(self._place[start])
+            source, at = (old, at) if at < _NEW else (fresh, at - _NEW)
+            parts.append(source[at : at + stop - start])
+        return joined(parts or [old[:0]])
+
+
+def joined(parts: Sequence[Column]) -> Column:
+    """Parts of a column, one after another; at least one."""
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], pa.Array):
+        return pa.concat_arrays(parts)
+    return np.concatenate(parts)

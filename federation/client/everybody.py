@@ -1,0 +1,60 @@
+"""Who is in the customers' file, and where they live: what decisions about all of them need."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from federation.client.config import DataConfig
+from federation.client.derived import Column, Derive, Derived
+from federation.client.digests import IN_PROCESS, Table, are_unique
+from federation.client.tables import check_key
+
+
+@dataclass(frozen=True)
+class Everybody:
+    """Everybody in the file, in its order: id, its digest in this process, and the number of the region."""
+
+    ids: pa.Array
+    digests: Table
+    region: NDArray[np.int32]
+    names: list[str]
+
+    def region_of(self, row: int) -> str | None:
+        """Where a customer lives, None where that is unknown."""
+        return self.names[self.region[row]] or None
+
+
+class EverybodyReader:
+    """Reads them. Not for several threads.
+
+    Args:
+        config: Where the file is and what its columns are called.
+        derived: Makes a reader of some columns that follows the file, as ``PartnerData.derived``.
+    """
+
+    def __init__(self, config: DataConfig, derived: Callable[[Sequence[str], Sequence[str], Derive], Derived]) -> None:
+        self._config, self._names = config, dict[str, int]()
+        self._derived = derived((config.columns.region,), (), self._derive)
+
+    def read(self) -> Everybody:
+        """Who is there now.
+
+        Raises:
+            DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW, also for an id that is empty or not unique.
+        """
+        ids, digests, blank, region = self._derived.read().columns
+        if blank.any() or not are_unique(digests):
+            check_key(self._config.customers, ids.to_pandas().rename(self._config.columns.id))
+        return Everybody(ids, digests, region, list(self._names))
+
+    def _derive(self, batch: pa.RecordBatch) -> tuple[list[Column], list[Column]]:
+        names = self._config.columns
+        ids, regions = batch[names.id], batch[names.region].dictionary_encode()
+        numbers = [self._names.setdefault(name, len(self._names)) for name in regions.dictionary.to_pylist()]
+        region = np.array(numbers, np.int32)[np.asarray(regions.indices)]
+        blank = np.asarray(pc.equal(pc.utf8_trim_whitespace(ids), ""))
+        return [ids, IN_PROCESS.of(ids), blank, region], []

@@ -1,0 +1,154 @@
+"""A partner's part in others' batches: it blinds them once more, and shuffles the statistics.
+
+The gateway only carries. Before a row is blinded, the origin's signature was verified, and every earlier hop's receipt,
+that this partner is next in the ring, that the label is one the agreement lists, and that it stays within its own
+limits (``state.EpochState.reserve``). Before the result is signed or sent, the points proved to be those that were
+signed, to the last one.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import structlog
+
+from federation.client.config import Limits
+from federation.client.overlap.carry import fetch, rows_in
+from federation.client.overlap.files import create_private, shuffled, write_rows
+from federation.client.overlap.progress import Progress
+from federation.client.overlap.state import EpochState
+from federation.client.overlap.stored import StoredBatch
+from federation.core.clock import Clock
+from federation.core.errors import OverlapError, Reason
+from federation.core.identity import Identity
+from federation.overlap.batch import Chain, Random, sign_receipt, verify_chain
+from federation.overlap.blind import blind
+from federation.overlap.plan import STATISTICS, Agreement, row_bytes
+from federation.v1 import overlap_pb2 as pb
+from federation.v1.overlap_pb2_grpc import OverlapServiceStub
+
+_log = structlog.get_logger()
+
+
+class Hop:
+    """Blinds other partners' batches.
+
+    Args:
+        stub: Of the gateway.
+        identity: The partner's.
+        state: Its epochs.
+        limits: What it allows.
+        policy: Its own policy.
+        clock: For the validity of certificates.
+        progress: Called while rows are worked on.
+        random: Order.
+        send: Sends a batch with rows of so many bytes.
+    """
+
+    def __init__(
+        self,
+        stub: OverlapServiceStub,
+        identity: Identity,
+        state: EpochState,
+        *,
+        limits: Limits,
+        policy: Agreement,
+        clock: Clock,
+        progress: Progress,
+        random: Random,
+        send: Callable[[StoredBatch, int], None],
+    ) -> None:
+        self._send = send
+        self._stub, self._identity, self._state, self._limits = stub, identity, state, limits
+        self._policy, self._clock, self._progress, self._random = policy, clock, progress, random
+
+    def blind(self, batch_id: str) -> None:
+        """Fetches another partner's batch, checks it, blinds it and sends it back.
+
+        Rows are blinded while later ones arrive. A process that was killed goes on with the rows that it has on disk,
+        or, where the result was finished, with sending that very result.
+
+        Raises:
+            IdentityError: a signature is not what it must be.
+            OverlapError: the batch is not what was signed, or more than the limits allow.
+        """
+        folder = self._state.hop_folder(batch_id)
+        done = StoredBatch.load(folder / "out.points")
+        if done is None:
+            done = self._blind_arriving(batch_id, folder)
+        manifest = pb.Manifest.FromString(done.header.manifest.payload)
+        self._send(done, row_bytes(manifest.plan))
+        shutil.rmtree(folder)
+
+    def _blind_all(self, header: pb.BatchHeader, chain: Chain, folder: Path, chunks: Iterator[bytes]) -> StoredBatch:
+        """Blinds and, for statistics, shuffles a batch; signs the result once all of its rows proved right."""
+        manifest, width = chain.manifest, row_bytes(chain.manifest.plan)
+        key = self._state.key(manifest.plan.epoch, manifest.index)
+        low_order = 0
+
+        def blinded() -> Iterator[bytes]:
+            nonlocal low_order
+            done = 0
+            for chunk in chunks:
+                result = blind(chunk, key)
+                low_order += len(result.low_order_rows)
+                done += len(chunk) // width
+                self._progress("blind", done, manifest.count)
+                yield result.points
+
+        rows: Iterator[bytes] = blinded()
+        if manifest.index == STATISTICS:
+            rows = shuffled(rows, folder / "bucket", rows=manifest.count, width=width, random=self._random)
+        content = write_rows(folder / "out.points", rows, width)
+        if low_order:
+            _log.warning("low_order_points", origin=manifest.origin, epoch=manifest.plan.epoch, rows=low_order)
+        out = StoredBatch(sign_receipt(self._identity, header, chain, content.digest), folder / "out.points", None)
+        out.save()
+        return out
+
+    def _blind_arriving(self, batch_id: str, folder: Path) -> StoredBatch:
+        """Brings a batch into a folder and blinds it, once every proof in its header holds, and within the quota."""
+        target, name = folder / "in.points", folder / "in.name"
+        for _ in range(2):
+            known = name.read_bytes() if name.exists() else b""
+            # Without a name, rows are of nobody knows what.
+            request = pb.GetBatchRequest(batch_id=batch_id, from_row=_rows(target, known) if known else 0)
+            parts = self._stub.GetBatch(request)
+            try:
+                header, chain = self._header(next(parts, None))
+                # Recorded before a row is read: what arrives must have the digest that is recorded here.
+                self._state.reserve(chain, self._limits.max_rows_blinded_per_epoch)
+                width = row_bytes(chain.manifest.plan)
+                mine = width.to_bytes(2, "big") + chain.manifest_digest + chain.digest
+                if known == mine or request.from_row == 0:
+                    if known != mine:
+                        target.unlink(missing_ok=True)
+                        with os.fdopen(create_private(name), "wb") as file:  # not synced: without it, begin anew
+                            file.write(mine)
+                    return self._blind_all(header, chain, folder, fetch(parts, chain, target, width, self._progress))
+                name.unlink()  # rows of another batch: begin anew
+            finally:
+                parts.cancel()
+        raise OverlapError(Reason.DIGEST_MISMATCH, item="batch that changes while it is fetched")
+
+    def _header(self, part: pb.GetBatchResponse | None) -> tuple[pb.BatchHeader, Chain]:
+        if part is None or part.WhichOneof("part") != "header":
+            raise OverlapError(Reason.TRUNCATED_STREAM, item="batch header")
+        subject = self._identity.subject
+        chain = verify_chain(
+            part.header,
+            alliance=subject.alliance,
+            agreement=self._policy,
+            ca=self._identity.ca,
+            at=self._clock.now(),
+        )
+        if chain.next_hop != subject.party:
+            raise OverlapError(Reason.BAD_MANIFEST, item=f"next hop {chain.next_hop}")
+        self._state.pin_plan(chain.manifest.plan)
+        return part.header, chain
+
+
+def _rows(target: Path, name: bytes) -> int:
+    """Rows that are there of a batch whose width stands at the start of its name."""
+    return rows_in(target, int.from_bytes(name[:2], "big"))
