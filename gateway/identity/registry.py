@@ -1,7 +1,7 @@
 """Invitations, certificate requests and revocations, durable.
 
 A revocation is in force for the next call in every process that works on the same database: what is kept in memory is
-compared with the table at each check, and the table only grows.
+compared with the table at each check at which the database is another than before, and the table only grows.
 
 The registry signs nothing: it holds requests until the operator brings the certificate that the CA signed for them.
 An invitation names party and role, works for one key only, and is stored as a hash.
@@ -10,17 +10,20 @@ An invitation names party and role, works for one key only, and is stored as a h
 import hashlib
 import secrets
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from cryptography import x509
-from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, Text, func, insert, select, update
+from sqlalchemy import Column, Connection, Engine, MetaData, Row, String, Table, Text, func, insert, select, update
 
 from federation.core.clock import Clock, from_text, to_text
 from federation.core.database import reading
 from federation.core.errors import IdentityError, Reason
 from federation.core.identity import PARTY_PATTERN, Role, Subject, request_id_of, verify_certificate
 from federation.core.ids import PartyId
+from gateway.changes import Changes, Stamp
 from gateway.identity.authority import SKEW, read_csr
 from gateway.identity.caller import Caller
 
@@ -53,6 +56,7 @@ _REVOCATIONS = Table(
     Column("at", String(40), primary_key=True),
     Column("reason", Text, nullable=False),
 )
+_COUNT = select(func.count()).select_from(_REVOCATIONS)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ class Registry:
     def __init__(self, engine: Engine, alliance: str, ca: x509.Certificate, clock: Clock) -> None:
         self._engine, self._alliance, self._ca, self._clock = engine, alliance, ca, clock
         _META.create_all(engine)
-        self._reading, self._lock = reading(engine), threading.Lock()
+        self._reading, self._changes, self._lock = reading(engine), Changes(engine), threading.Lock()
+        self._seen: Stamp | None = None  # of the database, when revocations were read
         self._known = 0  # revocations in memory
         self._revoked_serials: set[str] = set()
         self._revoked_until: dict[str, datetime] = {}
@@ -160,17 +165,23 @@ class Registry:
 
     def _read_revocations(self) -> None:
         """Takes in what any process struck off."""
-        with self._lock, self._reading.begin() as db:
-            if db.scalar(select(func.count()).select_from(_REVOCATIONS)) == self._known:
+        with self._lock:
+            stamp = self._changes.stamp()
+            if stamp == self._seen:
                 return
-            rows = db.execute(select(_REVOCATIONS)).all()
-            for row in rows:
-                if row.serial:
-                    self._revoked_serials.add(row.serial)
-                else:
-                    until = from_text(row.at)
-                    self._revoked_until[row.party] = max(until, self._revoked_until.get(row.party, until))
-            self._known = len(rows)
+            with self._reading.begin() as db:
+                if db.scalar(_COUNT) != self._known:
+                    self._take_in(db.execute(select(_REVOCATIONS)).all())
+            self._seen = stamp
+
+    def _take_in(self, rows: Sequence[Row[Any]]) -> None:
+        for row in rows:
+            if row.serial:
+                self._revoked_serials.add(row.serial)
+            else:
+                until = from_text(row.at)
+                self._revoked_until[row.party] = max(until, self._revoked_until.get(row.party, until))
+        self._known = len(rows)
 
     def authenticate(self, certificate_pem: bytes) -> Caller:
         """Who a TLS certificate is. The TLS library checked the chain; this checks everything again, and revocation.

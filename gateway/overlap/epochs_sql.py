@@ -1,85 +1,32 @@
-"""The state of epochs in a SQL database; see ``epochs.Epochs`` for what each method promises."""
+"""The state of epochs in a SQL database; see ``epochs.Epochs`` for what each method promises.
+
+What streams and builds ask again and again is read once for all of them, and again when the database has changed.
+"""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import TypeVar
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Engine,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    Text,
-    bindparam,
-    exists,
-    func,
-    insert,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Connection, Engine, bindparam, insert, select, text, update
 
 from federation.core.clock import to_text
 from federation.core.database import reading
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import EpochId, PartyId
-from federation.overlap.plan import BASE
 from federation.v1 import overlap_pb2 as pb
+from gateway.changes import Changes, Stamp
+from gateway.overlap import epochs_tables as ask
 from gateway.overlap.epochs import AWAITED, MAX_WAITING, Batch, Counts, Delta, Epoch, Kind, Task, batch_id_of
+from gateway.overlap.epochs_tables import BATCHES as _BATCHES
+from gateway.overlap.epochs_tables import DELTAS as _DELTAS
+from gateway.overlap.epochs_tables import EPOCHS as _EPOCHS
+from gateway.overlap.epochs_tables import META as _META
+from gateway.overlap.epochs_tables import TASKS as _TASKS
+from gateway.overlap.epochs_tables import is_open as _is_open
 
-_META = MetaData()
-_EPOCHS = Table(
-    "overlap_epoch",
-    _META,
-    Column("number", Integer, primary_key=True),
-    Column("epoch", String(64), nullable=False, unique=True),
-    Column("plan", LargeBinary, nullable=False),
-    Column("state", String(12), nullable=False),  # "open", "complete", "abandoned"
-    Column("created_at", String(40), nullable=False),
-    Column("completed_at", String(40), nullable=False, default=""),
-)
-_BATCHES = Table(
-    "overlap_batch",
-    _META,
-    Column("batch_id", String(64), primary_key=True),
-    Column("epoch", String(64), nullable=False, index=True),
-    Column("origin", String(32), nullable=False),
-    Column("index", Integer, nullable=False),
-    Column("label", String(1024), nullable=False),
-    Column("position", Integer, nullable=False),
-    Column("header", LargeBinary, nullable=False, default=b""),
-    Column("rejected", Integer, nullable=False, default=0),
-    Column("operation", Integer, nullable=False, default=BASE),
-    Column("sequence", Integer, nullable=False, default=0),
-)
-_DELTAS = Table(
-    "overlap_delta",
-    _META,
-    Column("epoch", String(64), primary_key=True),
-    Column("origin", String(32), primary_key=True),
-    Column("sequence", Integer, primary_key=True),
-    Column("state", String(12), nullable=False),
-    Column("reason", String(40), nullable=False, default=""),
-    Column("text", Text, nullable=False, default=""),
-)
-_TASKS = Table(
-    "overlap_task",
-    _META,
-    Column("task_id", String(64), primary_key=True),
-    Column("epoch", String(64), nullable=False, index=True),
-    Column("party", String(32), nullable=False),
-    Column("kind", String(8), nullable=False),
-    Column("batch_id", String(64), nullable=False),
-    Column("state", String(8), nullable=False),  # "open", "done", "failed"
-    Column("reason", String(40), nullable=False, default=""),
-    Column("text", Text, nullable=False, default=""),
-    Column("attempt", Integer, nullable=False, default=0),
-)
+_Found = TypeVar("_Found")
 
 
 class SqlEpochs:
@@ -88,6 +35,9 @@ class SqlEpochs:
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reading = engine, reading(engine)  # who only looks waits for no writer
         _META.create_all(engine)
+        self._changes, self._looking = Changes(engine), threading.Lock()
+        self._seen: Stamp | None = None
+        self._known: dict[str, object] = {}  # as the database was when it had that stamp
 
     def create(
         self, plan: pb.EpochPlan, batches: Mapping[PartyId, Sequence[tuple[int, str]]], at: datetime
@@ -110,16 +60,16 @@ class SqlEpochs:
 
     def get(self, epoch: str) -> Epoch | None:
         """See Epochs."""
-        with self._reading.begin() as db:
-            row = db.execute(select(_EPOCHS).where(_EPOCHS.c.epoch == epoch)).mappings().first()
-        return Epoch(EpochId(row["epoch"]), pb.EpochPlan.FromString(row["plan"]), row["state"]) if row else None
+        found = self._look(f"epoch {epoch}", lambda db: db.execute(ask.EPOCH, {"epoch": epoch}).mappings().first())
+        if found is None:
+            return None
+        return Epoch(
+            EpochId(found["epoch"]), pb.EpochPlan.FromString(found["plan"]), found["state"]
+        )  # a plan of its own
 
     def newest_complete(self) -> EpochId | None:
         """See Epochs."""
-        where = _EPOCHS.c
-        query = select(where.epoch).where(where.state == "complete").order_by(where.number.desc()).limit(1)
-        with self._reading.begin() as db:
-            name = db.execute(query).scalar()
+        name: str | None = self._look("newest", lambda db: db.execute(ask.NEWEST).scalar())
         return EpochId(name) if name is not None else None
 
     def names(self, prefix: str) -> set[str]:
@@ -131,22 +81,19 @@ class SqlEpochs:
     def batch(self, batch_id: str) -> Batch | None:
         """See Epochs."""
         with self._reading.begin() as db:
-            row = db.execute(_OPEN_BATCH, {"name": batch_id}).mappings().first()
+            row = db.execute(ask.OPEN_BATCH, {"batch": batch_id}).mappings().first()
         return _batch(dict(row)) if row else None
 
     def closed(self, batch_id: str) -> Batch | None:
         """See Epochs."""
-        mine = (_BATCHES.c.batch_id == batch_id) & (_BATCHES.c.sequence > 0)
         with self._reading.begin() as db:
-            row = db.execute(select(_BATCHES).where(mine, ~_is_open())).mappings().first()
+            row = db.execute(ask.CLOSED_BATCH, {"batch": batch_id}).mappings().first()
         return _batch(dict(row)) if row else None
 
     def batches(self, epoch: str) -> list[Batch]:
         """See Epochs."""
-        where = _BATCHES.c
-        base = select(_BATCHES).where(where.epoch == epoch, where.sequence == 0)
         with self._reading.begin() as db:
-            rows = db.execute(base.order_by(where.origin, where.index, where.label)).mappings()
+            rows = db.execute(ask.BASE_BATCHES, {"epoch": epoch}).mappings()
             return [_batch(dict(row)) for row in rows]
 
     def open_delta(self, epoch: str, origin: str, sequence: int, keys: Sequence[tuple[int, int, str]]) -> None:
@@ -168,9 +115,7 @@ class SqlEpochs:
 
     def deltas(self, epoch: str) -> list[Delta]:
         """See Epochs."""
-        query = select(_DELTAS).where(_DELTAS.c.epoch == epoch).order_by(_DELTAS.c.origin, _DELTAS.c.sequence)
-        with self._reading.begin() as db:
-            return [Delta(**row) for row in db.execute(query).mappings()]
+        return list(self._look(f"deltas {epoch}", lambda db: _read_deltas(db, epoch)))
 
     def delta_batches(self, delta: Delta) -> list[Batch]:
         """See Epochs."""
@@ -197,20 +142,18 @@ class SqlEpochs:
     def advance(self, batch_id: str, header: pb.BatchHeader, next_hop: str | None, rejected: int) -> None:
         """See Epochs."""
         with self._engine.begin() as db:
-            row = db.execute(select(_BATCHES).where(_BATCHES.c.batch_id == batch_id)).mappings().one()
+            row = db.execute(ask.BATCH, {"batch": batch_id}).mappings().one()
             position = len(header.receipts)
             if row["position"] != position - 1:
                 raise OverlapError(Reason.UNKNOWN_BATCH, item=f"batch at position {row['position']}")
             values = {"position": position, "header": header.SerializeToString()}
             if position == 0:
                 values["rejected"] = rejected
-            db.execute(update(_BATCHES).where(_BATCHES.c.batch_id == batch_id).values(**values))
+            db.execute(_MOVE, {"moved": batch_id, "rejected": row["rejected"], **values})
             done = (_TASKS.c.batch_id == batch_id) & (_TASKS.c.kind == "blind")
             if position == 0:
-                where = _BATCHES.c
-                mine = (where.epoch == row["epoch"]) & (where.origin == row["origin"]) & (where.position == AWAITED)
-                mine &= where.sequence == 0
-                if not db.execute(select(func.count()).select_from(_BATCHES).where(mine)).scalar_one():
+                of_origin = {"epoch": row["epoch"], "origin": row["origin"], "awaited": AWAITED}
+                if not db.execute(ask.NOT_SENT, of_origin).scalar_one():
                     done |= _TASKS.c.task_id == _task_id(row["epoch"], row["origin"], "submit", "")
             db.execute(update(_TASKS).where(done).values(state="done", reason="", text=""))
             if next_hop is not None:
@@ -218,18 +161,7 @@ class SqlEpochs:
 
     def tasks(self, party: str) -> list[Task]:
         """See Epochs."""
-        delta = _DELTAS.alias()
-        first = select(func.min(delta.c.sequence)).where(
-            delta.c.epoch == _BATCHES.c.epoch, delta.c.origin == _BATCHES.c.origin, delta.c.state == "open"
-        )
-        turn = (_BATCHES.c.sequence == 0) | (_BATCHES.c.sequence == first.scalar_subquery())
-        ready = select(_BATCHES.c.batch_id).where(_is_open(), turn)
-        opened = select(_EPOCHS.c.epoch).where(_EPOCHS.c.state == "open")
-        query = select(_TASKS).where(_TASKS.c.party == party, _TASKS.c.state == "open")
-        submits = (_TASKS.c.kind == "submit") & _TASKS.c.epoch.in_(opened)
-        query = query.where(submits | _TASKS.c.batch_id.in_(ready))
-        with self._reading.begin() as db:
-            return [Task(**row) for row in db.execute(query.order_by(_TASKS.c.kind.desc())).mappings()]
+        return list(self._look("tasks", _read_tasks).get(party, ()))
 
     def fail(self, task_id: str, party: str, reason: str, text: str) -> bool:
         """See Epochs."""
@@ -247,15 +179,7 @@ class SqlEpochs:
 
     def counts(self, epoch: str) -> Counts:
         """See Epochs."""
-        waiting = select(_TASKS).where(_TASKS.c.epoch == epoch, _TASKS.c.state != "done").order_by(_TASKS.c.party)
-        with self._reading.begin() as db:
-            plan = db.execute(select(_EPOCHS.c.plan).where(_EPOCHS.c.epoch == epoch)).scalar_one()
-            base = select(_BATCHES.c.position).where(_BATCHES.c.epoch == epoch, _BATCHES.c.sequence == 0)
-            positions = list(db.execute(base).scalars())
-            tasks = tuple(Task(**row) for row in db.execute(waiting).mappings())
-        hops = len(pb.EpochPlan.FromString(plan).partners) - 1
-        sent = [position for position in positions if position != AWAITED]
-        return Counts(len(sent), len(positions), sum(sent), len(positions) * hops, tasks)
+        return self._look(f"counts {epoch}", lambda db: _read_counts(db, epoch))
 
     def complete(self, epoch: str, at: datetime) -> list[str]:
         """See Epochs."""
@@ -274,18 +198,49 @@ class SqlEpochs:
         with self._reading.begin() as db:
             return [EpochId(name) for name in db.execute(query.offset(1)).scalars()]
 
+    def _look(self, what: str, read: Callable[[Connection], _Found]) -> _Found:
+        """What was read before, as long as the database is as it was then. Everybody gets the same: none may change it."""
+        with self._looking:
+            stamp = self._changes.stamp()
+            if stamp != self._seen:
+                self._seen, self._known = stamp, {}
+            if what in self._known:
+                return self._known[what]  # type: ignore[return-value]
+            with self._reading.begin() as db:
+                found = read(db)
+            if found is not None:  # names of what is not there are without number
+                self._known[what] = found
+            return found
 
-def _is_open() -> ColumnElement[bool]:
-    """Of a batch: that its epoch, or its delta, is open."""
-    where = _BATCHES.c
-    epochs = select(_EPOCHS.c.epoch).where(_EPOCHS.c.state == "open")
-    same = (_DELTAS.c.epoch == where.epoch) & (_DELTAS.c.origin == where.origin)
-    same &= (_DELTAS.c.sequence == where.sequence) & (_DELTAS.c.state == "open")
-    return ((where.sequence == 0) & where.epoch.in_(epochs)) | exists().where(same)
+
+# Every step of every batch does this.
+_MOVE = (
+    update(_BATCHES)
+    .where(_BATCHES.c.batch_id == bindparam("moved"))
+    .values(position=bindparam("position"), header=bindparam("header"), rejected=bindparam("rejected"))
+)
 
 
-# Made once: every step of every batch asks it.
-_OPEN_BATCH = select(_BATCHES).where(_BATCHES.c.batch_id == bindparam("name"), _is_open())
+def _read_deltas(db: Connection, epoch: str) -> list[Delta]:
+    return [Delta(**row) for row in db.execute(ask.OF_DELTAS, {"epoch": epoch}).mappings()]
+
+
+def _read_tasks(db: Connection) -> dict[str, list[Task]]:
+    found: dict[str, list[Task]] = {}
+    for row in db.execute(ask.OPEN_TASKS).mappings():
+        task = Task(**row)
+        found.setdefault(task.party, []).append(task)
+    return found
+
+
+def _read_counts(db: Connection, epoch: str) -> Counts:
+    of_epoch = {"epoch": epoch}
+    plan = db.execute(ask.EPOCH, of_epoch).mappings().one()["plan"]
+    positions = list(db.execute(ask.POSITIONS, of_epoch).scalars())
+    tasks = tuple(Task(**row) for row in db.execute(ask.WAITING, of_epoch).mappings())
+    hops = len(pb.EpochPlan.FromString(plan).partners) - 1
+    sent = [position for position in positions if position != AWAITED]
+    return Counts(len(sent), len(positions), sum(sent), len(positions) * hops, tasks)
 
 
 def _task_id(epoch: str, party: str, kind: Kind, batch_id: str) -> str:

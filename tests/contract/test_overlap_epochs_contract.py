@@ -206,3 +206,26 @@ def test_the_newest_complete_epoch(epochs: SqlEpochs, reopen: Reopen) -> None:
     assert again.names("e") == {"e1", "e2", "e3"}
     assert again.names("_") == set()
     assert again.get("e4") is None
+
+
+def test_what_another_process_wrote_is_seen_at_once(reopen: Reopen) -> None:
+    """What was read is kept only as long as nobody wrote."""
+    mine, others = SqlEpochs(reopen()), SqlEpochs(reopen())
+    assert (mine.get("e1"), mine.tasks(A), mine.newest_complete()) == (None, [], None)
+    create(others)
+    assert kinds(mine, A) == ["submit"]
+    assert mine.counts("e1").submitted == 0
+    for party in (A, B):
+        for index, label in KEYS:
+            others.advance(batch_id_of("e1", party, index, label), header(), None, 0)
+    assert kinds(mine, A) == []
+    assert mine.counts("e1").submitted == 4
+    others.complete("e1", AT)
+    assert mine.newest_complete() == "e1"
+    found = mine.get("e1")
+    assert found is not None
+    assert found.state == "complete"
+    others.open_delta("e1", A, 1, [(1, 2, "x=1")])
+    assert [delta.state for delta in mine.deltas("e1")] == ["open"]
+    others.close_delta(mine.deltas("e1")[0])
+    assert [delta.state for delta in mine.deltas("e1")] == ["applied"]

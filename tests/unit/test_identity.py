@@ -171,6 +171,21 @@ def test_revocation_is_in_force_at_once_and_survives_a_restart(
     reopened.authenticate(make_identity(authority, clock).certificate_pem)
 
 
+@pytest.mark.parametrize("struck", ["certificate", "party"])
+def test_a_revocation_by_another_process_is_in_force_for_the_next_message(
+    tmp_path: Path, authority: Authority, clock: FixedClock, struck: str
+) -> None:
+    here, there = (
+        Registry(open_database(tmp_path / "g.db"), "skyline", authority.certificate, clock) for _ in range(2)
+    )
+    caller = here.authenticate(make_identity(authority, clock).certificate_pem)
+    there.invite(PartyId("bank"), Role.PARTNER)  # another change of the same database
+    for _ in range(3):
+        here.check_live(caller)
+    there.revoke(*((caller.serial, "") if struck == "certificate" else ("", "bank")), "lost key")
+    assert refused(here.check_live, caller) is Reason.CERTIFICATE_REVOKED
+
+
 def test_another_alliance_or_an_expired_certificate_is_refused(
     registry: Registry, authority: Authority, clock: FixedClock
 ) -> None:
