@@ -18,7 +18,7 @@ Column = Any
 """A ``pa.Array`` or an array of numpy."""
 Derive = Callable[[pa.RecordBatch], tuple[Sequence[Column], Sequence[Column]]]
 """Makes columns, a value for each row, and others that are not kept."""
-_LONG_RUN = 32
+_LONG_RUN = 256
 """Rows that stand together, on average, where copying them together is faster than one by one."""
 _NEW = 1 << 40
 """Stands before the places of new rows; no file has as many."""
@@ -98,7 +98,8 @@ class Carrying:
         new = np.flatnonzero(was < 0)
         self._place[new] = np.arange(_NEW, _NEW + len(new))
         first = np.flatnonzero(np.diff(self._place, prepend=-2) != 1)
-        self._runs = list(zip(first.tolist(), [*first[1:].tolist(), len(was)], strict=True))
+        ends = [*first[1:].tolist(), len(was)]
+        self._runs = list(zip(first.tolist(), ends[: len(first)], strict=True))
 
     def __call__(self, old: Column, new: Sequence[Column]) -> Column:
         """The values of all rows.

@@ -5,8 +5,8 @@ the gateway, mutual TLS, CSV files, consents and policy decisions, as processes.
 
 - ``build_s``: the operator's build of an epoch over N customers a partner, half of them at all three.
 - ``delta_s_1pct``: the operator's update after 1 % of each partner's customers changed (half of that went, as many
-  came): the agents read their files again and ask their policy about everybody, find what changed, blind and send it,
-  and the gateway applies it. ``delta_share``: divided by ``build_s`` of the same run.
+  came, all over the file): the agents look at their files again and ask their policy about everybody, find what
+  changed, blind and send it, and the gateway applies it. ``delta_share``: divided by ``build_s`` of the same run.
 - ``no_change_s``: the same when nothing changed: what reading, deciding and comparing cost.
 - ``confirmed_answer_s``: a fresh noisy answer, for which the agents confirm that no withdrawal is outstanding.
 
@@ -84,16 +84,19 @@ def shared(people: int) -> set[str]:
 
 
 def change(folder: Path, half: int, clock: SystemClock) -> set[str]:
-    """Takes the first customers out of a file and puts as many new ones in; returns the addresses of who went."""
+    """Takes customers out all over a file and puts others elsewhere; returns the addresses of who went."""
     header, *rows = (folder / "customers.csv").read_text().splitlines()
-    new = [f"N{number:08d},{email_of(NEWCOMER + number)},,PT" for number in range(half)]
-    (folder / "customers.csv").write_text("\n".join([header, *rows[half:], *new]) + "\n")
+    apart = len(rows) // half
+    gone, stay = rows[: apart * half : apart], [row for at, row in enumerate(rows) if at % apart or at >= apart * half]
+    for number in range(half):
+        stay.insert(number * apart + apart // 2, f"N{number:08d},{email_of(NEWCOMER + number)},,PT")
+    (folder / "customers.csv").write_text("\n".join([header, *stay]) + "\n")
     given, expires = to_text(clock.now() - timedelta(days=1)), to_text(clock.now() + timedelta(days=700))
     with (folder / "consents.csv").open("a") as consents:
         for number in range(half):
             agreed = f"overlap_statistics,given,bank insurer airline gateway,{given},{expires},1,1,GDPR"
             consents.write(f"n{number},N{number:08d},{agreed}\r\n")
-    return {row.split(",")[1] for row in rows[:half]}
+    return {row.split(",")[1] for row in gone}
 
 
 def call(operator: Path, method: str) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from federation.client import derived as derived_columns
 from federation.client import lines
 from federation.client.derived import Derived
 from federation.client.digests import IN_PROCESS, find
@@ -68,6 +70,7 @@ def expected(path: Path) -> tuple[list[object], str]:
 
 @settings(deadline=None)
 @given(PATHS, st.lists(FILE, min_size=1, max_size=5))
+@example("native", [("x,y", [], "\n", True), ("x,y", [], "\n", True)])
 @example("native", [("x,y", ["a,a"] * 9, "\n", True), ("x,y", ["a,a"] * 9 + ["b,b"], "\r\n", False)])
 @example("native", [("x,y", ["a,b", "c,d", "a,c", "b,b"], "\n", True), ("x,y", ["c,d", "b,b", "a,b"], "\n", True)])
 def test_each_reading_is_that_of_the_whole_file(path: str, files: list[tuple[str, list[str], str, bool]]) -> None:
@@ -85,11 +88,13 @@ EDITS = st.lists(
 
 
 @settings(deadline=None, max_examples=60)
-@given(EDITS)
-@example([("add", 0, 0), ("add", 0, 0), ("drop", 0, 0), ("move", 0, 399), ("move", 399, 0), ("add", 400, 0)])
-def test_only_what_is_new_is_parsed(edits: list[tuple[str, int, int]]) -> None:
+@given(EDITS, st.sampled_from([0, 1 << 40]))
+@example([("add", 0, 0), ("add", 0, 0), ("drop", 0, 0), ("move", 0, 399), ("move", 399, 0), ("add", 400, 0)], 0)
+def test_only_what_is_new_is_parsed(edits: list[tuple[str, int, int]], long_run: int) -> None:
+    """With rows that are copied one by one, and in runs."""
     need_kernel()
-    with tempfile.TemporaryDirectory() as folder:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(derived_columns, "_LONG_RUN", long_run)
         file = Path(folder) / "table.csv"
         rows = [f"row {number},{number}" for number in range(400)]
         write(file, "x,y", rows, "\n", closed=True)

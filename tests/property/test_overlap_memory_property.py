@@ -1,9 +1,12 @@
 """People are told apart and sorted by their digests, also where two digests share a half."""
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation.client.overlap.delta import _touched
 from federation.client.overlap.memory import customers_table, first_of_each
 
 HALVES = st.sampled_from([b"aaaaaaaa", b"aaaaaaab", b"zaaaaaaa", b"\xff\x00\x00\x00\x00\x00\x00\x01"])
@@ -19,3 +22,31 @@ def test_the_first_row_of_each_person_counts(rows: list[tuple[bytes, bytes, int]
     expected = sorted(first_of.items(), key=lambda item: np.frombuffer(item[0], np.uint64).tolist())
     assert list(zip(people["person"].tolist(), first.tolist(), strict=True)) == expected
     assert people["label"].tolist() == [rows[number][2] for _, number in expected]
+
+
+# A customer, the person it is of, and a label; each customer once.
+FILES = st.lists(
+    st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(0, 1)), max_size=10, unique_by=lambda r: r[0]
+)
+
+
+def people_in(rows: list[tuple[int, int, int]]) -> dict[int, int]:
+    """Person to the label of the first row."""
+    return {person: label for _, person, label in reversed(rows)}
+
+
+@given(FILES, FILES, st.booleans())
+def test_whoever_is_not_touched_is_the_same_as_before(
+    before: list[tuple[int, int, int]], other: list[tuple[int, int, int]], related: bool
+) -> None:
+    after = [row for row in before if row[0] % 3] + [row for row in other if row[0] >= 10 - len(before)] * related
+    after = list({row[0]: row for row in after}.values()) if related else other
+    digests = np.array([bytes([number]) * 16 for number in range(256)], dtype="V16")
+
+    def table(rows: list[tuple[int, int, int]]) -> Any:
+        columns = np.array(rows, np.intp).reshape(-1, 3)
+        return customers_table(digests[columns[:, 0]], digests[columns[:, 1] + 100], columns[:, 2])
+
+    touched = {digest[0] - 100 for digest in _touched(table(before), table(after)).tolist()}
+    was, now = people_in(before), people_in(after)
+    assert {p for p in was | now if was.get(p) != now.get(p)} <= touched

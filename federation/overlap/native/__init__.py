@@ -4,6 +4,8 @@ The kernel is an accelerator and nothing else: for every input its answers are t
 hashlib, which do the work where it is missing. It is loaded once a process, after it has given a known answer of RFC
 7748. ``ENTENTE_NATIVE=0`` in the environment forces the portable path. One line in the log says which path is taken.
 
+The library's functions over texts (``texts``) need no such processor and are loaded apart.
+
 Large inputs are split over all cores: ctypes lets go of the interpreter's lock during a call. Beyond input and output
 nothing is allocated.
 
