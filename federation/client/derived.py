@@ -83,6 +83,7 @@ class Derived:
         if not self._again:
             reading.forget_places()
         more = tuple(joined(extras.pop(0)) for _ in range(len(extras)))
+        pa.default_memory_pool().release_unused()  # what parsing took, which Arrow would keep
         return Look(kept, more, reading.was is None, reading.rows)
 
 

@@ -19,7 +19,7 @@ from federation.client.overlap.data import Data, Handles, allowed
 from federation.client.overlap.files import create_private, shuffled, write_rows
 from federation.client.overlap.labels import Numbers, label_numbers
 from federation.client.overlap.memory import Recorder
-from federation.client.overlap.people import Customers, People, Rows, Usable
+from federation.client.overlap.people import Chosen, Customers, People, Rows, Usable
 from federation.client.overlap.progress import Progress
 from federation.client.overlap.stored import StoredBatch
 from federation.core.errors import OverlapError, Reason
@@ -125,9 +125,9 @@ class BatchBuilder:
                 everybody = np.arange(len(sharers))
                 handles = self._handles.handles_for(sharers.ids(everybody))
                 self._memory.switchboard(sharers.customer, sharers.person, handles)
-                people = sharers.people(everybody)
+                people = sharers.chosen(everybody)
             else:
-                people = there.people(groups[label])
+                people = there.chosen(groups[label])
             padding = padding_rows(len(people), self._party.pad_to)
             self._shares[index].padding += padding
             rows = self.points(index, label, people, padding, keys[index])
@@ -218,7 +218,9 @@ class BatchBuilder:
         header.padding = draft.padding
         StoredBatch(header, target, None).save()
 
-    def points(self, index: int, label: str, people: People, padding: int, key: X25519PrivateKey) -> Iterator[bytes]:
+    def points(
+        self, index: int, label: str, people: People | Chosen, padding: int, key: X25519PrivateKey
+    ) -> Iterator[bytes]:
         """Blinded rows, padding last. Where somebody has no identifier of a key type, and in padding: random points."""
         domains = [domain(self._for_one(kind), index) for kind in self._kinds]
         rows = len(people) + padding

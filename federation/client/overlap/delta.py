@@ -1,8 +1,9 @@
 """What changed at a partner since its last batches of an epoch, as the batches of one delta.
 
-Two questions are answered. "Everything" reads the partner's files and asks its policy about everybody, as the base did:
-who is new, gone or relabelled. "Withdrawals only" asks who of those that were sent may still be there; it reads no
-identifier and no label, so that a withdrawal does not have to wait for files that are broken or half written.
+Two questions are answered. "Everything" looks at the partner's files, parsing what is new in them, and asks its policy
+about everybody, as the base did: who is new, gone or relabelled. "Withdrawals only" asks who of those that were sent
+may still be there; it reads no identifier and no label, so that a withdrawal does not have to wait for files that are
+broken or half written.
 
 A person who is relabelled goes and comes again, with the very row that was sent before. A person who is at the partner
 under two customer ids goes when the last of the two does.

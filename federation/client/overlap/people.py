@@ -101,6 +101,25 @@ class Usable:
         """The normal forms of some of them, by place, rising."""
         return self.among.people_of(self.rows[which])
 
+    def chosen(self, which: Rows) -> "Chosen":
+        """The same for many of them, a part at a time."""
+        return Chosen(self.among.people_of, self.rows[which])
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some customers of a file, whose normal forms are copied only as they are needed."""
+
+    people_of: Callable[[Rows], People]
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, start: int, stop: int) -> People:
+        """Those from one place to before another."""
+        return self.people_of(self.rows[start:stop])
+
 
 class CustomerReader:
     """Reads the customers and brings their identifiers into the normal form; a second time only where lines are new.
