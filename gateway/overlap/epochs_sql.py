@@ -199,7 +199,7 @@ class SqlEpochs:
             return [EpochId(name) for name in db.execute(query.offset(1)).scalars()]
 
     def _look(self, what: str, read: Callable[[Connection], _Found]) -> _Found:
-        """What was read before, as long as the database is as it was then. Everybody gets the same: none may change it."""
+        """What was read before, as long as the database is as it was. Everybody gets the same: none may change it."""
         with self._looking:
             stamp = self._changes.stamp()
             if stamp != self._seen:

@@ -24,11 +24,12 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    bindparam,
     delete,
     insert,
     select,
-    update,
 )
+from sqlalchemy.dialects import sqlite
 
 from federation.core.errors import OverlapError, Reason
 from federation.core.files import sync_folder
@@ -54,6 +55,9 @@ _APPLIED = Table(
     Column("party", String(32), primary_key=True),
     Column("sequence", Integer, nullable=False),
 )
+_TAKE_AWAY = delete(_ROWS).where(_ROWS.c.party == bindparam("origin"), _ROWS.c.handle == bindparam("gone"))
+_ADDED = sqlite.insert(_ROWS)
+_PUT = _ADDED.on_conflict_do_update(index_elements=["party", "handle"], set_={"token": _ADDED.excluded.token})
 _INSERT_ROWS = 10_000
 _SUFFIX = "@handles"  # no name of an epoch holds it
 
@@ -136,16 +140,14 @@ class Switchboard:
         with self._engine.begin() as db:
             if not _is_due(db, origin, sequence):  # asked here, so that of two processes one does it
                 return
-            found = 0
-            for handle in gone:
-                mine = (_ROWS.c.party == origin) & (_ROWS.c.handle == handle)
-                found += db.execute(delete(_ROWS).where(mine)).rowcount
+            rows = [{"origin": origin, "gone": handle} for handle in gone]
+            found = db.execute(_TAKE_AWAY, rows).rowcount if rows else 0
             if found != wanted:
                 raise OverlapError(Reason.BAD_FIELD, item=f"delta of {origin}: handles to take away that are not there")
-            for party, token, handle in people:
-                mine = (_ROWS.c.party == party) & (_ROWS.c.handle == handle)
-                if not db.execute(update(_ROWS).where(mine).values(token=token)).rowcount:
-                    db.execute(insert(_ROWS).values(party=party, handle=handle, token=token))
+            if people:
+                db.execute(
+                    _PUT, [{"party": party, "handle": handle, "token": token} for party, token, handle in people]
+                )
             db.execute(delete(_APPLIED).where(_APPLIED.c.party == origin))
             db.execute(insert(_APPLIED).values(party=origin, sequence=sequence))
 
