@@ -76,6 +76,8 @@ class DuckFiles:
         db.execute(f"ATTACH '{quoted}' AS {name} {'(READ_ONLY)' if read_only else ''}")
         try:
             yield name
+            if not read_only:  # it may be renamed then: nothing may be left to be written when the engine lets go of it
+                db.execute(f"CHECKPOINT {name}")
         finally:
             db.execute(f"DETACH {name}")
 

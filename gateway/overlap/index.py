@@ -227,8 +227,12 @@ class StatisticsIndex:
 
 def _has_regions(db: duckdb.DuckDBPyConnection) -> bool:
     """Whether there are counts: of an epoch that was replaced only labels are left."""
-    query = "SELECT 1 FROM duckdb_tables() WHERE database_name = current_database() AND table_name = 'regions'"
-    return bool(db.execute(query).fetchone())
+    # Not a look into the catalogue: that would take hold of every file that the engine has open.
+    try:
+        db.execute("SELECT 1 FROM regions LIMIT 0")
+    except duckdb.CatalogException:
+        return False
+    return True
 
 
 def _insert_labels(db: duckdb.DuckDBPyConnection, labels: Mapping[str, Sequence[str]]) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import duckdb
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from federation.core.errors import OverlapError, Reason
+from federation.overlap.plan import BASE, REMOVE
 from gateway.overlap.duck import DuckFiles, halves_of, transaction
 from gateway.overlap.index import StatisticsIndex, TokenBatch
 
@@ -25,7 +27,7 @@ def test_what_is_spilled_is_private_and_goes_with_the_engine(tmp_path: Path) -> 
     [own] = spilled(files.folder)
     assert own.stat().st_mode & 0o777 == 0o700
     with files.open(files.folder / "one") as db:
-        db.execute(SORT.format(rows=20_000_000))  # 160 MB and more
+        db.execute(SORT.format(rows=9_000_000))  # twice 72 MB and more
         [[held]] = db.execute("SELECT sum(temporary_storage_bytes) FROM duckdb_memory()").fetchall()
         assert held > 0
         assert list(own.iterdir())
@@ -77,3 +79,33 @@ def test_a_batch_of_a_label_that_the_epoch_does_not_have_leaves_nothing(tmp_path
     assert refused.value.reason == Reason.BAD_FIELD
     index.build("e", {"a": ["c=x"], "b": ["c=x"]}, [TokenBatch("a", "c=x", 0, [row])], key_types)
     assert index.exact("e", ("a", "b"), ()) == {(("a",), ()): 1}
+
+
+def test_questions_are_answered_while_other_files_are_built_and_changed(tmp_path: Path) -> None:
+    index = StatisticsIndex(tmp_path)
+    labels = {"a": ["c=x"], "b": ["c=x"]}
+
+    def batches(count: int, operation: int = BASE) -> list[TokenBatch]:
+        points = b"".join(number.to_bytes(32, "little") for number in range(1, count + 1))
+        return [TokenBatch("a", "c=x", 0, [points], operation)]
+
+    index.build("e1", labels, batches(5))
+    asked, stop = [], threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            asked.append(index.exact("e1", ("a",), ()))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(1, 11):
+        index.build("e2", labels, batches(1000))
+        index.apply("e2", "a", 1, batches(100, REMOVE))
+        assert index.exact("e2", ("a", "b"), ()) == {(("a",), ()): 900}
+        assert list(tmp_path.glob("*.wal")) == [], number
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert asked
+    assert all(answer == {(("a",), ()): 5} for answer in asked)
