@@ -1,6 +1,6 @@
 """The partner's own data: who its customers are, what they hold, and whom its own policy lets into a use.
 
-Nothing here leaves the partner. Files are read strictly (see ``tables``) and again whenever they change on disk. Who
+Nothing here leaves the partner. Files are read strictly (see ``files``) and again whenever they change on disk. Who
 may be in a use is decided by the partner's *own* policy with each row's own consent, whatever is asked.
 
 Rows of which the policy sees the same facts are decided together, with the first of them as the example: the same
@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
 from federation.client.consent.book import ConsentBook
-from federation.client.derived import Derive, Derived
 from federation.client.everybody import Everybody, EverybodyReader
-from federation.client.lines import Reading, scan_lines
-from federation.client.tables import FileStamp, read_columns, read_header, read_table, stamp
+from federation.client.files.derived import Derive, Derived
+from federation.client.files.lines import Reading, scan_lines
+from federation.client.files.tables import FileStamp, read_columns, read_header, read_table, stamp
 from federation.core.clock import Clock
 from federation.core.ids import CustomerId
 from federation.policy.facts import ConsentFact, Decision, Facts, Given

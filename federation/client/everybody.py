@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
-from federation.client.derived import Column, Derive, Derived
 from federation.client.digests import IN_PROCESS, Table, are_unique
-from federation.client.tables import check_key
+from federation.client.files.derived import Column, Derive, Derived
+from federation.client.files.tables import check_key
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from federation.client.config import DataConfig
 from federation.client.data import Eligible
-from federation.client.tables import read_batches, stamp
+from federation.client.files.tables import read_batches, stamp
 from federation.core.errors import DataError, Reason
 from federation.training.features import Feature, Flag, find_places
 from federation.training.measures import Difference, compare

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from federation.client.config import DataConfig, PartnerConfig
-from federation.client.derived import Derive, Look
+from federation.client.files.derived import Derive, Look
 from federation.client.overlap.agent import OverlapAgent
 from federation.core.clock import Clock
 from federation.core.errors import DataError, OverlapError, Reason

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from federation.client import derived as derived_columns
-from federation.client import lines
-from federation.client.derived import Derived
 from federation.client.digests import IN_PROCESS, find
-from federation.client.lines import FileMoved, Reading, scan_lines
-from federation.client.tables import read_rows
+from federation.client.files import derived as derived_columns
+from federation.client.files import lines
+from federation.client.files.derived import Derived
+from federation.client.files.lines import FileMoved, Reading, scan_lines
+from federation.client.files.tables import read_rows
 from federation.core.errors import DataError
 from tests.kits.native import need_kernel, taking
 

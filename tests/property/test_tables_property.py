@@ -6,8 +6,8 @@ from pathlib import Path
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from federation.client import plain
-from federation.client.tables import read_batches, read_rows
+from federation.client.files import plain
+from federation.client.files.tables import read_batches, read_rows
 from federation.core.errors import DataError
 
 Outcome = tuple[list[list[str]], str]

@@ -9,8 +9,8 @@ import pytest
 
 from federation.client.data import PartnerData
 from federation.client.digests import KEY_BYTES, Digests
+from federation.client.files.tables import read_columns, read_rows, read_table, stamp
 from federation.client.overlap.people import CustomerReader, Customers
-from federation.client.tables import read_columns, read_rows, read_table, stamp
 from federation.core.clock import FixedClock
 from federation.core.errors import DataError, Reason
 from federation.policy.specs import PartySpec

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from federation.client.tables import read_table
+from federation.client.files.tables import read_table
 from federation.core.errors import DataError, Reason
 from federation.training.features import MARKETING_V1, Banded, Categorical, Flag, find_places, find_schema, read_labels
 from federation.training.models import initial, predict

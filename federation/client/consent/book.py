@@ -20,7 +20,7 @@ from federation.client.consent.imported import ImportedConsents, from_row, to_ro
 from federation.client.consent.layers import EARLIEST, Overlaid, States, newer, standing, stated
 from federation.client.consent.register import NOTHING, Numbers, Register, Statements
 from federation.client.digests import Table as Digests
-from federation.client.tables import FileStamp, stamp
+from federation.client.files.tables import FileStamp, stamp
 from federation.consent.statements import STATUSES
 from federation.core.clock import Clock
 from federation.core.errors import OfferError, Reason

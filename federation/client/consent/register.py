@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from federation.client.derived import Column, Derived
 from federation.client.digests import DIGEST, IN_PROCESS, Table, are_unique, find, halves, numbered
-from federation.client.lines import Reading, scan_lines
+from federation.client.files.derived import Column, Derived
+from federation.client.files.lines import Reading, scan_lines
 from federation.consent.statements import FIELDS, FLAGS, STATUSES, microseconds
 from federation.core.clock import from_text
 from federation.core.errors import DataError

@@ -6,7 +6,7 @@ from typing import Protocol
 import pandas as pd
 import pyarrow as pa
 
-from federation.client.derived import Derive, Derived
+from federation.client.files.derived import Derive, Derived
 from federation.client.overlap.people import Rows
 from federation.core.ids import CustomerId, Handle
 from federation.overlap.plan import STATISTICS, SWITCHBOARD

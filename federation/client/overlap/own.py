@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import PartnerConfig
 from federation.client.digests import KEY_BYTES, Digests
-from federation.client.lines import FileMoved
+from federation.client.files.lines import FileMoved
 from federation.client.overlap.batches import BatchBuilder
 from federation.client.overlap.data import Data, Handles, allowed
 from federation.client.overlap.delta import DeltaBuilder

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
-from federation.client.derived import Column, Derive, Derived
 from federation.client.digests import Digests, Table
+from federation.client.files.derived import Column, Derive, Derived
 from federation.client.overlap.labels import Listed, columns_read, listed
 from federation.core.errors import DataError, Reason
 from federation.core.ids import CustomerId

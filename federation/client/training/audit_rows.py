@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from federation.client.tables import read_table
+from federation.client.files.tables import read_table
 from federation.client.training.workbench import CATEGORY, RECIPIENT, Workbench
 from federation.client.workplace import Workplace
 from federation.core.errors import DataError, Reason

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from federation.client.lines import FileMoved, Places, Reading
+from federation.client.files.lines import FileMoved, Places, Reading
 
 Column = Any
 """A ``pa.Array`` or an array of numpy."""

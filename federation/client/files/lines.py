@@ -22,8 +22,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from federation.client.digests import KEY_BYTES
-from federation.client.plain import MAX_HEADER_BYTES, column_types, plain_batches, plain_names
-from federation.client.tables import FileStamp, missing, read_batches, stamp
+from federation.client.files.plain import MAX_HEADER_BYTES, column_types, plain_batches, plain_names
+from federation.client.files.tables import FileStamp, missing, read_batches, stamp
 from federation.overlap.native.texts import MAX_LINE_BYTES, Digests, TextKernel, load_texts
 
 _CHUNK_BYTES = 1 << 22

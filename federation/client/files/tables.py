@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pandas.api.types import is_numeric_dtype
 
-from federation.client.plain import column_types, is_even, plain_batches, plain_header
+from federation.client.files.plain import column_types, is_even, plain_batches, plain_header
 from federation.core.errors import DataError, Reason
 
 FileStamp = tuple[int, ...]
