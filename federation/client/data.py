@@ -174,7 +174,8 @@ class PartnerData:
         path, key = self.config.customers, self.config.columns.id
 
         def look(before: Reading | None, whole: bool) -> Reading:
-            lines = None if whole else self._cached(path, "lines", lambda: scan_lines(path))
+            earlier = before.lines if before is not None else None
+            lines = None if whole else self._cached(path, "lines", lambda: scan_lines(path, earlier))
             there = () if not optional else lines.names if lines is not None else read_header(path)
             wanted = (key, *names, *(name for name in optional if name in there))
             return Reading(path, tuple(dict.fromkeys(wanted)), lines, before)

@@ -114,7 +114,8 @@ class Register:
         encoded = frozenset({*_SAID, *_TIMES})
 
         def look(before: Reading | None, whole: bool) -> Reading:
-            return Reading(path, FIELDS, None if whole else scan_lines(path), before, encoded=encoded)
+            lines = None if whole else scan_lines(path, before.lines if before is not None else None)
+            return Reading(path, FIELDS, lines, before, encoded=encoded)
 
         self._derived = Derived(look, self._derive)
 

@@ -1,10 +1,15 @@
 """Readings of a CSV file that changes a little from time to time: only lines that are new need to be parsed.
 
-A reading keeps a keyed digest of every line, and the next one finds by digest where each of its lines was.
+A reading keeps a keyed digest of every line, and the next one finds by digest where each of its lines was. What stands
+before the first change, as in a file that only grows, is known by one tag for each ``_BLOCK_BYTES``.
 
-Digests are SipHash with 128 bits under a key that a process makes for itself: nobody can make two lines that are taken
-for each other. Where the library for digests is missing, or the file is not plain (``plain``), every reading is of the
-whole file. Errors in a file are found and named as ``tables.read_batches`` does.
+Digests are SipHash with 128 bits, tags those of GMAC, both under keys that a process makes for itself and that never
+leave it: nobody can make two lines, or two blocks, that are taken for each other. A tag is used as a universal hash of
+a block and never shown, so all of them have the same nonce: two blocks have the same tag with a probability below
+2^-111 (McGrew, Viega: The Galois/Counter Mode of Operation, 2004, section 5).
+
+Where the library for digests is missing, or the file is not plain (``plain``), every reading is of the whole file.
+Errors in a file are found and named as ``tables.read_batches`` does.
 
 Memory: 24 bytes a line; 16 once ``forget_places`` was called.
 """
@@ -19,6 +24,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from federation.client.digests import KEY_BYTES
@@ -27,7 +33,9 @@ from federation.client.files.tables import FileStamp, missing, read_batches, sta
 from federation.overlap.native.texts import MAX_LINE_BYTES, Digests, TextKernel, load_texts
 
 _CHUNK_BYTES = 1 << 22
+_BLOCK_BYTES = 1 << 20
 _KEY = os.urandom(KEY_BYTES)
+_TAGS, _NONCE = AESGCM(os.urandom(16)), bytes(12)
 _LINE_END = ord("\n")
 _FEW = 0.5
 """Where more lines than this share are new, the whole file is parsed: that is no slower."""
@@ -43,14 +51,26 @@ class _NotPlain(Exception):  # noqa: N818 - no fault
 
 
 @dataclass(frozen=True)
+class Block:
+    """The first bytes of a file behind its header, up to a multiple of ``_BLOCK_BYTES``."""
+
+    tag: bytes  # of the last ``_BLOCK_BYTES`` of them
+    rows: int  # lines that end in them
+    at: int  # where the line after these begins
+
+
+@dataclass(frozen=True)
 class Lines:
     """The lines of a plain file at one moment, without the header."""
 
     names: tuple[str, ...]
+    head_bytes: int
     stamp: FileStamp
     digests: Digests
     starts: NDArray[np.uint64]
-    """Where each line begins in the file, and where the last one ends."""
+    """Where each line begins in the file, and where the last one ends; without the first ``forgotten`` lines."""
+    blocks: tuple["Block", ...]
+    forgotten: int = 0
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -105,7 +125,7 @@ class Reading:
     def forget_places(self) -> None:
         """Says that ``rows`` will not be asked again: what a later reading needs are the digests."""
         if self.lines is not None:
-            self.lines = replace(self.lines, starts=np.empty(0, np.uint64))
+            self.lines = replace(self.lines, starts=np.empty(0, np.uint64), forgotten=len(self.lines))
 
     def rows(self, places: NDArray[np.intp]) -> Iterator[pa.RecordBatch]:
         """Some lines, by place, rising. Only where ``lines`` are known.
@@ -118,7 +138,7 @@ class Reading:
             raise FileMoved
         if not len(places):
             return
-        if not len(lines.starts):
+        if places[0] < lines.forgotten:
             raise ValueError("the places of lines were forgotten")
         text = self._text(lines, places)
         found = kernel.digest_lines(text, _KEY)
@@ -142,7 +162,8 @@ class Reading:
     def _text(self, lines: Lines, places: NDArray[np.intp]) -> bytes:
         first = np.flatnonzero(np.diff(places, prepend=-2) != 1)  # lines that stand together are copied together
         last = np.append(first[1:], len(places)) - 1
-        starts, ends = lines.starts[places[first]].tolist(), lines.starts[places[last] + 1].tolist()
+        of_line = places - lines.forgotten
+        starts, ends = lines.starts[of_line[first]].tolist(), lines.starts[of_line[last] + 1].tolist()
         try:
             with self._path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
                 parts = [text[start:end] for start, end in zip(starts, ends, strict=True)]
@@ -153,8 +174,12 @@ class Reading:
         return b"".join(parts)
 
 
-def scan_lines(path: Path) -> Lines | None:
+def scan_lines(path: Path, before: Lines | None = None) -> Lines | None:
     """The lines of a file; None where it is not plain, or where the library is missing.
+
+    Args:
+        path: The file.
+        before: Its lines at an earlier moment.
 
     Raises:
         DataError: MISSING_FILE.
@@ -169,17 +194,44 @@ def scan_lines(path: Path) -> Lines | None:
             names = plain_names(head) if b'"' not in head and b"\0" not in head else None
             if names is None:
                 return None
-            digests, starts, at = [np.empty(0, "V16")], [np.array([len(head)], np.uint64)], len(head)
+            tags = list(_tags(file))
+            same = _same_blocks(tags, before) if before is not None and before.head_bytes == len(head) else ()
+            rows, at = (same[-1].rows, same[-1].at) if same else (0, len(head))
+            digests, starts, forgotten = [np.empty(0, "V16")], [np.array([at], np.uint64)], rows
+            if before is not None and same:
+                digests, forgotten = [before.digests[:rows]], min(rows, before.forgotten)
+                starts = [before.starts[: rows - forgotten], *starts]
+            file.seek(at)
             for text in _whole_lines(file):
-                found, ends = _digested(kernel, text)
+                found, after = _digested(kernel, text)
                 digests.append(found)
-                starts.append(at + ends.astype(np.uint64))
+                starts.append(at + after.astype(np.uint64))
                 at += len(text)
     except OSError as exc:
         raise missing(path, exc) from exc
     except (UnicodeDecodeError, _NotPlain):
         return None
-    return Lines(tuple(names), now, np.concatenate(digests), np.concatenate(starts))
+    all_starts: NDArray[np.uint64] = np.concatenate(starts)
+    ends = len(head) + _BLOCK_BYTES * np.arange(len(same) + 1, len(tags) + 1, dtype=np.uint64)
+    ended = np.searchsorted(all_starts[1:], ends, side="right")
+    firsts = zip(tags[len(same) :], (ended + forgotten).tolist(), all_starts[ended].tolist(), strict=True)
+    blocks = (*same, *(Block(*first) for first in firsts))
+    return Lines(tuple(names), len(head), now, np.concatenate(digests), all_starts, blocks, forgotten)
+
+
+def _tags(file: BinaryIO) -> Iterator[bytes]:
+    """The tag of each whole block from here on."""
+    block = bytearray(_BLOCK_BYTES)
+    while file.readinto(block) == _BLOCK_BYTES:  # type: ignore[attr-defined]
+        yield _TAGS.encrypt(_NONCE, b"", block)
+
+
+def _same_blocks(tags: Sequence[bytes], before: Lines) -> tuple[Block, ...]:
+    """The blocks before the first change."""
+    count = 0
+    while count < min(len(tags), len(before.blocks)) and tags[count] == before.blocks[count].tag:
+        count += 1
+    return before.blocks[:count]
 
 
 def _whole_lines(file: BinaryIO) -> Iterator[memoryview]:
