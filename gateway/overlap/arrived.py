@@ -26,7 +26,8 @@ def token_batches(spool: Spool, plan: pb.EpochPlan, batches: Iterable[Batch]) ->
     for batch in batches:
         if batch.index == STATISTICS:
             chunks = spool.chunks(batch.batch_id, batch.position, row_bytes(plan))
-            yield TokenBatch(batch.origin, batch.label, batch.header.padding, chunks, batch.operation)
+            rows = pb.Manifest.FromString(batch.header.manifest.payload).count
+            yield TokenBatch(batch.origin, batch.label, batch.header.padding, chunks, batch.operation, rows)
 
 
 def handle_batches(spool: Spool, plan: pb.EpochPlan, batches: Iterable[Batch]) -> Iterator[HandleBatch]:

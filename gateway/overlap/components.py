@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation.core.errors import OverlapError, Reason
-from gateway.overlap.duck import halves_of, raise_limit, table_of
+from gateway.overlap.duck import halves_of, make_room, table_of
 
 MAX_ROUNDS = 100
 
@@ -54,7 +54,8 @@ def find_components(db: duckdb.DuckDBPyConnection, links: str = "links") -> None
     Raises:
         OverlapError: BAD_FIELD where the rounds do not end.
     """
-    raise_limit(db)
+    [[points]] = db.execute(f"SELECT count(*) FROM {links}").fetchall()  # noqa: S608 - our own name
+    make_room(db, int(points), joins=True)
     # Tokens with the same smallest row are one group: that row joins them.
     db.execute(
         f"CREATE TEMP TABLE shared AS SELECT DISTINCT row, first FROM {links} JOIN "  # noqa: S608 - our own name

@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 
 from federation.core.ids import POINT_BYTES
 
-MEMORY_LIMIT = "128MB"
+MEMORY_MB = 128
 """Enough for three times ten million people with one key type, which with 96 MB take as long and with 64 MB fail."""
-JOINING_MEMORY_LIMIT = "512MB"
+JOINING_MEMORY_MB = 512
 """For several key types: a join of all tokens with themselves spills less well than groups do."""
+BYTES_PER_POINT = 8
+"""For more points than these limits have room for: four times as many bytes as a point was seen to need."""
 THREADS = 2
 """Each needs buffers of its own within the limit: with four, three times ten million people take 128 MB and not 96."""
 _SPILL = "spill-"
@@ -48,7 +50,7 @@ class DuckFiles:
         spill, held = _take_spill(folder)
         self._engine = duckdb.connect(
             config={
-                "memory_limit": MEMORY_LIMIT,
+                "memory_limit": f"{MEMORY_MB}MB",
                 "threads": min(THREADS, os.cpu_count() or 1),
                 "temp_directory": str(spill),
                 "preserve_insertion_order": False,  # keeping it would hold rows back in memory
@@ -94,9 +96,10 @@ def transaction(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
     db.commit()
 
 
-def raise_limit(db: duckdb.DuckDBPyConnection) -> None:
-    """Lets the engine use what joins need, from now on."""
-    db.execute(f"SET memory_limit = '{JOINING_MEMORY_LIMIT}'")
+def make_room(db: duckdb.DuckDBPyConnection, points: int, *, joins: bool) -> None:
+    """Lets the engine use, from now on, what so many points need."""
+    least_mb = JOINING_MEMORY_MB if joins else MEMORY_MB
+    db.execute(f"SET memory_limit = '{max(least_mb, points * BYTES_PER_POINT // 10**6)}MB'")
 
 
 def halves_of(chunk: bytes) -> tuple[NDArray[np.bool_], NDArray[np.uint64], NDArray[np.uint64]]:

@@ -21,7 +21,7 @@ from federation.core.errors import OverlapError, Reason
 from federation.core.ids import POINT_BYTES
 from federation.overlap.plan import BASE, REMOVE
 from gateway.overlap.components import create_links, insert_links, relink, settle_roots
-from gateway.overlap.duck import columns_of, halves_of, stream, table_of
+from gateway.overlap.duck import columns_of, halves_of, make_room, stream, table_of
 
 _ARRIVED = pa.schema(
     [("high", pa.uint64()), ("low", pa.uint64()), ("gone", pa.uint8()), ("partner", pa.uint8()), ("label", pa.uint16())]
@@ -37,6 +37,7 @@ class TokenBatch:
     padding: int
     chunks: Iterable[bytes]
     operation: int = BASE
+    rows: int = 0  # as declared, to make room for them
 
 
 class People:
@@ -62,6 +63,7 @@ class People:
             self._insert_rows("rows", "links", every, 0)
             settle_roots(self._db)
         else:
+            make_room(self._db, sum(batch.rows for batch in every), joins=False)
             first = ", ".join(f"min(label) FILTER (partner = {at}) AS {name}" for at, name in enumerate(self._places))
             self._read(every, f"CREATE TABLE tokens AS SELECT high, low, {first} FROM arrived GROUP BY high, low")  # noqa: S608
         self._db.execute(f"CREATE TABLE regions AS {self._fold('tokens')}")

@@ -12,7 +12,7 @@ import pytest
 
 from federation.core.errors import OverlapError, Reason
 from federation.overlap.plan import BASE, REMOVE
-from gateway.overlap.duck import DuckFiles, halves_of, transaction
+from gateway.overlap.duck import DuckFiles, halves_of, make_room, transaction
 from gateway.overlap.index import StatisticsIndex, TokenBatch
 
 SORT = "CREATE TEMP TABLE sorted AS SELECT hash(range) AS word FROM range({rows}) ORDER BY word"
@@ -47,6 +47,20 @@ def test_what_a_killed_process_spilled_is_removed_and_a_living_ones_is_not(tmp_p
         db.execute("CREATE TABLE one AS SELECT 1 AS number")
     with second.open(tmp_path / "one", read_only=True) as db:
         assert db.execute("FROM one").fetchall() == [(1,)]
+
+
+def test_room_grows_with_what_is_declared_and_never_below_what_is_always_given(tmp_path: Path) -> None:
+    files = DuckFiles(tmp_path)
+    with files.open(tmp_path / "one") as db:
+        for points, joins, expected in (
+            (0, False, 128),
+            (10**6, True, 512),
+            (80 * 10**6, False, 640),
+            (10, False, 128),
+        ):
+            make_room(db, points, joins=joins)
+            [[limit]] = db.execute("SELECT current_setting('memory_limit')").fetchall()
+            assert limit == f"{expected / 1.048576:.1f} MiB"
 
 
 def test_a_transaction_is_whole_or_nothing_and_a_file_is_closed_after_an_error(tmp_path: Path) -> None:
