@@ -10,6 +10,7 @@ the gateway, mutual TLS, CSV files, consents and policy decisions, as processes.
 - ``no_change_s``: the same when nothing changed: what reading, deciding and comparing cost.
 - ``confirmed_answer_s``: a fresh noisy answer, for which the agents confirm that no withdrawal is outstanding.
 
+Agents look for withdrawals by themselves every five seconds, so some may have sent who went before the operator asks.
 The answer after the delta must be that of the new files, or the benchmark fails.
 """
 
