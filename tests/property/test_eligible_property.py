@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pytest
 from hypothesis import given as draw
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -121,6 +122,7 @@ def check(data: PartnerData, regions: list[str]) -> None:
     assert (found.ids, found.refused, found.reasons) == row_by_row(data, regions)
 
 
+@pytest.mark.timeout(400)  # some fifty seconds on an idle machine
 @settings(max_examples=150, deadline=None)
 @draw(ROWS, REGIONS, CHANGES, CHANGES)
 def test_decisions_by_class_are_decisions_by_row(

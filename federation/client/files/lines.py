@@ -221,6 +221,8 @@ def scan_lines(path: Path, before: Lines | None = None) -> Lines | None:
 
 def _tags(file: BinaryIO) -> Iterator[bytes]:
     """The tag of each whole block from here on."""
+    if os.fstat(file.fileno()).st_size < _BLOCK_BYTES:
+        return
     block = bytearray(_BLOCK_BYTES)
     while file.readinto(block) == _BLOCK_BYTES:  # type: ignore[attr-defined]
         yield _TAGS.encrypt(_NONCE, b"", block)
@@ -242,9 +244,10 @@ def _whole_lines(file: BinaryIO) -> Iterator[memoryview]:
         _NotPlain: a line is very long.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    buffer, left = bytearray(_CHUNK_BYTES + MAX_LINE_BYTES + 1), 0
+    chunk_bytes = min(_CHUNK_BYTES, os.fstat(file.fileno()).st_size + 1)  # it is filled with zeros
+    buffer, left = bytearray(chunk_bytes + MAX_LINE_BYTES + 1), 0
     view = memoryview(buffer)
-    while size := file.readinto(view[left : left + _CHUNK_BYTES]):  # type: ignore[attr-defined]
+    while size := file.readinto(view[left : left + chunk_bytes]):  # type: ignore[attr-defined]
         new, size = view[left : left + size], left + size
         if (np.frombuffer(new, np.int8) < 0).any() or decoder.getstate()[0]:
             decoder.decode(new)
