@@ -50,7 +50,7 @@ class GrowingTree:
 
     def __init__(self, size: int = 0, node: NodeReader | None = None) -> None:
         self.size = size
-        self._edge = [] if node is None else [node(level, index) for level, index in _complete_nodes((0, size))]
+        self._edge = [] if node is None else [node(level, index) for level, index in complete_nodes((0, size))]
 
     def append(self, value: bytes) -> list[tuple[int, int, bytes]]:
         """Adds one leaf hash; returns the nodes (level, index, hash) that became complete, the leaf's first."""
@@ -69,9 +69,18 @@ class GrowingTree:
         return _fold(self._edge)
 
 
+def complete_nodes(leaves: Range) -> Iterator[tuple[int, int]]:
+    """The fewest complete nodes that cover the leaves, left to right; their sizes fall strictly."""
+    start, end = leaves
+    while start < end:
+        level = (end - start).bit_length() - 1
+        yield level, start >> level
+        start += 1 << level
+
+
 def range_root(node: NodeReader, leaves: Range) -> bytes:
     """Root over the leaves of one subtree that an inclusion or consistency path names, or of a whole tree (0, size)."""
-    return _fold([node(level, index) for level, index in _complete_nodes(leaves)])
+    return _fold([node(level, index) for level, index in complete_nodes(leaves)])
 
 
 def inclusion_path(index: int, size: int) -> list[Range]:
@@ -161,15 +170,6 @@ def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, pro
 def _split(width: int) -> int:
     """The largest power of two below width, which is at least 2."""
     return 1 << ((width - 1).bit_length() - 1)
-
-
-def _complete_nodes(leaves: Range) -> Iterator[tuple[int, int]]:
-    """The fewest complete nodes that cover the leaves, left to right; their sizes fall strictly."""
-    start, end = leaves
-    while start < end:
-        level = (end - start).bit_length() - 1
-        yield level, start >> level
-        start += 1 << level
 
 
 def _fold(edge: Sequence[bytes]) -> bytes:

@@ -15,7 +15,20 @@ from typing import Any
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Column, Connection, Engine, Integer, LargeBinary, MetaData, Table, func, insert, select
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    bindparam,
+    func,
+    insert,
+    select,
+    tuple_,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from federation.core.canonical import canonical_json
@@ -26,6 +39,7 @@ from federation.core.merkle import (
     GrowingTree,
     NodeReader,
     Range,
+    complete_nodes,
     consistency_path,
     inclusion_path,
     leaf_hash,
@@ -55,6 +69,11 @@ _NODES = Table(
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("hash", LargeBinary, nullable=False),
 )
+# Built once: every release appends twice.
+_LAST = select(func.max(_ENTRIES.c.position))
+_NODE = select(_NODES.c.hash).where(_NODES.c.level == bindparam("at_level"), _NODES.c.position == bindparam("at"))
+_EDGE = select(_NODES).where(tuple_(_NODES.c.level, _NODES.c.position).in_(bindparam("edge", expanding=True)))
+_PUT_ENTRY, _PUT_NODES = insert(_ENTRIES), insert(_NODES)
 _log = structlog.get_logger()
 
 
@@ -105,10 +124,10 @@ class SqlAuditLog:
                 raise AuditError(exc.reason, item=f"audit entry {kind}", detail=exc.detail) from exc
             if len(leaf) > MAX_LEAF_BYTES:
                 raise AuditError(Reason.TOO_LARGE, item=f"audit entry {kind}")
-            nodes = GrowingTree(index, _reader(connection)).append(leaf_hash(leaf))
-            connection.execute(insert(_ENTRIES), {"position": index, "leaf": leaf})
+            nodes = GrowingTree(index, _edge_reader(connection, index)).append(leaf_hash(leaf))
+            connection.execute(_PUT_ENTRY, {"position": index, "leaf": leaf})
             connection.execute(
-                insert(_NODES), [{"level": level, "position": at, "hash": value} for level, at, value in nodes]
+                _PUT_NODES, [{"level": level, "position": at, "hash": value} for level, at, value in nodes]
             )
         return index
 
@@ -184,19 +203,35 @@ def open_audit_log(engine: Engine, folder: Path, clock: Clock) -> SqlAuditLog:
 
 
 def _size(connection: Connection) -> int:
-    last: int | None = connection.scalar(select(func.max(_ENTRIES.c.position)))
+    last: int | None = connection.scalar(_LAST)
     return 0 if last is None else last + 1
 
 
 def _reader(connection: Connection) -> NodeReader:
     def node(level: int, index: int) -> bytes:
-        wanted = select(_NODES.c.hash).where(_NODES.c.level == level, _NODES.c.position == index)
-        value = connection.scalar(wanted)
+        value = connection.scalar(_NODE, {"at_level": level, "at": index})
         if value is None:
-            raise AuditError(Reason.AUDIT_BROKEN, item=f"tree node {level}/{index} is missing")
+            raise _missing(level, index)
         return bytes(value)
 
     return node
+
+
+def _edge_reader(connection: Connection, size: int) -> NodeReader:
+    """Reads the right edge of a tree at once."""
+    edge = [list(node) for node in complete_nodes((0, size))]
+    found = {(row.level, row.position): bytes(row.hash) for row in connection.execute(_EDGE, {"edge": edge})}
+
+    def node(level: int, index: int) -> bytes:
+        if (level, index) not in found:
+            raise _missing(level, index)
+        return found[level, index]
+
+    return node
+
+
+def _missing(level: int, index: int) -> AuditError:
+    return AuditError(Reason.AUDIT_BROKEN, item=f"tree node {level}/{index} is missing")
 
 
 def _refuse_personal(value: object) -> None:

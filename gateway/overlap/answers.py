@@ -19,10 +19,12 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    bindparam,
     insert,
     select,
 )
 
+from federation.core.database import reading
 from federation.overlap.questions import Cell, Question, Sum
 
 _META = MetaData()
@@ -36,6 +38,7 @@ _TABLES = Table(
     Column("body", Text, nullable=False),
     UniqueConstraint("epoch", "name", "shape"),
 )
+_PLACES = select(_TABLES.c.place).where(_TABLES.c.epoch == bindparam("of_epoch")).order_by(_TABLES.c.place)
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class SqlAnswerStore:
     """Answers in a SQL database. An answer never changes, so what was read once is kept in memory."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._reading = engine, reading(engine)
         self._known: dict[int, Stored] = {}
         _META.create_all(engine)
 
@@ -116,14 +119,13 @@ class SqlAnswerStore:
 
     def released(self, epoch: str) -> Sequence[Stored]:
         """See AnswerStore."""
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             return self._all(db, epoch)
 
     def _all(self, db: Connection, epoch: str) -> Sequence[Stored]:
-        where = _TABLES.c
-        places = list(db.scalars(select(where.place).where(where.epoch == epoch).order_by(where.place)))
+        places = list(db.scalars(_PLACES, {"of_epoch": epoch}))
         new = [place for place in places if place not in self._known]
-        for row in db.execute(select(_TABLES).where(where.place.in_(new))) if new else ():
+        for row in db.execute(select(_TABLES).where(_TABLES.c.place.in_(new))) if new else ():
             self._known[row.place] = Stored(row.name, row.shape, _read(row.body))
         return [self._known[place] for place in places]
 

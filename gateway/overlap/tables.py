@@ -194,7 +194,31 @@ class Tables:
             AuditError: nothing was released.
             OverlapError: WITHDRAWALS_UNCONFIRMED, EPOCH_REPLACED, where there is nothing stored to answer from.
         """
-        question, cells = wanted.question, tuple[Cell, ...]()
+        known = find()
+        if known is not None:  # it does not change any more, so whoever gets it waits for nobody
+            return self._leave(caller, wanted, respond, digest, known=known)
+        self._confirm(wanted.epoch, wanted.question.partners)
+        with self._lock:
+            return self._leave(caller, wanted, respond, digest, known=find())
+
+    def _leave(
+        self,
+        caller: Caller,
+        wanted: Wanted,
+        respond: Callable[[Made], T],
+        digest: Callable[[T], Mapping[str, object]],
+        *,
+        known: Stored | None,
+    ) -> T:
+        question, cells, cost = wanted.question, tuple[Cell, ...](), None
+        if known is None:
+            cells = self.cells(question, wanted.epoch, wanted.what)
+            cost = Cost(
+                event=self.event(wanted),
+                purpose=wanted.purpose,
+                what=f"{wanted.what}, epoch {wanted.epoch}",
+                key=f"{wanted.name}/{wanted.epoch}/{wanted.shape}",
+            )
 
         def do(released: Released) -> T:
             stored, drawn = known, False
@@ -204,32 +228,20 @@ class Tables:
             floors = [decision.obligations.min_k or 0 for decision in released.decisions]
             return respond(Made(stored, max(floors), version, drawn))
 
-        if find() is None:  # outside of the lock: whoever gets a stored answer waits for nobody
-            self._confirm(wanted.epoch, question.partners)
-        with self._lock:
-            cost, known = None, find()
-            if known is None:
-                cells = self.cells(wanted.question, wanted.epoch, wanted.what)
-                cost = Cost(
-                    event=self.event(wanted),
-                    purpose=wanted.purpose,
-                    what=f"{wanted.what}, epoch {wanted.epoch}",
-                    key=f"{wanted.name}/{wanted.epoch}/{wanted.shape}",
-                )
-            at = self._clock.now()
-            facts = [
-                Facts(
-                    wanted.purpose,
-                    "aggregate_statistics",
-                    party,
-                    caller.party,
-                    at,
-                    fields=frozenset(column for column in _columns(question) if owner(column) == party),
-                )
-                for party in question.partners
-            ]
-            subject = {"table": wanted.name, "epoch": wanted.epoch, "question": question.canonical()}
-            return self._path.release(caller, Exit("table", subject, facts, cost), do, digest)
+        at = self._clock.now()
+        facts = [
+            Facts(
+                wanted.purpose,
+                "aggregate_statistics",
+                party,
+                caller.party,
+                at,
+                fields=frozenset(column for column in _columns(question) if owner(column) == party),
+            )
+            for party in question.partners
+        ]
+        subject = {"table": wanted.name, "epoch": wanted.epoch, "question": question.canonical()}
+        return self._path.release(caller, Exit("table", subject, facts, cost), do, digest)
 
     def _draw(self, wanted: Wanted, cells: tuple[Cell, ...], version: str) -> tuple[Stored, bool]:
         sigma, generation = self.sigma(wanted), self._index.generation(wanted.epoch)
