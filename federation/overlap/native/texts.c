@@ -118,30 +118,83 @@ int64_t entente_digest_lines(const uint8_t key[16], const uint8_t *text, size_t 
 
 static int same(const uint8_t *a, const uint8_t *b) { return memcmp(a, b, DIGEST_BYTES) == 0; }
 
-void entente_find(const uint8_t *wanted, size_t wanted_count, const uint8_t *among, size_t count, int32_t *table,
-                  size_t table_size, int32_t *at) {
-    int filled = 0;
-    size_t next = 0; /* what comes in the same order is found without looking */
+/* A hash table of rows, by their digests, with open places; -1 is free. Of equal rows it holds the one put in last. */
+typedef struct {
+    int32_t *rows;
+    size_t mask;
+    const uint8_t *digests;
+} places;
+
+static places emptied(int32_t *rows, size_t least, const uint8_t *digests) {
+    size_t size = 2;
+    while (size < 2 * least) size *= 2;
+    memset(rows, 0xFF, size * sizeof *rows);
+    return (places){rows, size - 1, digests};
+}
+
+/* Where a digest is in the table, or would be. */
+static size_t place_of(const places *t, const uint8_t *digest) {
+    size_t place = load_word(digest) & t->mask;
+    while (t->rows[place] >= 0 && !same(t->digests + DIGEST_BYTES * (size_t)t->rows[place], digest))
+        place = (place + 1) & t->mask;
+    return place;
+}
+
+/* All of them; of equal ones the first. */
+static places filled(int32_t *rows, size_t count, const uint8_t *digests) {
+    const places t = emptied(rows, count, digests);
+    for (size_t row = count; row-- > 0;) rows[place_of(&t, digests + DIGEST_BYTES * row)] = (int32_t)row;
+    return t;
+}
+
+enum { AHEAD = 8, LOST = 64, SEVERAL = 4, NOWHERE = -1 };
+
+/* Looks for the few that were not met on the way: all others pass by a small table of these. */
+static void find_few(const uint8_t *wanted, size_t wanted_count, const uint8_t *among, size_t count, size_t few,
+                     int32_t *table, int32_t *at) {
+    const places t = emptied(table, few, wanted);
+    for (size_t n = 0; n < wanted_count; n++) {
+        if (at[n] != NOWHERE) continue;
+        const size_t place = place_of(&t, wanted + DIGEST_BYTES * n);
+        if (table[place] < 0)
+            table[place] = (int32_t)n;
+        else
+            at[n] = NOWHERE - 1 - table[place]; /* where its equal is */
+    }
+    for (size_t row = 0; row < count; row++) {
+        const int32_t n = table[place_of(&t, among + DIGEST_BYTES * row)];
+        if (n >= 0 && at[n] == NOWHERE) at[n] = (int32_t)row;
+    }
+    for (size_t n = 0; n < wanted_count; n++)
+        if (at[n] < NOWHERE) at[n] = at[NOWHERE - 1 - at[n]];
+}
+
+/* Both are mostly in one order, so one goes along the other. A table of all is filled only where the way is lost. */
+void entente_find_digests(const uint8_t *wanted, size_t wanted_count, const uint8_t *among, size_t count,
+                          int32_t *table, int32_t *at) {
+    places all = {0};
+    size_t next = 0, missed = 0, in_a_row = 0;
     for (size_t n = 0; n < wanted_count; n++) {
         const uint8_t *mine = wanted + DIGEST_BYTES * n;
-        if (next < count && same(mine, among + DIGEST_BYTES * next)) {
-            at[n] = (int32_t)next++;
+        size_t here = next;
+        while (here < count && here < next + AHEAD && !same(mine, among + DIGEST_BYTES * here)) here++;
+        if (here < count && here < next + AHEAD) {
+            at[n] = (int32_t)here;
+            next = here + 1;
+            in_a_row = 0;
             continue;
         }
-        if (!filled) {
-            memset(table, 0xFF, table_size * sizeof *table);
-            for (size_t row = count; row-- > 0;) { /* the last one written is the first in order */
-                size_t place = load_word(among + DIGEST_BYTES * row) & (table_size - 1);
-                while (table[place] >= 0 && !same(among + DIGEST_BYTES * (size_t)table[place], among + DIGEST_BYTES * row))
-                    place = (place + 1) & (table_size - 1);
-                table[place] = (int32_t)row;
-            }
-            filled = 1;
-        }
-        size_t place = load_word(mine) & (table_size - 1);
-        while (table[place] >= 0 && !same(mine, among + DIGEST_BYTES * (size_t)table[place]))
-            place = (place + 1) & (table_size - 1);
-        at[n] = table[place];
+        if (!all.rows && next < count && ++in_a_row > LOST) all = filled(table, count, among);
+        at[n] = all.rows ? table[place_of(&all, mine)] : NOWHERE;
         if (at[n] >= 0) next = (size_t)at[n] + 1;
+        missed += at[n] < 0;
     }
+    if (!missed) return;
+    if (!all.rows && missed <= count / SEVERAL) {
+        find_few(wanted, wanted_count, among, count, missed, table, at);
+        return;
+    }
+    if (!all.rows) all = filled(table, count, among);
+    for (size_t n = 0; n < wanted_count; n++)
+        if (at[n] == NOWHERE) at[n] = table[place_of(&all, wanted + DIGEST_BYTES * n)];
 }

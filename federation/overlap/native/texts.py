@@ -34,7 +34,7 @@ class TextKernel:
         self._texts = function_of(library, "entente_digest_texts", key, address, address, address, size)
         lines = (key, address, size, size, address, address, size)
         self._lines = function_of(library, "entente_digest_lines", *lines, result=ctypes.c_int64)
-        self._find = function_of(library, "entente_find", address, size, address, size, address, size, address)
+        self._find = function_of(library, "entente_find_digests", address, size, address, size, address, address)
 
     def digest_texts(self, texts: pa.Array, key: bytes) -> Digests:
         """SipHash-2-4, 128 bits, of each text of a column of type ``string`` without nulls; the key has 16 bytes."""
@@ -63,13 +63,13 @@ class TextKernel:
 
         Fast where both are in nearly the same order.
         """
-        if len(among) >= MAX_FOUND:
+        if max(len(wanted), len(among)) >= MAX_FOUND:
             raise ValueError("too many digests")
         wanted, among = np.ascontiguousarray(wanted), np.ascontiguousarray(among)
-        table = np.empty(1 << max(1, (2 * len(among)).bit_length()), np.int32)
+        table = np.empty(1 << max(2, (2 * len(among)).bit_length()), np.int32)  # what is not written to costs nothing
         at = np.empty(len(wanted), np.int32)
         mine, theirs = (wanted.ctypes.data, len(wanted)), (among.ctypes.data, len(among))
-        self._find(*mine, *theirs, table.ctypes.data, len(table), at.ctypes.data)
+        self._find(*mine, *theirs, table.ctypes.data, at.ctypes.data)
         return at
 
 
