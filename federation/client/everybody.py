@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
-from federation.client.digests import IN_PROCESS, Table, are_unique
-from federation.client.files.derived import Column, Derive, Derived
+from federation.client.digests import IN_PROCESS, Table
+from federation.client.files.derived import Column, Derive, Derived, Different
 from federation.client.files.tables import check_key
 
 
@@ -38,7 +38,7 @@ class EverybodyReader:
 
     def __init__(self, config: DataConfig, derived: Callable[[Sequence[str], Sequence[str], Derive], Derived]) -> None:
         self._config, self._names = config, dict[str, int]()
-        self._derived = derived((config.columns.region,), (), self._derive)
+        self._derived, self._different = derived((config.columns.region,), (), self._derive), Different()
 
     def read(self) -> Everybody:
         """Who is there now.
@@ -46,8 +46,10 @@ class EverybodyReader:
         Raises:
             DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW, also for an id that is empty or not unique.
         """
-        ids, digests, blank, region = self._derived.read().columns
-        if blank.any() or not are_unique(digests):
+        look = self._derived.read()
+        ids, digests, blank, region = look.columns
+        different = self._different(digests, look.was)
+        if blank.any() or not different:
             check_key(self._config.customers, ids.to_pandas().rename(self._config.columns.id))
         return Everybody(ids, digests, region, list(self._names))
 

@@ -91,7 +91,7 @@ class _Derived:
             pa.record_batch([pa.array([], kind) for kind in table.schema.types], schema=table.schema)
         ]
         columns, extras = self.derive(batch)
-        return Look(tuple(columns), tuple(extras), True, lambda _rows: iter(()))
+        return Look(tuple(columns), tuple(extras), None, lambda _rows: iter(()))
 
 
 @dataclass

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from federation.client.digests import DIGEST, IN_PROCESS, Table, are_unique, find, halves, numbered
-from federation.client.files.derived import Column, Derived
+from federation.client.digests import DIGEST, IN_PROCESS, Table, find, halves, numbered
+from federation.client.files.derived import Column, Derived, Different
 from federation.client.files.lines import Reading, scan_lines
 from federation.consent.statements import FIELDS, FLAGS, STATUSES, microseconds
 from federation.core.clock import from_text
@@ -52,8 +52,8 @@ class _Rows:
 class Statements:
     """What stands in the file for one purpose. Safe to share between threads."""
 
-    def __init__(self, rows: _Rows, kinds: Sequence[ConsentFact]) -> None:
-        self._rows, self._kinds = _standing(rows, kinds), kinds
+    def __init__(self, rows: _Rows, kinds: Sequence[ConsentFact], *, one_each: bool = False) -> None:
+        self._rows, self._kinds = rows if one_each else _standing(rows, kinds), kinds
 
     def __len__(self) -> int:
         return len(self._rows.kind)
@@ -111,6 +111,7 @@ class Register:
         self._numbers: dict[tuple[str, ...], int] = {}
         self._kinds: list[ConsentFact] = []
         self._purposes: dict[str, int] = {}
+        self._different: dict[int, Different] = {}  # by purpose
         encoded = frozenset({*_SAID, *_TIMES})
 
         def look(before: Reading | None, whole: bool) -> Reading:
@@ -125,14 +126,17 @@ class Register:
         Raises:
             DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW.
         """
-        purpose, customers, kind, given, until = self._derived.read().columns
+        look = self._derived.read()
+        purpose, *columns = look.columns
         found = {}
         for name, number in self._purposes.items():
             mine = purpose == number
-            if mine.all():
-                found[name] = Statements(_Rows(customers, kind, given, until), self._kinds)
-            elif mine.any():
-                found[name] = Statements(_Rows(customers[mine], kind[mine], given[mine], until[mine]), self._kinds)
+            rows, was = _Rows(*columns), look.was
+            if not mine.all():
+                rows, was = _Rows(*(column[mine] for column in columns)), was[mine] if was is not None else None
+            one_each = self._different.setdefault(number, Different())(rows.customers, was)
+            if len(rows.customers):
+                found[name] = Statements(rows, self._kinds, one_each=one_each)
         return found
 
     def _derive(self, batch: pa.RecordBatch) -> tuple[list[Column], list[Column]]:
@@ -201,8 +205,6 @@ def _time(value: int) -> datetime | None:
 
 def _standing(rows: _Rows, kinds: Sequence[ConsentFact]) -> _Rows:
     """One statement for each customer: the newest, of equally old ones the stricter, of equal ones the last."""
-    if are_unique(rows.customers):
-        return rows
     strict = np.array([kind.status != "given" for kind in kinds])[rows.kind]
     # An unreadable time counts against consent.
     when = np.where((rows.given == UNREADABLE) & strict, np.iinfo(np.int64).max, rows.given)
@@ -213,5 +215,5 @@ def _standing(rows: _Rows, kinds: Sequence[ConsentFact]) -> _Rows:
     return _Rows(rows.customers[at], rows.kind[at], rows.given[at], rows.until[at])
 
 
-NOTHING = Statements(_Rows(np.empty(0, DIGEST), np.empty(0, np.int32), *[np.empty(0, np.int64)] * 2), [])
+NOTHING = Statements(_Rows(np.empty(0, DIGEST), np.empty(0, np.int32), *[np.empty(0, np.int64)] * 2), [], one_each=True)
 """Of a purpose that the file does not know."""

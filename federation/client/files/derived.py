@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from federation.client.digests import Table, are_unique, find
 from federation.client.files.lines import FileMoved, Places, Reading
 
 Column = Any
@@ -32,9 +33,15 @@ class Look:
     """A value for every line."""
     extras: tuple[Column, ...]
     """What is not kept, of the lines that were parsed: all of them where ``whole``."""
-    whole: bool
+    was: Places | None
+    """Where each line was in the look before, -1 where it is new; None where all were parsed."""
     rows: Callable[[NDArray[np.intp]], Iterator[pa.RecordBatch]]
     """Parses some lines again, as ``Reading.rows``."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all lines were parsed."""
+        return self.was is None
 
 
 class Derived:
@@ -84,7 +91,32 @@ class Derived:
             reading.forget_places()
         more = tuple(joined(extras.pop(0)) for _ in range(len(extras)))
         pa.default_memory_pool().release_unused()  # what parsing took, which Arrow would keep
-        return Look(kept, more, reading.was is None, reading.rows)
+        return Look(kept, more, reading.was, reading.rows)
+
+
+class Different:
+    """Says whether no two of a file's digests are equal; after a look at which that was so, by looking at what is new.
+
+    It must be asked at every look, or at none.
+    """
+
+    def __init__(self) -> None:
+        self._known = False
+
+    def __call__(self, digests: Table, was: Places | None) -> bool:
+        """Whether all differ.
+
+        Args:
+            digests: Of the lines of a look, or of some kind of lines of it, always the same.
+            was: Of the same lines, as ``Look.was``.
+        """
+        known, self._known = self._known, False
+        if not known or was is None or (np.diff(was[was >= 0]) <= 0).any():  # two lines may be of one that was
+            self._known = are_unique(digests)
+        else:
+            new = digests[was < 0]
+            self._known = are_unique(new) and np.count_nonzero(find(digests, new) >= 0) == len(new)
+        return self._known
 
 
 class Carrying:
