@@ -225,13 +225,14 @@ def _touched(before: Table, after: Table) -> Table:
 
     Args:
         before: Customers then.
-        after: Customers now.
+        after: Customers now; rows that were there then get the place on disk that they had.
     """
     at = find(after["customer"], before["customer"])
     same = at >= 0
     for name in ("person", "label"):
         same[same] = after[name][same] == before[name][at[same]]
     kept = at[same]
+    after["base"][same] = before["base"][kept]
     if (np.diff(kept) < 0).any():
         return np.concatenate([before["person"], after["person"]])
     lost = np.ones(len(before), bool)

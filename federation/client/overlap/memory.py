@@ -6,7 +6,7 @@ forms) and the number of the label; for every person the place of the blinded ro
 the switchboard the two digests and the handle. The digests (``client.digests``) are under a key of this epoch: they say
 who is equal within this folder and nothing to whoever lacks the key. All of it goes with the epoch.
 
-Memory: 34 bytes a customer and 22 a person while a difference is taken; rows of points stay on disk.
+Memory: 38 bytes a customer and 26 a person while a difference is taken; rows of points stay on disk.
 """
 
 import json
@@ -20,15 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation.client.digests import DIGEST, halves
+from federation.client.overlap import kept
 from federation.core.errors import OverlapError, Reason
 from federation.core.files import write_secret
 from federation.core.ids import Handle
 from federation.overlap.blind import CHUNK_ROWS
 
 Table = NDArray[Any]
-CUSTOMERS = np.dtype([("customer", DIGEST), ("person", DIGEST), ("label", "<u2")])
-PEOPLE = np.dtype([("person", DIGEST), ("label", "<u2"), ("place", "<u4")])
-SHARING = np.dtype([("customer", DIGEST), ("person", DIGEST), ("handle", "V16")])
+CUSTOMERS = np.dtype([("customer", DIGEST), ("person", DIGEST), ("label", "<u2"), kept.BASE])
+PEOPLE = np.dtype([("person", DIGEST), ("label", "<u2"), ("place", "<u4"), kept.BASE])
+SHARING = np.dtype([("customer", DIGEST), ("person", DIGEST), ("handle", "V16"), kept.BASE])
 _TABLES = {"customers": CUSTOMERS, "people": PEOPLE, "sharing": SHARING}
 _ABOUT, _POOL = "memory.json", "rows"
 
@@ -42,19 +43,20 @@ class Memory:
     people: Table = field(default_factory=lambda: np.empty(0, PEOPLE))  # of the statistics, by digest
     sharing: Table = field(default_factory=lambda: np.empty(0, SHARING))
     rows: int = 0  # of the pool, all that were ever sent
+    folder: Path | None = None  # that it was read from, or that what it was made from was read from
 
     def save(self, folder: Path) -> None:
         """Keeps it in a new folder, durably."""
         write_secret(folder / _ABOUT, json.dumps({"labels": self.labels, "rows": self.rows}).encode())
         for name in _TABLES:
-            write_secret(folder / f"{name}.table", getattr(self, name).tobytes())
+            kept.write(folder, name, getattr(self, name), self.folder)
 
     @classmethod
     def load(cls, folder: Path) -> "Memory":
         """What ``save`` kept."""
-        tables = {name: np.fromfile(folder / f"{name}.table", dtype=dtype) for name, dtype in _TABLES.items()}
+        tables = {name: kept.read(folder, name, dtype) for name, dtype in _TABLES.items()}
         about = json.loads((folder / _ABOUT).read_text())
-        return cls(tuple(about["labels"]), **tables, rows=about["rows"])
+        return cls(tuple(about["labels"]), **tables, rows=about["rows"], folder=folder)
 
 
 class Recorder:
@@ -153,14 +155,14 @@ class Pool:
 def customers_table(customers: Table, people: Table, labels: Sequence[int] | Table) -> Table:
     """Rows of ``CUSTOMERS``."""
     table = np.empty(len(customers), CUSTOMERS)
-    table["customer"], table["person"], table["label"] = customers, people, labels
+    table["customer"], table["person"], table["label"], table["base"] = customers, people, labels, kept.NEW
     return table
 
 
 def sharing_table(customers: Table, people: Table, handles: Sequence[Handle]) -> Table:
     """Rows of ``SHARING``."""
     table = np.empty(len(customers), SHARING)
-    table["customer"], table["person"] = customers, people
+    table["customer"], table["person"], table["base"] = customers, people, kept.NEW
     table["handle"] = np.frombuffer(b"".join(handles), "V16")
     return table
 
@@ -181,6 +183,7 @@ def first_of_each(customers: Table) -> tuple[Table, Table]:
     first = np.minimum.reduceat(order, np.flatnonzero(new)) if len(order) else order
     table = np.zeros(len(first), PEOPLE)
     table["person"], table["label"] = customers["person"][first], customers["label"][first]
+    table["base"] = kept.NEW
     return table, first
 
 
