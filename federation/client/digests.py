@@ -71,6 +71,13 @@ def halves(digests: Table) -> tuple[Table, Table]:
     return words[:, 0], words[:, 1]
 
 
+def are_equal(digests: Table, others: Table) -> NDArray[np.bool_]:
+    """Whether each is equal to the other in its place."""
+    (first, second), (third, fourth) = halves(digests), halves(others)
+    same: NDArray[np.bool_] = (first == third) & (second == fourth)
+    return same
+
+
 def are_unique(digests: Table) -> bool:
     """Whether no two are equal."""
     first, _ = halves(digests)

@@ -7,10 +7,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.client.overlap import kept
+from federation.client.overlap.kept import NEW, Kept, Revised, Table
 
-DTYPE = np.dtype([("number", "<u8"), kept.BASE])
-# Of each night: which rows go (a bit of each), rows that come with their places, and whether the order is turned round.
+SHAPE = {"number": np.dtype("<u8"), "digest": np.dtype("V16")}
+# Of each night: which rows go, rows that come with their places, and whether the order is turned round.
 NIGHTS = st.lists(
     st.tuples(
         st.sets(st.integers(0, 199), max_size=12),
@@ -21,42 +21,54 @@ NIGHTS = st.lists(
 )
 
 
-def table_of(numbers: list[int]) -> kept.Table:
-    table = np.empty(len(numbers), DTYPE)
-    table["number"], table["base"] = numbers, kept.NEW
-    return table
+def columns_of(numbers: list[int]) -> dict[str, Table]:
+    digests = b"".join(number.to_bytes(16, "big") for number in numbers)
+    return {"number": np.array(numbers, "<u8"), "digest": np.frombuffer(digests, "V16")}
+
+
+def first(folder: Path, size: int) -> Kept:
+    Revised.part(Kept.empty(SHAPE), np.empty(0, bool), columns_of(list(range(size)))).write(folder, "t")
+    return Kept.read(folder, "t", SHAPE)
+
+
+def numbers_in(kept: Kept) -> list[int]:
+    numbers: list[int] = kept["number"].tolist()
+    assert [int.from_bytes(digest, "big") for digest in kept["digest"].tolist()] == numbers
+    return numbers
 
 
 @given(st.integers(0, 200), NIGHTS)
 def test_what_is_read_is_what_was_kept(size: int, nights: list[tuple[set[int], list[tuple[int, int]], bool]]) -> None:
     with tempfile.TemporaryDirectory() as name:
         before = Path(name) / "0"
-        kept.write(before, "t", table_of(list(range(size))), None)
+        first(before, size)
         for number, (goes, comes, turned) in enumerate(nights, 1):
-            table = kept.read(before, "t", DTYPE)
-            stay = np.array([place not in goes for place in range(len(table))], bool)
-            table = table[stay]
-            for place, value in comes:
-                table = np.insert(table, min(place, len(table)), table_of([value]))
-            if turned:
-                table = table[::-1].copy()
+            kept = Kept.read(before, "t", SHAPE)
+            source = [place for place in range(len(kept)) if place not in goes]
+            for at, (place, _) in enumerate(comes):
+                source.insert(place, len(kept) + at)
+            source = source[:: -1 if turned else 1]
+            revised = Revised(kept, np.array(source, np.int32), columns_of([value for _, value in comes]))
+            expected = [*numbers_in(kept), *(value for _, value in comes)]
             after = Path(name) / str(number)
-            kept.write(after, "t", table, before)
-            assert kept.read(after, "t", DTYPE)["number"].tolist() == table["number"].tolist()
+            revised.write(after, "t")
             for path in before.iterdir():  # a folder needs no other
                 path.unlink()
+            assert numbers_in(Kept.read(after, "t", SHAPE)) == [expected[place] for place in source]
             before = after
-            assert kept.read(before, "t", DTYPE)["number"].tolist() == table["number"].tolist()
 
 
 def test_a_few_rows_are_written_alone_and_many_with_the_whole(tmp_path: Path) -> None:
-    kept.write(tmp_path / "a", "t", table_of(list(range(1000))), None)
-    few = kept.read(tmp_path / "a", "t", DTYPE)[5:]
-    kept.write(tmp_path / "b", "t", few, tmp_path / "a")
-    assert (tmp_path / "b" / "t.table").samefile(tmp_path / "a" / "t.table")
+    kept = first(tmp_path / "a", 1000)
+    Revised.part(kept, np.arange(1000) >= 5).write(tmp_path / "b", "t")
+    assert (tmp_path / "b" / "t.number").samefile(tmp_path / "a" / "t.number")
     assert (tmp_path / "b" / "t.edit").stat().st_size < 2000
     assert (tmp_path / "b" / "t.edit").stat().st_mode & 0o777 == 0o600
-    many = kept.read(tmp_path / "b", "t", DTYPE)[200:]
-    kept.write(tmp_path / "c", "t", many, tmp_path / "b")
-    assert not (tmp_path / "c" / "t.edit").exists()
-    assert kept.read(tmp_path / "c", "t", DTYPE)["number"].tolist() == list(range(205, 1000))
+    kept = Kept.read(tmp_path / "b", "t", SHAPE)
+    assert kept.base.tolist() == list(range(5, 1000))
+    Revised.part(kept, np.ones(995, bool), columns_of([7])).write(tmp_path / "c", "t")
+    assert Kept.read(tmp_path / "c", "t", SHAPE).base[-1] == NEW
+    kept = Kept.read(tmp_path / "c", "t", SHAPE)
+    Revised.part(kept, np.arange(996) >= 200).write(tmp_path / "d", "t")
+    assert not (tmp_path / "d" / "t.edit").exists()
+    assert numbers_in(Kept.read(tmp_path / "d", "t", SHAPE)) == [*range(205, 1000), 7]

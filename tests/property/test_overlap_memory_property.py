@@ -1,27 +1,24 @@
 """People are told apart and sorted by their digests, also where two digests share a half."""
 
-from typing import Any
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.client.overlap.delta import _touched
-from federation.client.overlap.memory import customers_table, first_of_each
+from federation.client.overlap.delta import compared
+from federation.client.overlap.kept import Columns, Kept
+from federation.client.overlap.memory import customers_of, first_of_each
 
 HALVES = st.sampled_from([b"aaaaaaaa", b"aaaaaaab", b"zaaaaaaa", b"\xff\x00\x00\x00\x00\x00\x00\x01"])
-ROWS = st.lists(st.tuples(HALVES, HALVES, st.integers(0, 3)), max_size=30)
+ROWS = st.lists(st.tuples(HALVES, HALVES), max_size=30)
 
 
 @given(ROWS)
-def test_the_first_row_of_each_person_counts(rows: list[tuple[bytes, bytes, int]]) -> None:
-    digests = np.array([high + low for high, low, _ in rows], dtype="V16")
-    table = customers_table(digests, digests, np.array([label for *_, label in rows], dtype=np.uint16))
-    people, first = first_of_each(table)
+def test_the_first_row_of_each_person_counts(rows: list[tuple[bytes, bytes]]) -> None:
+    digests = np.array([high + low for high, low in rows], dtype="V16")
+    first = first_of_each(digests)
     first_of = {digest: number for number, digest in reversed(list(enumerate(digests.tolist())))}
     expected = sorted(first_of.items(), key=lambda item: np.frombuffer(item[0], np.uint64).tolist())
-    assert list(zip(people["person"].tolist(), first.tolist(), strict=True)) == expected
-    assert people["label"].tolist() == [rows[number][2] for _, number in expected]
+    assert list(zip(digests[first].tolist(), first.tolist(), strict=True)) == expected
 
 
 # A customer, the person it is of, and a label; each customer once.
@@ -43,10 +40,14 @@ def test_whoever_is_not_touched_is_the_same_as_before(
     after = list({row[0]: row for row in after}.values()) if related else other
     digests = np.array([bytes([number]) * 16 for number in range(256)], dtype="V16")
 
-    def table(rows: list[tuple[int, int, int]]) -> Any:
-        columns = np.array(rows, np.intp).reshape(-1, 3)
-        return customers_table(digests[columns[:, 0]], digests[columns[:, 1] + 100], columns[:, 2])
+    def columns(rows: list[tuple[int, int, int]]) -> Columns:
+        numbers = np.array(rows, np.intp).reshape(-1, 3)
+        return customers_of(digests[numbers[:, 0]], digests[numbers[:, 1] + 100], numbers[:, 2])
 
-    touched = {digest[0] - 100 for digest in _touched(table(before), table(after)).tolist()}
+    known = Kept(columns(before), np.arange(len(before), dtype=np.int32))
+    revised, found = compared(known, columns(after))
+    touched = {digest[0] - 100 for digest in found.tolist()}
     was, now = people_in(before), people_in(after)
     assert {p for p in was | now if was.get(p) != now.get(p)} <= touched
+    for name, column in columns(after).items():
+        assert revised.column(name).tolist() == column.tolist()

@@ -9,7 +9,7 @@ import pytest
 
 from federation.client.overlap import carry, state
 from federation.client.overlap.delta import DeltaBuilder
-from federation.client.overlap.memory import Memory, Pool
+from federation.client.overlap.memory import Pool, Renewed
 from federation.client.overlap.state import EpochState
 from federation.core.clock import FixedClock
 from gateway.overlap.epochs_sql import SqlEpochs
@@ -29,7 +29,7 @@ class Killed(BaseException):
 STEPS: list[tuple[Any, str]] = [
     (Pool, "append"),
     (Pool, "sync"),
-    (Memory, "save"),
+    (Renewed, "save"),
     (DeltaBuilder, "write"),
     (EpochState, "save_delta"),
     (EpochState, "sent"),

@@ -18,23 +18,26 @@ could hide it: the gateway must find what goes, and sees when.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from federation.client.digests import Digests, Table, find
+from federation.client.digests import Digests, Table, are_equal, find
 from federation.client.overlap.batches import BatchBuilder, Draft
 from federation.client.overlap.data import Data, Handles, allowed
+from federation.client.overlap.kept import Columns, Kept, Revised
 from federation.client.overlap.memory import (
+    PEOPLE,
     Memory,
     Pool,
-    customers_table,
+    Renewed,
+    customers_of,
     first_of_each,
     label_numbers,
-    sharing_table,
+    sharing_of,
 )
 from federation.client.overlap.people import People, Rows
 from federation.core.ids import Handle
@@ -47,13 +50,12 @@ from federation.policy.specs import PartySpec
 class Changes:
     """What one delta says."""
 
-    after: Memory  # places of people who are new are set when they are written
+    after: Renewed  # places of people who are new are set when they are written
     goes: Table  # places of rows
     back: Mapping[str, Table]  # label to places of rows that were sent before
     comes: Mapping[str, People]  # label to people who were not there
     leaves: list[Handle]
     joins: tuple[People, list[Handle]]
-    untouched: int = 0  # people in ``after`` who stand before those that changed
 
     @property
     def empty(self) -> bool:
@@ -69,6 +71,17 @@ class Changes:
         """How many, for the partner's own log."""
         comes = sum(map(len, self.back.values())) + sum(map(len, self.comes.values()))
         return {"goes": len(self.goes), "comes": comes, "leaves": len(self.leaves), "joins": len(self.joins[1])}
+
+
+@dataclass(frozen=True)
+class _Now:
+    """Customers of the statistics as they are now: person and label of each."""
+
+    customers: Revised
+    people: Table
+    labels: Table
+    people_of: Callable[[Rows], People]
+    """The normal forms of some of them, by place, rising."""
 
 
 class DeltaBuilder:
@@ -102,30 +115,35 @@ class DeltaBuilder:
         """Who was sent and may not be there any more. Raises DataError where the partner's files cannot say."""
         before = self._memory
         may, stays = self._may(before.customers, STATISTICS), self._may(before.sharing, SWITCHBOARD)
+        customers = Revised.part(before.customers, may)
+        sharing = Revised.part(before.sharing, stays)
         nobody: tuple[People, list[Handle]] = (self._builder.nobody, [])
-        if may.all() and stays.all():
-            return Changes(before, np.empty(0, np.uint32), {}, {}, [], nobody)
-        after = replace(before, customers=before.customers[may], sharing=before.sharing[stays])
-        return self._compare(after, _handles(before.sharing[~stays]), nobody, lambda _rows: nobody[0])
+        leaves, lost = _handles(before.sharing["handle"][~stays]), before.customers["person"][~may]
+        people, labels = (before.customers[name][may] for name in ("person", "label"))
+        now = _Now(customers, people, labels, lambda _rows: nobody[0])
+        return self._changes(now, lost, sharing, leaves, nobody)
 
     def current(self) -> Changes:
         """All that changed. Raises DataError, and OverlapError (BAD_FIELD) for a label that the epoch does not have."""
         before = self._memory
         there = self._builder.usable(STATISTICS)
-        numbers = label_numbers(before.labels, labels_of(self._party), self._builder.labels(there))
-        customers = customers_table(there.customer, there.person, numbers)
+        labels = label_numbers(before.labels, labels_of(self._party), self._builder.labels(there))
+        columns = customers_of(there.customer, there.person, labels)
+        customers, touched = compared(before.customers, columns)
+        now = _Now(customers, columns["person"], columns["label"], there.people)
         sharers = self._builder.usable(SWITCHBOARD)
         who, what = sharers.customer, sharers.person
         at = find(who, before.sharing["customer"])
-        same = at >= 0
-        same[same] = before.sharing["person"][at[same]] == what[same]
-        new, kept = np.flatnonzero(~same), np.zeros(len(before.sharing), bool)
-        kept[at[same]] = True
+        same = np.flatnonzero(at >= 0)
+        same = same[are_equal(before.sharing["person"][at[same]], what[same])]
+        stays = np.zeros(len(before.sharing), bool)
+        stays[at[same]] = True
+        new = np.delete(np.arange(len(who)), same)
         handles = self._handles.handles_for(sharers.ids(new))
-        joining = sharing_table(who[new], what[new], handles)
-        after = replace(before, customers=customers, sharing=np.concatenate([before.sharing[kept], joining]))
+        sharing = Revised.part(before.sharing, stays, sharing_of(who[new], what[new], handles))
+        leaves = _handles(before.sharing["handle"][~stays])
         joins = (sharers.people(new), handles)
-        return self._compare(after, _handles(before.sharing[~kept]), joins, there.people)
+        return self._changes(now, touched, sharing, leaves, joins)
 
     def write(self, changes: Changes, sequence: int, keys: Mapping[int, X25519PrivateKey], folder: Path) -> None:
         """Writes every batch of a delta and the memory after it."""
@@ -159,86 +177,92 @@ class DeltaBuilder:
             )
             builder.write(draft, folder / f"{number:03d}.points")
         place = first  # new rows were added to the pool in this order
-        changed = changes.after.people[changes.untouched :]
+        changed = changes.after.people.new
         for index, operation, label in shape:
             if (index, operation) == (STATISTICS, ADD) and label in changes.comes:
                 new = self._digests.of(changes.comes[label].texts())
                 changed["place"][find(new, changed["person"])] = np.arange(place, place + len(new))
                 place += len(new)
         self._pool.sync()
-        replace(changes.after, rows=self._pool.rows).save(folder)
+        changes.after.save(folder, self._pool.rows)
 
-    def _may(self, table: Table, index: int) -> Table:
+    def _may(self, table: Kept, index: int) -> Table:
         if not len(table):
             return np.ones(0, bool)
         mask: Table = find(table["customer"], self._digests.of(allowed(self._data, self._party, index).permitted)) >= 0
         return mask
 
-    def _compare(
-        self,
-        after: Memory,
-        leaves: list[Handle],
-        joins: tuple[People, list[Handle]],
-        people_of: Callable[[Rows], People],
+    def _changes(
+        self, now: _Now, touched: Table, sharing: Revised, leaves: list[Handle], joins: tuple[People, list[Handle]]
     ) -> Changes:
-        """The changes that lead to a memory whose people are still to be found among its customers.
+        """The changes that lead to a memory.
 
         Args:
-            after: With customers and sharing as they are now.
+            now: Who is there.
+            touched: The people who may have changed; some of them several times.
+            sharing: Who is on the switchboard.
             leaves: Handles that go.
             joins: Who comes to the switchboard.
-            people_of: The normal forms of some customers in ``after``, by place, rising.
         """
-        touched = _touched(self._memory.customers, after.customers)
-        rows = np.flatnonzero(find(after.customers["person"], touched) >= 0)
-        now, first = first_of_each(after.customers[rows])
-        first = rows[first]
+        rows = np.flatnonzero(find(now.people, touched) >= 0)
+        first = rows[first_of_each(now.people[rows])]
+        there = {
+            "person": now.people[first],
+            "label": now.labels[first],
+            "place": np.zeros(len(first), PEOPLE["place"]),
+        }
         mine = find(self._memory.people["person"], touched) >= 0
-        before, others = self._memory.people[mine], self._memory.people[~mine]
-        at = find(now["person"], before["person"])
+        before = {name: self._memory.people[name][mine] for name in PEOPLE}
+        at = find(there["person"], before["person"])
         known = at >= 0
-        now["place"][known] = before["place"][at[known]]
+        there["place"][known] = before["place"][at[known]]
         same = known.copy()
-        same[known] = before["label"][at[known]] == now["label"][known]
+        same[known] = before["label"][at[known]] == there["label"][known]
         back: dict[str, Table] = {}
         comes: dict[str, People] = {}
-        for number, label in enumerate(after.labels):
-            mine = ~same & (now["label"] == number)
-            if (mine & known).any():
-                back[label] = now["place"][mine & known]
-            if (mine & ~known).any():
-                comes[label] = people_of(np.sort(first[mine & ~known]))
+        for number, label in enumerate(self._memory.labels):
+            moved = ~same & (there["label"] == number)
+            if (moved & known).any():
+                back[label] = there["place"][moved & known]
+            if (moved & ~known).any():
+                comes[label] = now.people_of(np.sort(first[moved & ~known]))
         if back or comes or joins[1]:
             # Whoever comes, comes with a batch for each declared label: none could be sent for one the epoch lacks.
             names = labels_of(self._party)
-            label_numbers(tuple(set(names) & set(after.labels)), [*names, *back], np.arange(len(names) + len(back)))
-        gone = np.ones(len(before), bool)
+            known_labels = tuple(set(names) & set(self._memory.labels))
+            label_numbers(known_labels, [*names, *back], np.arange(len(names) + len(back)))
+        gone = np.ones(len(before["person"]), bool)
         gone[at[same]] = False
-        people = np.concatenate([others, now])
-        return Changes(replace(after, people=people), before["place"][gone], back, comes, leaves, joins, len(others))
+        after = Renewed(self._memory.labels, now.customers, Revised.part(self._memory.people, ~mine, there), sharing)
+        return Changes(after, before["place"][gone], back, comes, leaves, joins)
 
 
-def _touched(before: Table, after: Table) -> Table:
-    """The people of whom rows came, went, changed or may stand in another order; some of them several times.
+def compared(before: Kept, now: Columns) -> tuple[Revised, Table]:
+    """Customers as they are now, and the people of whom rows came, went, changed or may stand in another order.
 
     Of everybody else there are the same rows in the same order, and so the first of them has the label that it had.
 
     Args:
         before: Customers then.
-        after: Customers now; rows that were there then get the place on disk that they had.
+        now: Customers now.
+
+    Returns:
+        The customers, and digests of people, some of them several times.
     """
-    at = find(after["customer"], before["customer"])
-    same = at >= 0
-    for name in ("person", "label"):
-        same[same] = after[name][same] == before[name][at[same]]
-    kept = at[same]
-    after["base"][same] = before["base"][kept]
-    if (np.diff(kept) < 0).any():
-        return np.concatenate([before["person"], after["person"]])
-    lost = np.ones(len(before), bool)
-    lost[kept] = False
-    return np.concatenate([before["person"][lost], after["person"][~same]])
+    at = find(now["customer"], before["customer"])
+    there = np.flatnonzero(at >= 0)
+    was = at[there]
+    same = (now["label"][there] == before["label"][was]) & are_equal(now["person"][there], before["person"][was])
+    there, was = there[same], was[same]
+    fresh, lost = np.ones(len(at), bool), np.ones(len(before), bool)
+    fresh[there], lost[was] = False, False
+    source = np.empty(len(at), np.int32)
+    source[there], source[fresh] = was, len(before) + np.arange(len(at) - len(there))
+    after = Revised(before, source, {name: column[fresh] for name, column in now.items()})
+    if (np.diff(was) < 0).any():
+        return after, np.concatenate([before["person"], now["person"]])
+    return after, np.concatenate([before["person"][lost], now["person"][fresh]])
 
 
-def _handles(table: Table) -> list[Handle]:
-    return [Handle(row.tobytes()) for row in table["handle"]]
+def _handles(column: Table) -> list[Handle]:
+    return [Handle(row.tobytes()) for row in column]

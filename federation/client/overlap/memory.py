@@ -6,31 +6,27 @@ forms) and the number of the label; for every person the place of the blinded ro
 the switchboard the two digests and the handle. The digests (``client.digests``) are under a key of this epoch: they say
 who is equal within this folder and nothing to whoever lacks the key. All of it goes with the epoch.
 
-Memory: 38 bytes a customer and 26 a person while a difference is taken; rows of points stay on disk.
+Memory: 34 bytes a customer and 22 a person while a difference is taken, mapped from disk; rows of points stay there.
 """
 
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from federation.client.digests import DIGEST, halves
-from federation.client.overlap import kept
+from federation.client.overlap.kept import Columns, Kept, Revised, Shape, Table
 from federation.core.errors import OverlapError, Reason
 from federation.core.files import write_secret
 from federation.core.ids import Handle
 from federation.overlap.blind import CHUNK_ROWS
 
-Table = NDArray[Any]
-CUSTOMERS = np.dtype([("customer", DIGEST), ("person", DIGEST), ("label", "<u2"), kept.BASE])
-PEOPLE = np.dtype([("person", DIGEST), ("label", "<u2"), ("place", "<u4"), kept.BASE])
-SHARING = np.dtype([("customer", DIGEST), ("person", DIGEST), ("handle", "V16"), kept.BASE])
-_TABLES = {"customers": CUSTOMERS, "people": PEOPLE, "sharing": SHARING}
+CUSTOMERS = {"customer": DIGEST, "person": DIGEST, "label": np.dtype("<u2")}  # of the statistics, first in file first
+PEOPLE = {"person": DIGEST, "label": np.dtype("<u2"), "place": np.dtype("<u4")}  # of the statistics
+SHARING = {"customer": DIGEST, "person": DIGEST, "handle": np.dtype("V16")}
 _ABOUT, _POOL = "memory.json", "rows"
 
 
@@ -39,24 +35,35 @@ class Memory:
     """Who is in a partner's batches, all deltas counted in."""
 
     labels: tuple[str, ...]
-    customers: Table = field(default_factory=lambda: np.empty(0, CUSTOMERS))  # of the statistics, first in file first
-    people: Table = field(default_factory=lambda: np.empty(0, PEOPLE))  # of the statistics, by digest
-    sharing: Table = field(default_factory=lambda: np.empty(0, SHARING))
+    customers: Kept
+    people: Kept
+    sharing: Kept
     rows: int = 0  # of the pool, all that were ever sent
-    folder: Path | None = None  # that it was read from, or that what it was made from was read from
-
-    def save(self, folder: Path) -> None:
-        """Keeps it in a new folder, durably."""
-        write_secret(folder / _ABOUT, json.dumps({"labels": self.labels, "rows": self.rows}).encode())
-        for name in _TABLES:
-            kept.write(folder, name, getattr(self, name), self.folder)
 
     @classmethod
     def load(cls, folder: Path) -> "Memory":
-        """What ``save`` kept."""
-        tables = {name: kept.read(folder, name, dtype) for name, dtype in _TABLES.items()}
+        """What ``Renewed.save`` kept."""
         about = json.loads((folder / _ABOUT).read_text())
-        return cls(tuple(about["labels"]), **tables, rows=about["rows"], folder=folder)
+        customers, people = Kept.read(folder, "customers", CUSTOMERS), Kept.read(folder, "people", PEOPLE)
+        sharing = Kept.read(folder, "sharing", SHARING)
+        return cls(tuple(about["labels"]), customers, people, sharing, about["rows"])
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """A memory that is to be kept."""
+
+    labels: tuple[str, ...]
+    customers: Revised
+    people: Revised
+    sharing: Revised
+
+    def save(self, folder: Path, rows: int) -> None:
+        """Keeps it in a new folder, durably; ``rows`` are all that were ever sent."""
+        write_secret(folder / _ABOUT, json.dumps({"labels": self.labels, "rows": rows}).encode())
+        self.customers.write(folder, "customers")
+        self.people.write(folder, "people")
+        self.sharing.write(folder, "sharing")
 
 
 class Recorder:
@@ -69,8 +76,8 @@ class Recorder:
 
     def __init__(self, labels: Sequence[str], pool: "Pool") -> None:
         self._labels, self._pool = tuple(labels), pool
-        self._customers, self._sharing = np.empty(0, CUSTOMERS), np.empty(0, SHARING)
-        self._people, self._first = first_of_each(self._customers)
+        self._customers, self._sharing = _nothing(CUSTOMERS), _nothing(SHARING)
+        self._first: Table = np.empty(0, np.intp)
         self._sent: list[Table] = []
 
     def statistics(self, customers: Table, people: Table, labels: Table) -> Table:
@@ -84,8 +91,8 @@ class Recorder:
         Returns:
             Where each person is first among them, rising.
         """
-        self._customers = customers_table(customers, people, labels)
-        self._people, self._first = first_of_each(self._customers)
+        self._customers = customers_of(customers, people, labels)
+        self._first = first_of_each(people)
         return np.sort(self._first)
 
     def sent(self, places: Table) -> None:
@@ -98,17 +105,19 @@ class Recorder:
 
     def switchboard(self, customers: Table, people: Table, handles: Sequence[Handle]) -> None:
         """Takes everybody who is on the switchboard."""
-        self._sharing = sharing_table(customers, people, handles)
+        self._sharing = sharing_of(customers, people, handles)
 
-    def memory(self) -> Memory:
-        """What was taken down, once every batch is built."""
+    def save(self, folder: Path) -> None:
+        """Keeps what was taken down in a new folder, durably, once every batch is built."""
         self._pool.sync()
         order = np.concatenate(self._sent) if self._sent else np.empty(0, np.intp)
-        place = np.empty(len(self._customers), np.uint32)
+        place = np.empty(len(self._customers["customer"]), np.uint32)
         place[order] = np.arange(len(order), dtype=np.uint32)
-        people = self._people.copy()
+        people = {name: self._customers[name][self._first] for name in ("person", "label")}
         people["place"] = place[self._first]  # whoever is in the statistics was sent, once
-        return Memory(self._labels, self._customers, people, self._sharing, self._pool.rows)
+        tables = zip((CUSTOMERS, PEOPLE, SHARING), (self._customers, people, self._sharing), strict=True)
+        made = (Revised.part(Kept.empty(shape), np.empty(0, bool), columns) for shape, columns in tables)
+        Renewed(self._labels, *made).save(folder, self._pool.rows)
 
 
 class Pool:
@@ -152,27 +161,20 @@ class Pool:
         self._file.close()
 
 
-def customers_table(customers: Table, people: Table, labels: Sequence[int] | Table) -> Table:
-    """Rows of ``CUSTOMERS``."""
-    table = np.empty(len(customers), CUSTOMERS)
-    table["customer"], table["person"], table["label"], table["base"] = customers, people, labels, kept.NEW
-    return table
+def customers_of(customers: Table, people: Table, labels: Sequence[int] | Table) -> Columns:
+    """Columns of ``CUSTOMERS``."""
+    return {"customer": customers, "person": people, "label": np.asarray(labels, CUSTOMERS["label"])}
 
 
-def sharing_table(customers: Table, people: Table, handles: Sequence[Handle]) -> Table:
-    """Rows of ``SHARING``."""
-    table = np.empty(len(customers), SHARING)
-    table["customer"], table["person"], table["base"] = customers, people, kept.NEW
-    table["handle"] = np.frombuffer(b"".join(handles), "V16")
-    return table
+def sharing_of(customers: Table, people: Table, handles: Sequence[Handle]) -> Columns:
+    """Columns of ``SHARING``."""
+    given = np.frombuffer(b"".join(handles), SHARING["handle"])
+    return {"customer": customers, "person": people, "handle": given}
 
 
-def first_of_each(customers: Table) -> tuple[Table, Table]:
-    """The people among customers, each with the label of its first row, and where that row is.
-
-    They are in an order of their digests that is always the same. Their ``place`` is not known yet.
-    """
-    half, rest = halves(customers["person"])
+def first_of_each(people: Table) -> Table:
+    """Where each of some people is first, in an order of their digests that is always the same."""
+    half, rest = halves(people)
     order = np.argsort(half)
     same = np.flatnonzero(half[order[1:]] == half[order[:-1]])
     if (rest[order[same]] != rest[order[same + 1]]).any():  # two that share their first half alone: hardly ever
@@ -180,11 +182,8 @@ def first_of_each(customers: Table) -> tuple[Table, Table]:
         same = np.flatnonzero((half[order[1:]] == half[order[:-1]]) & (rest[order[1:]] == rest[order[:-1]]))
     new = np.ones(len(order), bool)
     new[same + 1] = False
-    first = np.minimum.reduceat(order, np.flatnonzero(new)) if len(order) else order
-    table = np.zeros(len(first), PEOPLE)
-    table["person"], table["label"] = customers["person"][first], customers["label"][first]
-    table["base"] = kept.NEW
-    return table, first
+    first: Table = np.minimum.reduceat(order, np.flatnonzero(new)) if len(order) else order
+    return first
 
 
 def label_numbers(labels: tuple[str, ...], names: Sequence[str], chosen: Table) -> Table:
@@ -199,3 +198,7 @@ def label_numbers(labels: tuple[str, ...], names: Sequence[str], chosen: Table) 
         item = "a label that the policy declared after this epoch was built"
         raise OverlapError(Reason.BAD_FIELD, item=item, fix="Build a new epoch.")
     return found
+
+
+def _nothing(shape: Shape) -> Columns:
+    return Kept.empty(shape).columns

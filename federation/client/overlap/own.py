@@ -85,7 +85,7 @@ class OwnBatches:
 
             def build(folder: Path) -> None:
                 builder.build(keys, folder)
-                recorder.memory().save(folder)
+                recorder.save(folder)
 
             with self._steady():
                 self._state.save_own(plan.epoch, build)

@@ -176,9 +176,10 @@ void entente_find_digests(const uint8_t *wanted, size_t wanted_count, const uint
     size_t next = 0, missed = 0, in_a_row = 0;
     for (size_t n = 0; n < wanted_count; n++) {
         const uint8_t *mine = wanted + DIGEST_BYTES * n;
+        const size_t most = next + (all.rows ? 1 : AHEAD), end = most < count ? most : count;
         size_t here = next;
-        while (here < count && here < next + AHEAD && !same(mine, among + DIGEST_BYTES * here)) here++;
-        if (here < count && here < next + AHEAD) {
+        while (here < end && !same(mine, among + DIGEST_BYTES * here)) here++;
+        if (here < end) {
             at[n] = (int32_t)here;
             next = here + 1;
             in_a_row = 0;
