@@ -8,29 +8,19 @@ runs. Noise is off, so that models can be compared bit for bit.
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-from sqlalchemy import Engine, event
-
 from federation.client.config import Limits, PartnerConfig
-from federation.client.training import workbench
 from federation.client.training.agent import TrainingAgent
 from federation.client.training.approvals import Approvals
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.policy.specs import BudgetSpec, TrainingSpec
-from federation.training import dpsgd
 from federation.training.accountant import CustomerAccountant
-from federation.training.features import Floats
 from federation.training.flower import ArrayRecord, ConfigRecord, Message, unpack
-from federation.training.joint_noise import JointNoise
-from federation.training.models import Weights, predict
 from federation.v1 import training_pb2 as pb
 from gateway.budget.ledger import SqlLedger
 from gateway.release import ReleasePath
@@ -40,7 +30,7 @@ from gateway.training.proposals import TrainingRules
 from gateway.training.runner import LiveRun
 from gateway.training.runs import OVER, RunRecord
 from gateway.training.runs_sql import SqlRunStore
-from gateway.training.service import TrainingService
+from tests.kits.lives import Killed, Life, Released, Service, Waiting
 from tests.kits.training import (
     DELTA,
     NOW,
@@ -64,96 +54,6 @@ BUDGET = BudgetSpec(
     purposes={"model_training": 20},
 )
 MAX_STEPS = 4_000
-
-
-class Killed(BaseException):
-    """The process is gone; carries its name."""
-
-
-@dataclass
-class Life:
-    """One process from its start to its end."""
-
-    name: str
-    kill_at: int | None = None
-    steps: int = 0
-    dead: bool = False
-    watched: bool = False
-    """The test looks into it; that is no step."""
-
-    def step(self) -> None:
-        """Something that a kill may come before."""
-        if self.watched:
-            return
-        if not self.dead:
-            self.steps += 1
-            self.dead = self.steps == self.kill_at
-        if self.dead:
-            raise Killed(self.name)
-
-    def open(self, path: Path) -> Engine:
-        """A database of this process."""
-        engine = open_database(path)
-
-        @event.listens_for(engine, "connect")
-        def fast(connection: Any, _record: Any) -> None:
-            connection.execute("PRAGMA synchronous=OFF")  # a killed process leaves its files; the machine stays up
-
-        @event.listens_for(engine, "before_cursor_execute")
-        def before(*_: Any) -> None:
-            self.step()
-
-        @event.listens_for(engine, "commit")
-        def commit(_connection: Any) -> None:
-            self.step()
-
-        return engine
-
-
-class Service(TrainingService):
-    """The service, whose runs are executed by the test's own thread."""
-
-    def _dispatch(self) -> None:
-        pass
-
-    def work(self) -> None:
-        """Executes what may begin or go on."""
-        with self._lock:
-            first: LiveRun | None = self._take()
-        self._work(first)
-
-
-class Waiting:
-    """In place of a condition and an event: whoever waits has the world go on."""
-
-    def __init__(self, go_on: Callable[[float], None]) -> None:
-        self._go_on = go_on
-
-    def __enter__(self) -> "Waiting":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def wait(self, timeout: float) -> None:
-        self._go_on(timeout)
-
-    def notify_all(self) -> None:
-        pass
-
-    set = clear = notify_all
-
-
-@dataclass
-class Released:
-    """What has left the partners, as the wire saw it."""
-
-    replies: dict[tuple[str, str], set[bytes]] = field(default_factory=lambda: defaultdict(set))
-    """Digests of the answers to each question, by party and message id; keys are no answers."""
-    vectors_of_key: dict[tuple[str, bytes], set[bytes]] = field(default_factory=lambda: defaultdict(set))
-    attempts: set[tuple[bytes, ...]] = field(default_factory=set)
-    """Sets of keys under which at least one vector left."""
-    rounds: set[str] = field(default_factory=set)
 
 
 class LoggingGates(Gates):
@@ -397,21 +297,3 @@ def _bytes(reply: Message) -> bytes:
     records = [reply.content[name] for name in sorted(reply.content)]
     arrays = [record[name] for record in records if isinstance(record, ArrayRecord) for name in sorted(record)]
     return b"".join(array.data for array in arrays)
-
-
-def _exact_round(kind: str, weights: Weights, rows: tuple[Floats, Floats], *, size: float, **_: Any) -> Weights:
-    """In place of a round of DP-SGD: a fixed step along the exact gradient."""
-    x, y = rows
-    missed = y - predict(kind, weights, x)
-    found = {"weight": (missed @ x)[None, :] / size, "bias": np.array([missed.sum() / size])}
-    return {name: array.astype(np.float32) for name, array in found.items()}
-
-
-@contextmanager
-def without_noise() -> Iterator[None]:
-    """Sums and updates are exact."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JointNoise, "draw_share", lambda self: np.zeros(self.width, dtype=np.int64))
-        patch.setattr(dpsgd, "train_round", _exact_round)
-        patch.setattr(workbench, "standard_gaussians", lambda count, _: np.zeros(count))
-        yield

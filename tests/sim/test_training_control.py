@@ -1,9 +1,7 @@
 """People decide about a run, and partners come, go, are slow and answer twice; one thread, invented time, no noise."""
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -14,7 +12,8 @@ from federation.training.plan import proposal_digest
 from federation.v1 import training_pb2 as pb
 from gateway.training.desk import MAX_WAITING
 from gateway.training.runs import APPROVED, FAILED, FINISHED, PAUSED, PROPOSED, RUNNING, STOPPED, RunRecord
-from tests.kits.kill import World, without_noise
+from tests.kits.exact import undisturbed, without_noise
+from tests.kits.kill import World
 from tests.kits.training import PARTNERS, SPEC, SUMMED, make_caller
 
 SPECS = {"summed": SUMMED.model_copy(update={"rounds": 4}), "local": SPEC.model_copy(update={"rounds": 4})}
@@ -27,14 +26,6 @@ MANUAL = Limits(training_approval="manual")
 def exact() -> Iterator[None]:
     with without_noise():
         yield
-
-
-@cache
-def undisturbed(mode: str) -> bytes:
-    with TemporaryDirectory() as folder:
-        world = World(Path(folder), SPECS[mode], {})
-        assert world.play().state == FINISHED
-        return world.runs.model().weights
 
 
 def after_round(world: World, number: int, act: Callable[[str], None]) -> None:
@@ -85,7 +76,7 @@ def test_pause_holds_after_the_round_and_the_model_is_the_same(mode: str, tmp_pa
 
     after_round(world, 1, pause)
     assert world.play().state == FINISHED
-    assert world.runs.model().weights == undisturbed(mode)
+    assert world.runs.model().weights == undisturbed(SPECS[mode])
     assert seen == [2 * len(PARTNERS)]  # nothing was asked while it was paused, and no attempt was lost
     assert asked_for(world) == 4 * len(PARTNERS)
     assert len(world.paid()) == 1
@@ -113,7 +104,7 @@ def test_partner_pauses_itself_whatever_the_gateway_does_and_comes_back(tmp_path
 
     after_round(world, 2, leave)
     assert world.play().state == FINISHED
-    assert world.runs.model().weights == undisturbed("summed")
+    assert world.runs.model().weights == undisturbed(SPECS["summed"])
 
 
 def test_pause_without_end_fails_the_run_and_names_who_paused(tmp_path: Path) -> None:
@@ -148,7 +139,7 @@ def test_pause_survives_a_restart_of_the_gateway(tmp_path: Path) -> None:
     run_id = world.live().run_id
     later(world, 30, lambda: [world.service.control.resume(OPERATOR, run_id), None][1])
     assert world.play().state == FINISHED
-    assert world.runs.model().weights == undisturbed("local")
+    assert world.runs.model().weights == undisturbed(SPECS["local"])
 
 
 def test_stopped_run_gives_no_model_and_stays_stopped(tmp_path: Path) -> None:
@@ -177,7 +168,7 @@ def test_reply_that_comes_twice_counts_once(mode: str, tmp_path: Path) -> None:
     world = World(tmp_path, SPECS[mode], {})
     world.tamper = lambda party, reply: [reply, reply] if party == "bank" else [reply]
     assert world.play().state == FINISHED
-    assert world.runs.model().weights == undisturbed(mode)
+    assert world.runs.model().weights == undisturbed(SPECS[mode])
 
 
 def test_slow_partner_costs_an_attempt_of_a_sum_and_ends_a_run_without_one(tmp_path: Path) -> None:
@@ -192,7 +183,7 @@ def test_slow_partner_costs_an_attempt_of_a_sum_and_ends_a_run_without_one(tmp_p
     world = World(tmp_path / "summed", SPECS["summed"], {})
     world.tamper = drop_one
     assert world.play().state == FINISHED
-    assert world.runs.model().weights == undisturbed("summed")
+    assert world.runs.model().weights == undisturbed(SPECS["summed"])
     lost.clear()
     world = World(tmp_path / "local", SPECS["local"], {})
     world.tamper = drop_one
@@ -243,7 +234,7 @@ def test_run_begins_when_the_last_partner_has_approved(tmp_path: Path) -> None:
     world.approvals("bank").decide(record.proposal, digest, approved=True)
     world.service.decide("bank", pb.TrainerDecision(run_id=record.run_id, proposal_sha256=digest, approved=True))
     assert world.play().state == FINISHED
-    assert world.runs.model().weights == undisturbed("local")
+    assert world.runs.model().weights == undisturbed(SPECS["local"])
     by = {decision.party: decision.by_rule for decision in world.runs.all()[0].decisions}
     assert by == {"airline": True, "bank": False, "insurer": True}
 

@@ -12,7 +12,8 @@ from federation.policy.specs import TrainingSpec
 from federation.privacy.composition import epsilon_of
 from federation.training.plan import read_plan
 from gateway.training.runs import FAILED, FINISHED, RunRecord
-from tests.kits.kill import GATEWAY, World, without_noise
+from tests.kits.exact import without_noise
+from tests.kits.kill import GATEWAY, World
 from tests.kits.training import DELTA, PARTNERS, SPEC, SUMMED
 
 SPECS = {

@@ -1,9 +1,7 @@
 """What a partner may send instead of its answer, in both modes, through the servicer: refused, the partner named."""
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,8 @@ from federation.training.flower import Array, Message, MetricRecord, pack, unpac
 from federation.training.models import MAX_MODEL_BYTES
 from federation.v1 import training_pb2 as pb
 from gateway.training.runs import FAILED, FINISHED
-from tests.kits.kill import World, without_noise
+from tests.kits.exact import undisturbed, without_noise
+from tests.kits.kill import World
 from tests.kits.training import SPEC, SUMMED
 
 SPECS = {
@@ -42,14 +41,6 @@ CHANGES: dict[str, Change] = {
 def exact() -> Iterator[None]:
     with without_noise():
         yield
-
-
-@cache
-def undisturbed(mode: str) -> bytes:
-    with TemporaryDirectory() as folder:
-        world = World(Path(folder), SPECS[mode], {})
-        assert world.play().state == FINISHED
-        return world.runs.model().weights
 
 
 def answers(request: pb.ExchangeMessagesRequest, mode: str) -> Message | None:
@@ -158,7 +149,7 @@ def test_replay_of_an_earlier_round_is_dropped_and_the_partner_still_owes_its_an
 
     world.tamper = tamper
     assert world.play().state == FINISHED
-    assert world.runs.model().weights == undisturbed(mode)
+    assert world.runs.model().weights == undisturbed(SPECS[mode])
 
 
 @pytest.mark.parametrize("mode", SPECS)
