@@ -26,6 +26,7 @@ _EGRESS = Table(
     Column("size_bytes", Integer, nullable=False),
     Column("sha256", String(64), nullable=False),
 )
+_PUT = insert(_EGRESS)
 
 
 class EgressLedger:
@@ -43,7 +44,7 @@ class EgressLedger:
         row = {"at": to_text(self._clock.now()), "method": method, "size_bytes": len(message)}
         digest = hashlib.sha256(message).hexdigest()
         with self._lock, self._engine.begin() as db:
-            number = db.execute(insert(_EGRESS).values(**row, sha256=digest)).inserted_primary_key
+            number = db.execute(_PUT, {**row, "sha256": digest}).inserted_primary_key
             if self._tap is not None and number is not None:
                 name = f"{number[0]:09d}-{method.strip('/').replace('/', '.')}.bin"
                 (self._tap / name).write_bytes(message)

@@ -215,8 +215,8 @@ class Deltas:
         return True
 
     def _check_hops(self, ask: Ask) -> None:
-        for task in self._epochs.counts(ask.plan.epoch).waiting:
-            batch = self._epochs.batch(task.batch_id) if task.state == "failed" else None
+        for task in self._epochs.failed(ask.plan.epoch):
+            batch = self._epochs.batch(task.batch_id)
             if batch is not None and batch.origin == ask.party:
                 text = f": {task.text}" if task.text else ""
                 raise OverlapError(Reason.BUILD_FAILED, item=f"partner {task.party}: {task.reason}{text}")
@@ -225,12 +225,11 @@ class Deltas:
         newest = self.newest()
         if newest is None:
             return None
+        arrived = self._epochs.arrived(newest.epoch, len(newest.plan.partners) - 1)
         seen: set[PartyId] = set()
-        for delta in self._epochs.deltas(newest.epoch):
-            if delta.state == "open" and delta.origin not in seen:
-                batches = self._epochs.delta_batches(delta)
-                if all(batch.position == len(newest.plan.partners) - 1 for batch in batches):
-                    return newest, delta, batches
+        for delta in self._epochs.deltas(newest.epoch) if arrived else ():
+            if delta.state == "open" and delta.origin not in seen and (delta.origin, delta.sequence) in arrived:
+                return newest, delta, self._epochs.delta_batches(delta)
             if delta.state != "applied":
                 seen.add(delta.origin)
         return None

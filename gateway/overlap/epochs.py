@@ -135,6 +135,10 @@ class Epochs(Protocol):
         """Every delta of an epoch, by origin and number."""
         ...
 
+    def arrived(self, epoch: str, hops: int) -> set[tuple[PartyId, int]]:
+        """Origin and sequence of every open delta of which all batches have passed so many hops."""
+        ...
+
     def delta_batches(self, delta: Delta) -> list[Batch]:
         """The batches of a delta, in the order in which they were opened."""
         ...
@@ -161,6 +165,10 @@ class Epochs(Protocol):
 
     def reopen(self, epoch: str) -> None:
         """Lets failed tasks of an epoch be tried again."""
+        ...
+
+    def failed(self, epoch: str) -> list[Task]:
+        """Tasks of an epoch that failed."""
         ...
 
     def counts(self, epoch: str) -> Counts:

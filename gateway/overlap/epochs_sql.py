@@ -117,6 +117,12 @@ class SqlEpochs:
         """See Epochs."""
         return list(self._look(f"deltas {epoch}", lambda db: _read_deltas(db, epoch)))
 
+    def arrived(self, epoch: str, hops: int) -> set[tuple[PartyId, int]]:
+        """See Epochs."""
+        with self._reading.begin() as db:
+            rows = db.execute(ask.ARRIVED, {"epoch": epoch, "hops": hops})
+            return {(PartyId(row.origin), row.sequence) for row in rows}
+
     def delta_batches(self, delta: Delta) -> list[Batch]:
         """See Epochs."""
         where = _BATCHES.c
@@ -177,6 +183,10 @@ class SqlEpochs:
             again = {"state": "open", "reason": "", "text": "", "attempt": _TASKS.c.attempt + 1}
             db.execute(update(_TASKS).where(failed).values(**again))
 
+    def failed(self, epoch: str) -> list[Task]:
+        """See Epochs."""
+        return list(self._look(f"failed {epoch}", lambda db: _read_failed(db, epoch)))
+
     def counts(self, epoch: str) -> Counts:
         """See Epochs."""
         return self._look(f"counts {epoch}", lambda db: _read_counts(db, epoch))
@@ -223,6 +233,10 @@ _MOVE = (
 
 def _read_deltas(db: Connection, epoch: str) -> list[Delta]:
     return [Delta(**row) for row in db.execute(ask.OF_DELTAS, {"epoch": epoch}).mappings()]
+
+
+def _read_failed(db: Connection, epoch: str) -> list[Task]:
+    return [Task(**row) for row in db.execute(ask.FAILED, {"epoch": epoch}).mappings()]
 
 
 def _read_tasks(db: Connection) -> dict[str, list[Task]]:

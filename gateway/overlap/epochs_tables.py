@@ -115,5 +115,15 @@ NOT_SENT = (
     )
 )
 OF_DELTAS = select(DELTAS).where(DELTAS.c.epoch == bindparam("epoch")).order_by(DELTAS.c.origin, DELTAS.c.sequence)
+_LATE = exists().where(
+    BATCHES.c.epoch == DELTAS.c.epoch,
+    BATCHES.c.origin == DELTAS.c.origin,
+    BATCHES.c.sequence == DELTAS.c.sequence,
+    BATCHES.c.position < bindparam("hops"),
+)
+ARRIVED = select(DELTAS.c.origin, DELTAS.c.sequence).where(
+    DELTAS.c.epoch == bindparam("epoch"), DELTAS.c.state == "open", ~_LATE
+)
 OPEN_TASKS = _open_tasks()
+FAILED = select(TASKS).where(TASKS.c.epoch == bindparam("epoch"), TASKS.c.state == "failed")
 WAITING = select(TASKS).where(TASKS.c.epoch == bindparam("epoch"), TASKS.c.state != "done").order_by(TASKS.c.party)

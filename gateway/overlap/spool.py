@@ -115,6 +115,11 @@ class Incoming:
         _named(self._part).unlink()
         sync_folder(self._target.parent)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the attempt has not ended."""
+        return self._open
+
     def close(self) -> None:
         """Ends this attempt and leaves what is there to the next one. Harmless when it was done before."""
         with self._lock:

@@ -8,7 +8,8 @@ on with the same epoch.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -60,7 +61,9 @@ class OverlapServicer(OverlapServiceServicer):
         self._deltas.listen(self._wake)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._settling: set[asyncio.Task[None]] = set()
-        self._changed, self._changes = asyncio.Condition(), 0
+        self._changed = asyncio.Condition()
+        self._changes = 0  # of what any stream may wait for
+        self._steps: Counter[str] = Counter()  # batches that came, by who blinds them next; "" for nobody
         self._moved = 0  # points that came or went, ever: large batches are slow, not stuck
 
     def connected(self) -> list[PartyId]:
@@ -76,14 +79,18 @@ class OverlapServicer(OverlapServiceServicer):
         self._deltas.attach(party)
         await self._notify()
         sent: set[tuple[str, int]] = set()
+
+        def state() -> object:
+            return self._changes, self._steps[party]
+
         try:
             while True:
-                seen = self._changes
+                seen = state()
                 for task, message in await asyncio.to_thread(self._tasks, party):
                     if (task.task_id, task.attempt) not in sent:
                         sent.add((task.task_id, task.attempt))
                         yield message
-                await self._wait(seen)
+                await self._wait(state, seen)
         finally:
             self._deltas.detach(party)
 
@@ -127,8 +134,9 @@ class OverlapServicer(OverlapServiceServicer):
             incoming.discard()  # what was sent is wrong, to the last row
             raise
         finally:
-            incoming.close()  # a connection that was lost: what came so far stays
-        await self._notify()
+            if incoming.is_open:  # a connection that was lost: what came so far stays
+                await asyncio.to_thread(incoming.close)
+        await self._notify(step=expected.chain.next_hop or "")
         if expected.chain.manifest.sequence and expected.chain.next_hop is None:
             self._settle()
         yield answer
@@ -154,8 +162,12 @@ class OverlapServicer(OverlapServiceServicer):
         moved_at = time.monotonic()
         before: Counts | None = None
         started = moved = self._moved
+
+        def state() -> object:
+            return self._changes, self._steps.total()
+
         while not await asyncio.to_thread(self._coordinator.is_complete, epoch):
-            seen = self._changes
+            seen = state()
             counts = await asyncio.to_thread(self._coordinator.counts, epoch)
             if counts != before or moved != self._moved:
                 before, moved, moved_at = counts, self._moved, time.monotonic()
@@ -166,7 +178,7 @@ class OverlapServicer(OverlapServiceServicer):
                 await asyncio.to_thread(self._coordinator.finish, epoch)
                 continue
             self._check_alive(counts, time.monotonic() - moved_at)
-            await self._wait(seen, min(1.0, self._connect_timeout_s))
+            await self._wait(state, seen, min(1.0, self._connect_timeout_s))
         yield pb.BuildIndexResponse(
             epoch=epoch,
             progress=common_pb2.Progress(stage="index", done=1, total=1, text="Index complete"),
@@ -198,7 +210,7 @@ class OverlapServicer(OverlapServiceServicer):
                     break
                 late = sorted({ask.party for ask in asks} - {ask.party for ask in done})
                 self._check_still(late, time.monotonic() - moved_at)
-                await self._wait(seen, min(1.0, self._connect_timeout_s))
+                await self._wait(lambda: self._changes, seen, min(1.0, self._connect_timeout_s))
         finally:
             for ask in asks:
                 deltas.drop(ask)
@@ -265,17 +277,21 @@ class OverlapServicer(OverlapServiceServicer):
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 asyncio.run_coroutine_threadsafe(self._notify(), self._loop)
 
-    async def _notify(self) -> None:
+    async def _notify(self, *, step: str | None = None) -> None:
+        """Wakes every stream, or, after a step of a batch, a build and the partner whose turn it is."""
         async with self._changed:
-            self._changes += 1
+            if step is None:
+                self._changes += 1
+            else:
+                self._steps[step] += 1
             self._changed.notify_all()
 
-    async def _wait(self, seen: int, at_most_s: float | None = None) -> None:
-        """Until something changed since ``_changes`` was ``seen``; what comes close together is looked at once."""
+    async def _wait(self, state: Callable[[], object], seen: object, at_most_s: float | None = None) -> None:
+        """Until a state is not what was seen of it; what comes close together is looked at once."""
         await asyncio.sleep(GATHER_S)
         async with self._changed:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait_for(lambda: self._changes != seen), at_most_s)
+                await asyncio.wait_for(self._changed.wait_for(lambda: state() != seen), at_most_s)
 
 
 def _progress(counts: Counts, points: int) -> list[common_pb2.Progress]:

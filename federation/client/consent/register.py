@@ -91,6 +91,8 @@ class Statements:
         Two times that cannot be read, or are on the same side of ``at``, are the same. -1 for position -1.
         """
         moment, rows = microseconds(at), self._rows
+        if not len(self):
+            return positions.copy()
         number = rows.kind.astype(np.int32) * STATES
         # Negations of how a policy compares: given in the future, and no longer valid.
         number += np.where(rows.given == UNREADABLE, 0, np.where(rows.given > moment, 3, 6)).astype(np.int32)

@@ -4,6 +4,7 @@ Whoever reads a file derives values from each line alone, and carries over those
 result is what deriving them from the whole file gives, wherever lines were added, taken out, changed or moved.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,11 +129,12 @@ class Carrying:
 
     def __init__(self, was: Places) -> None:
         self._place = was.astype(np.int64)
-        new = np.flatnonzero(was < 0)
-        self._place[new] = np.arange(_NEW, _NEW + len(new))
-        first = np.flatnonzero(np.diff(self._place, prepend=-2) != 1)
-        ends = [*first[1:].tolist(), len(was)]
-        self._runs = list(zip(first.tolist(), ends[: len(first)], strict=True))
+        self._new = np.flatnonzero(was < 0)
+        self._place[self._new] = np.arange(_NEW, _NEW + len(self._new))
+        self._first = np.flatnonzero(np.diff(self._place, prepend=-2) != 1)
+        self._one_by_one = len(self._first) * _LONG_RUN > len(was)
+        if self._one_by_one:  # rows that are new get any place for now
+            self._place[self._new] = 0
 
     def __call__(self, old: Column, new: Sequence[Column]) -> Column:
         """The values of all rows.
@@ -142,12 +144,18 @@ class Carrying:
             new: Those of the new rows, in parts.
         """
         fresh = joined(new)
-        if len(self._runs) * _LONG_RUN > len(self._place):
-            both = joined([old, fresh])
-            place = np.where(self._place < _NEW, self._place, self._place - _NEW + len(old))
-            return both.take(pa.array(place)) if isinstance(both, pa.Array) else both[place]
+        if not len(old):
+            return fresh
+        if self._one_by_one:
+            if isinstance(old, pa.Array):
+                place = self._place.copy()
+                place[self._new] = len(old) + np.arange(len(self._new))
+                return joined([old, fresh]).take(pa.array(place))
+            column = old.take(self._place, mode="clip")  # which is faster where no place is checked
+            column[self._new] = fresh
+            return column
         parts = []
-        for start, stop in self._runs:
+        for start, stop in itertools.pairwise([*self._first.tolist(), len(self._place)]):
             at = int(self._place[start])
             source, at = (old, at) if at < _NEW else (fresh, at - _NEW)
             parts.append(source[at : at + stop - start])
