@@ -176,10 +176,10 @@ def first_of_each(people: Table) -> Table:
     """Where each of some people is first, in an order of their digests that is always the same."""
     half, rest = halves(people)
     order = np.argsort(half)
-    same = np.flatnonzero(half[order[1:]] == half[order[:-1]])
+    same = _repeated(half[order])
     if (rest[order[same]] != rest[order[same + 1]]).any():  # two that share their first half alone: hardly ever
         order = np.lexsort((rest, half))
-        same = np.flatnonzero((half[order[1:]] == half[order[:-1]]) & (rest[order[1:]] == rest[order[:-1]]))
+        same = np.intersect1d(_repeated(half[order]), _repeated(rest[order]))
     new = np.ones(len(order), bool)
     new[same + 1] = False
     first: Table = np.minimum.reduceat(order, np.flatnonzero(new)) if len(order) else order
@@ -198,6 +198,11 @@ def label_numbers(labels: tuple[str, ...], names: Sequence[str], chosen: Table) 
         item = "a label that the policy declared after this epoch was built"
         raise OverlapError(Reason.BAD_FIELD, item=item, fix="Build a new epoch.")
     return found
+
+
+def _repeated(ordered: Table) -> Table:
+    """Places of those that are equal to the next."""
+    return np.flatnonzero(ordered[1:] == ordered[:-1])
 
 
 def _nothing(shape: Shape) -> Columns:

@@ -86,12 +86,16 @@ class Usable:
     @property
     def customer(self) -> Table:
         """The digest of each one's id."""
-        return self.among.customer[self.rows]
+        return self._of(self.among.customer)
 
     @property
     def person(self) -> Table:
         """The digest of each one's identifiers."""
-        return self.among.person[self.rows]
+        return self._of(self.among.person)
+
+    def _of(self, column: Table) -> Table:
+        """A column for each of them; the column itself where they are everybody."""
+        return column if len(self.rows) == len(column) else column[self.rows]
 
     def ids(self, which: Rows) -> list[CustomerId]:
         """The ids of some of them, by place."""
