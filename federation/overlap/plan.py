@@ -27,6 +27,8 @@ SWITCHBOARD = pb.INDEX_SWITCHBOARD
 BASE, ADD, REMOVE = pb.OPERATION_BASE, pb.OPERATION_ADD, pb.OPERATION_REMOVE
 MAX_DELTAS = 10_000
 """Of one partner in one epoch; each leaves a few rows at every hop. After that many the epoch is due for a new one."""
+MAX_TOGETHER, MAX_TOGETHER_POINTS = 128, 1 << 15
+"""Of small batches that travel in one message: a megabyte of points, and headers."""
 INDEX_NAMES: Mapping[int, str] = {STATISTICS: "statistics", SWITCHBOARD: "switchboard"}
 # A name is also a folder and part of a hash domain, so it holds no separator of either.
 _EPOCH = re.compile(r"[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*")

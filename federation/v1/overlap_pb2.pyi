@@ -611,6 +611,127 @@ class PutBatchResponse(_message.Message):
 Global___PutBatchResponse: _TypeAlias = PutBatchResponse  # noqa: Y015
 
 @_typing.final
+class WholeBatch(_message.Message):
+    """A batch in one message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    HEADER_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    HANDLES_FIELD_NUMBER: _builtins.int
+    batch_id: _builtins.str
+    """To the agent only: the name in its BlindTask."""
+    points: _builtins.bytes
+    """As in PointsChunk, all rows."""
+    handles: _builtins.bytes
+    @_builtins.property
+    def header(self) -> Global___BatchHeader: ...
+    def __init__(
+        self,
+        *,
+        batch_id: _builtins.str = ...,
+        header: Global___BatchHeader | None = ...,
+        points: _builtins.bytes = ...,
+        handles: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "handles", b"handles", "header", b"header", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WholeBatch: _TypeAlias = WholeBatch  # noqa: Y015
+
+@_typing.final
+class GetBatchesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def batch_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 128."""
+
+    def __init__(
+        self,
+        *,
+        batch_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_ids", b"batch_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBatchesRequest: _TypeAlias = GetBatchesRequest  # noqa: Y015
+
+@_typing.final
+class GetBatchesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCHES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___WholeBatch]:
+        """In the order asked for, without those that do not fit: at most 32,768 points in all."""
+
+    def __init__(
+        self,
+        *,
+        batches: _abc.Iterable[Global___WholeBatch] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBatchesResponse: _TypeAlias = GetBatchesResponse  # noqa: Y015
+
+@_typing.final
+class PutBatchesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCHES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___WholeBatch]:
+        """At most 128 with 32,768 points in all."""
+
+    def __init__(
+        self,
+        *,
+        batches: _abc.Iterable[Global___WholeBatch] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutBatchesRequest: _TypeAlias = PutBatchesRequest  # noqa: Y015
+
+@_typing.final
+class PutBatchesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCHES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___PutBatchResponse]:
+        """One for each batch, in their order."""
+
+    def __init__(
+        self,
+        *,
+        batches: _abc.Iterable[Global___PutBatchResponse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutBatchesResponse: _TypeAlias = PutBatchesResponse  # noqa: Y015
+
+@_typing.final
 class ReportOverlapTaskRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -60,6 +60,16 @@ class OverlapServiceStub:
                 request_serializer=federation_dot_v1_dot_overlap__pb2.PutBatchRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_overlap__pb2.PutBatchResponse.FromString,
                 _registered_method=True)
+        self.GetBatches = channel.unary_unary(
+                '/federation.v1.OverlapService/GetBatches',
+                request_serializer=federation_dot_v1_dot_overlap__pb2.GetBatchesRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_overlap__pb2.GetBatchesResponse.FromString,
+                _registered_method=True)
+        self.PutBatches = channel.unary_unary(
+                '/federation.v1.OverlapService/PutBatches',
+                request_serializer=federation_dot_v1_dot_overlap__pb2.PutBatchesRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_overlap__pb2.PutBatchesResponse.FromString,
+                _registered_method=True)
         self.ReportOverlapTask = channel.unary_unary(
                 '/federation.v1.OverlapService/ReportOverlapTask',
                 request_serializer=federation_dot_v1_dot_overlap__pb2.ReportOverlapTaskRequest.SerializeToString,
@@ -135,6 +145,20 @@ class OverlapServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetBatches(self, request, context):
+        """Partner agent: several small batches that BlindTasks name, each whole, as many of them as fit into one answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutBatches(self, request, context):
+        """Partner agent: several small batches, each whole, as PutBatch takes them. All of them or none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportOverlapTask(self, request, context):
         """Partner agent: a task ended, well or with a reason.
         """
@@ -204,6 +228,16 @@ def add_OverlapServiceServicer_to_server(servicer, server):
                     servicer.PutBatch,
                     request_deserializer=federation_dot_v1_dot_overlap__pb2.PutBatchRequest.FromString,
                     response_serializer=federation_dot_v1_dot_overlap__pb2.PutBatchResponse.SerializeToString,
+            ),
+            'GetBatches': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBatches,
+                    request_deserializer=federation_dot_v1_dot_overlap__pb2.GetBatchesRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_overlap__pb2.GetBatchesResponse.SerializeToString,
+            ),
+            'PutBatches': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutBatches,
+                    request_deserializer=federation_dot_v1_dot_overlap__pb2.PutBatchesRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_overlap__pb2.PutBatchesResponse.SerializeToString,
             ),
             'ReportOverlapTask': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportOverlapTask,
@@ -372,6 +406,60 @@ class OverlapService:
             '/federation.v1.OverlapService/PutBatch',
             federation_dot_v1_dot_overlap__pb2.PutBatchRequest.SerializeToString,
             federation_dot_v1_dot_overlap__pb2.PutBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBatches(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.OverlapService/GetBatches',
+            federation_dot_v1_dot_overlap__pb2.GetBatchesRequest.SerializeToString,
+            federation_dot_v1_dot_overlap__pb2.GetBatchesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutBatches(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.OverlapService/PutBatches',
+            federation_dot_v1_dot_overlap__pb2.PutBatchesRequest.SerializeToString,
+            federation_dot_v1_dot_overlap__pb2.PutBatchesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,10 @@ class OverlapServiceStub:
     connection was lost need not be sent again. The agent sends the header, waits for the first answer, and goes on from
     the row that it names.
     """
+    GetBatches: _grpc.UnaryUnaryMultiCallable[_overlap_pb2.GetBatchesRequest, _overlap_pb2.GetBatchesResponse]
+    """Partner agent: several small batches that BlindTasks name, each whole, as many of them as fit into one answer."""
+    PutBatches: _grpc.UnaryUnaryMultiCallable[_overlap_pb2.PutBatchesRequest, _overlap_pb2.PutBatchesResponse]
+    """Partner agent: several small batches, each whole, as PutBatch takes them. All of them or none."""
     ReportOverlapTask: _grpc.UnaryUnaryMultiCallable[_overlap_pb2.ReportOverlapTaskRequest, _overlap_pb2.ReportOverlapTaskResponse]
     """Partner agent: a task ended, well or with a reason."""
     QueryCube: _grpc.UnaryUnaryMultiCallable[_overlap_pb2.QueryCubeRequest, _overlap_pb2.QueryCubeResponse]
@@ -85,6 +89,10 @@ class OverlapServiceAsyncStub(OverlapServiceStub):
     connection was lost need not be sent again. The agent sends the header, waits for the first answer, and goes on from
     the row that it names.
     """
+    GetBatches: _aio.UnaryUnaryMultiCallable[_overlap_pb2.GetBatchesRequest, _overlap_pb2.GetBatchesResponse]  # type: ignore[assignment]
+    """Partner agent: several small batches that BlindTasks name, each whole, as many of them as fit into one answer."""
+    PutBatches: _aio.UnaryUnaryMultiCallable[_overlap_pb2.PutBatchesRequest, _overlap_pb2.PutBatchesResponse]  # type: ignore[assignment]
+    """Partner agent: several small batches, each whole, as PutBatch takes them. All of them or none."""
     ReportOverlapTask: _aio.UnaryUnaryMultiCallable[_overlap_pb2.ReportOverlapTaskRequest, _overlap_pb2.ReportOverlapTaskResponse]  # type: ignore[assignment]
     """Partner agent: a task ended, well or with a reason."""
     QueryCube: _aio.UnaryUnaryMultiCallable[_overlap_pb2.QueryCubeRequest, _overlap_pb2.QueryCubeResponse]  # type: ignore[assignment]
@@ -147,6 +155,22 @@ class OverlapServiceServicer(metaclass=_abc_1.ABCMeta):
         connection was lost need not be sent again. The agent sends the header, waits for the first answer, and goes on from
         the row that it names.
         """
+
+    @_abc_1.abstractmethod
+    def GetBatches(
+        self,
+        request: _overlap_pb2.GetBatchesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_overlap_pb2.GetBatchesResponse, _abc.Awaitable[_overlap_pb2.GetBatchesResponse]]:
+        """Partner agent: several small batches that BlindTasks name, each whole, as many of them as fit into one answer."""
+
+    @_abc_1.abstractmethod
+    def PutBatches(
+        self,
+        request: _overlap_pb2.PutBatchesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_overlap_pb2.PutBatchesResponse, _abc.Awaitable[_overlap_pb2.PutBatchesResponse]]:
+        """Partner agent: several small batches, each whole, as PutBatch takes them. All of them or none."""
 
     @_abc_1.abstractmethod
     def ReportOverlapTask(

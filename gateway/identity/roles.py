@@ -17,6 +17,8 @@ ROLES: dict[str, frozenset[Role]] = {
     "OverlapService/WatchOverlapTasks": frozenset({_P}),
     "OverlapService/GetBatch": frozenset({_P}),
     "OverlapService/PutBatch": frozenset({_P}),
+    "OverlapService/GetBatches": frozenset({_P}),
+    "OverlapService/PutBatches": frozenset({_P}),
     "OverlapService/ReportOverlapTask": frozenset({_P}),
     "OverlapService/QueryCube": frozenset({_M}),
     "OverlapService/QueryTable": frozenset({_M}),

@@ -1,8 +1,6 @@
 """Drives an epoch: asks every partner for its batches, carries each from hop to hop, then builds the two indexes.
 
-The gateway checks what a hop will check too (signatures, order, labels, digests), so that a fault is found where it
-arises, and that a partner sends only its own batches or the one it was asked to blind. It holds no key and cannot make
-a batch that a hop would accept.
+Batches come in and go out through ``carrying``. The gateway holds no key and cannot make a batch that a hop accepts.
 
 A blinded batch is kept until the next stage is durable; when an epoch is complete all its batches are removed, and so
 are the tokens and counts of earlier epochs: their partners delete their keys then, so that no withdrawal could reach
@@ -10,62 +8,35 @@ them. Deltas to the newest complete epoch (``deltas``) come in here like any bat
 """
 
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 from cryptography.x509 import Certificate
 
 from federation.core.clock import Clock
 from federation.core.database import open_database
-from federation.core.errors import IdentityError, OverlapError, Reason
+from federation.core.errors import OverlapError, Reason
 from federation.core.ids import EpochId, PartyId
-from federation.overlap.batch import Chain, verify_chain
 from federation.overlap.plan import (
     MAX_PARTNERS,
     MIN_PARTNERS,
     RULES,
-    SWITCHBOARD,
-    Agreement,
     batch_keys,
     check_epoch_name,
-    delta_keys,
     key_types_of,
     partners_of,
-    ring,
-    row_bytes,
 )
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.arrived import handle_batches, labels_by_party, token_batches
+from gateway.overlap.carrying import ActivePolicy, Carrier
 from gateway.overlap.deltas import Deltas
-from gateway.overlap.epochs import Batch, Counts, Epoch, Task, batch_id_of
+from gateway.overlap.epochs import Counts, Epoch, Task
 from gateway.overlap.epochs_sql import SqlEpochs
 from gateway.overlap.index import StatisticsIndex
-from gateway.overlap.spool import MAX_NAMED_ROWS, Incoming, Shape, Spool
+from gateway.overlap.spool import Spool
 from gateway.overlap.switchboard import Switchboard
 
 _log = structlog.get_logger()
-
-
-class ActivePolicy(Protocol):
-    """Gives the policy set that is active now."""
-
-    @property
-    def active(self) -> Agreement:
-        """The one active version."""
-        ...
-
-
-@dataclass(frozen=True)
-class Expected:
-    """A batch that may come in now: where it stands, its verified header, and whether it is here already."""
-
-    batch: Batch
-    header: pb.BatchHeader
-    chain: Chain
-    here: bool
 
 
 class Coordinator:
@@ -89,8 +60,18 @@ class Coordinator:
         self.switchboard = Switchboard(engine, self.index.files)
         self._spool = Spool(folder / "batches")
         self.deltas = Deltas(self.epochs, self.index, self.switchboard, self._spool)
-        self._alliance, self._ca, self._policies, self._clock = alliance, ca, policies, clock
+        self._alliance, self._policies, self._clock = alliance, policies, clock
         self._lock = threading.Lock()  # steps of batches
+        self.carrier = Carrier(
+            self.epochs,
+            self._spool,
+            self.deltas,
+            alliance=alliance,
+            ca=ca,
+            policies=policies,
+            clock=clock,
+            lock=self._lock,
+        )
         self._building = threading.Lock()  # one index at a time
         # What a process that was killed had begun.
         self._spool.retain(self.epochs.open_batches())
@@ -142,92 +123,6 @@ class Coordinator:
                 message.blind.batch_id = task.batch_id
             found.append((task, message))
         return found
-
-    def expect(self, party: PartyId, header: pb.BatchHeader) -> Expected:
-        """Checks the header of a batch that a partner is about to send.
-
-        Raises:
-            IdentityError: a signature does not verify, or another party should have sent this.
-            OverlapError: BAD_MANIFEST, UNKNOWN_BATCH, UNKNOWN_EPOCH; QUOTA_EXCEEDED for a second batch of a label.
-        """
-        chain = verify_chain(
-            header, alliance=self._alliance, agreement=self._policies.active, ca=self._ca, at=self._clock.now()
-        )
-        manifest = chain.manifest
-        sender = manifest.hops[chain.position - 1] if chain.position else manifest.origin
-        if sender != party:
-            raise IdentityError(Reason.PARTY_MISMATCH, item=f"batch of {manifest.origin}, position {chain.position}")
-        if header.padding > (manifest.count if chain.position == 0 else 0):
-            raise OverlapError(Reason.BAD_FIELD, item="field padding")
-        if self._epoch(manifest.plan.epoch).plan != manifest.plan:
-            raise OverlapError(Reason.BAD_MANIFEST, item="field plan")
-        batch_id = _id_of(manifest)
-        closed = self.epochs.closed(batch_id) if manifest.sequence else None
-        if manifest.sequence and closed is None and not chain.position:
-            origin = self._policies.active.parties[manifest.origin]
-            shapes = (delta_keys(origin, adds=adds) for adds in (False, True))
-            self.deltas.admit(manifest, next(keys for keys in shapes if len(keys) == manifest.batches))
-        batch = closed or self._batch(batch_id)
-        known = batch.header.manifest.payload
-        if known and known != header.manifest.payload:
-            raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"second batch for {manifest.label!r}")
-        if batch.position < chain.position - 1:
-            raise OverlapError(Reason.UNKNOWN_BATCH, item=f"batch at position {batch.position}")
-        return Expected(batch, header, chain, here=closed is not None or batch.position >= chain.position)
-
-    def receive(self, expected: Expected) -> Incoming:
-        """Opens the spool for the rows of an expected batch; it may hold some of them already."""
-        chain, manifest = expected.chain, expected.chain.manifest
-        first = chain.position == 0
-        shape = Shape(
-            rows=manifest.count,
-            digest=chain.digest,
-            width=row_bytes(manifest.plan),
-            handles=first and manifest.index == SWITCHBOARD,
-            look_for_low_order=first,
-        )
-        return self._spool.receive(expected.batch.batch_id, chain.position, shape)
-
-    def accept(self, expected: Expected, incoming: Incoming) -> pb.PutBatchResponse:
-        """Takes a batch whose rows are all there, one step on; the second of two equal deliveries changes nothing.
-
-        Raises:
-            OverlapError: TRUNCATED_STREAM, DIGEST_MISMATCH, UNKNOWN_BATCH.
-        """
-        chain, batch_id = expected.chain, expected.batch.batch_id
-        incoming.check()
-        incoming.sync()  # before the lock: several wait for the disk at once
-        with self._lock:
-            now = self._batch(batch_id)
-            if now.position < chain.position:
-                incoming.keep()
-                header = pb.BatchHeader(
-                    manifest=expected.header.manifest,
-                    receipts=expected.header.receipts,
-                    padding=expected.header.padding or now.header.padding,
-                )
-                self.epochs.advance(batch_id, header, chain.next_hop, len(incoming.low_order))
-                if chain.position:
-                    self._spool.remove(batch_id, chain.position - 1)
-            else:
-                incoming.discard()
-        rejected = incoming.low_order[:MAX_NAMED_ROWS]
-        return pb.PutBatchResponse(batch_id=batch_id, count=incoming.rows, rejected_rows=rejected, complete=True)
-
-    def carry(self, party: PartyId, batch_id: str, from_row: int = 0) -> tuple[pb.BatchHeader, Iterator[bytes]]:
-        """The batch that a partner was asked to blind, from a row on; its header says nothing of padding.
-
-        Raises:
-            OverlapError: UNKNOWN_BATCH for anything that is not that partner's turn.
-        """
-        batch = self._batch(batch_id)
-        plan = self._epoch(batch.epoch).plan
-        hops = ring(tuple(plan.partners), batch.origin)
-        turn = not batch.sequence or any(task.batch_id == batch_id for task in self.epochs.tasks(party))
-        if not turn or not 0 <= batch.position < len(hops) or hops[batch.position] != party:
-            raise OverlapError(Reason.UNKNOWN_BATCH, item="not this partner's turn")
-        header = pb.BatchHeader(manifest=batch.header.manifest, receipts=batch.header.receipts)
-        return header, self._spool.chunks(batch_id, batch.position, row_bytes(plan), from_row)
 
     def report(self, party: PartyId, task_id: str, reason: str, text: str, sequence: int = 0) -> None:
         """Takes a partner's word on a task. "Done" needs no word: what arrived says it; without that it failed."""
@@ -286,14 +181,3 @@ class Coordinator:
         if found is None:
             raise OverlapError(Reason.UNKNOWN_EPOCH, item=epoch[:64])
         return found
-
-    def _batch(self, batch_id: str) -> Batch:
-        found = self.epochs.batch(batch_id)
-        if found is None:
-            raise OverlapError(Reason.UNKNOWN_BATCH, item="not of an open epoch")
-        return found
-
-
-def _id_of(manifest: pb.Manifest) -> str:
-    where = (manifest.plan.epoch, manifest.origin, manifest.index, manifest.label)
-    return batch_id_of(*where, operation=manifest.operation, sequence=manifest.sequence)

@@ -65,6 +65,16 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A batch arrived with a header; ``next_hop`` is to blind it, None after the last one."""
+
+    batch_id: str
+    header: pb.BatchHeader
+    next_hop: str | None
+    rejected: int  # rows of low order; looked at when the origin sent it
+
+
+@dataclass(frozen=True)
 class Delta:
     """One delta of one origin."""
 
@@ -151,8 +161,12 @@ class Epochs(Protocol):
         """Ids of all batches of open epochs and open deltas."""
         ...
 
-    def advance(self, batch_id: str, header: pb.BatchHeader, next_hop: str | None, rejected: int) -> None:
-        """Records that a batch came one step further: closes the task that asked for it and opens the next hop's."""
+    def advance(self, steps: Sequence[Step]) -> None:
+        """Records that batches came one step further: closes the tasks that asked for it and opens the next hops'.
+
+        Raises:
+            OverlapError: UNKNOWN_BATCH for one that is not one step before; then none is moved.
+        """
         ...
 
     def tasks(self, party: str) -> list[Task]:

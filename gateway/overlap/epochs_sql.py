@@ -18,7 +18,7 @@ from federation.core.ids import EpochId, PartyId
 from federation.v1 import overlap_pb2 as pb
 from gateway.changes import Changes, Stamp
 from gateway.overlap import epochs_tables as ask
-from gateway.overlap.epochs import AWAITED, MAX_WAITING, Batch, Counts, Delta, Epoch, Kind, Task, batch_id_of
+from gateway.overlap.epochs import AWAITED, MAX_WAITING, Batch, Counts, Delta, Epoch, Kind, Step, Task, batch_id_of
 from gateway.overlap.epochs_tables import BATCHES as _BATCHES
 from gateway.overlap.epochs_tables import DELTAS as _DELTAS
 from gateway.overlap.epochs_tables import EPOCHS as _EPOCHS
@@ -145,25 +145,11 @@ class SqlEpochs:
         with self._reading.begin() as db:
             return set(db.execute(select(_BATCHES.c.batch_id).where(_is_open())).scalars())
 
-    def advance(self, batch_id: str, header: pb.BatchHeader, next_hop: str | None, rejected: int) -> None:
+    def advance(self, steps: Sequence[Step]) -> None:
         """See Epochs."""
         with self._engine.begin() as db:
-            row = db.execute(ask.BATCH, {"batch": batch_id}).mappings().one()
-            position = len(header.receipts)
-            if row["position"] != position - 1:
-                raise OverlapError(Reason.UNKNOWN_BATCH, item=f"batch at position {row['position']}")
-            values = {"position": position, "header": header.SerializeToString()}
-            if position == 0:
-                values["rejected"] = rejected
-            db.execute(_MOVE, {"moved": batch_id, "rejected": row["rejected"], **values})
-            done = (_TASKS.c.batch_id == batch_id) & (_TASKS.c.kind == "blind")
-            if position == 0:
-                of_origin = {"epoch": row["epoch"], "origin": row["origin"], "awaited": AWAITED}
-                if not db.execute(ask.NOT_SENT, of_origin).scalar_one():
-                    done |= _TASKS.c.task_id == _task_id(row["epoch"], row["origin"], "submit", "")
-            db.execute(update(_TASKS).where(done).values(state="done", reason="", text=""))
-            if next_hop is not None:
-                _open_task(db, row["epoch"], next_hop, "blind", batch_id)
+            for step in steps:
+                _advance(db, step)
 
     def tasks(self, party: str) -> list[Task]:
         """See Epochs."""
@@ -223,12 +209,34 @@ class SqlEpochs:
             return found
 
 
-# Every step of every batch does this.
+# Every step of every batch does these.
 _MOVE = (
     update(_BATCHES)
     .where(_BATCHES.c.batch_id == bindparam("moved"))
     .values(position=bindparam("position"), header=bindparam("header"), rejected=bindparam("rejected"))
 )
+_DONE = {"state": "done", "reason": "", "text": ""}
+_BLINDED = update(_TASKS).where(_TASKS.c.batch_id == bindparam("moved"), _TASKS.c.kind == "blind").values(**_DONE)
+_SUBMITTED = update(_TASKS).where(_TASKS.c.task_id == bindparam("task")).values(**_DONE)
+_OPEN_TASK = insert(_TASKS)
+
+
+def _advance(db: Connection, step: Step) -> None:
+    row = db.execute(ask.BATCH, {"batch": step.batch_id}).mappings().one()
+    position = len(step.header.receipts)
+    if row["position"] != position - 1:
+        raise OverlapError(Reason.UNKNOWN_BATCH, item=f"batch at position {row['position']}")
+    rejected = row["rejected"] if position else step.rejected
+    values = {"position": position, "header": step.header.SerializeToString(), "rejected": rejected}
+    db.execute(_MOVE, {"moved": step.batch_id, **values})
+    if position:
+        db.execute(_BLINDED, {"moved": step.batch_id})
+    elif not row["sequence"]:
+        of_origin = {"epoch": row["epoch"], "origin": row["origin"], "awaited": AWAITED}
+        if not db.execute(ask.NOT_SENT, of_origin).scalar_one():
+            db.execute(_SUBMITTED, {"task": _task_id(row["epoch"], row["origin"], "submit", "")})
+    if step.next_hop is not None:
+        _open_task(db, row["epoch"], step.next_hop, "blind", step.batch_id)
 
 
 def _read_deltas(db: Connection, epoch: str) -> list[Delta]:
@@ -263,7 +271,7 @@ def _task_id(epoch: str, party: str, kind: Kind, batch_id: str) -> str:
 
 def _open_task(db: Connection, epoch: str, party: str, kind: Kind, batch_id: str) -> None:
     row = {"epoch": epoch, "party": party, "kind": kind, "batch_id": batch_id, "state": "open"}
-    db.execute(insert(_TASKS).values(task_id=_task_id(epoch, party, kind, batch_id), **row))
+    db.execute(_OPEN_TASK, {"task_id": _task_id(epoch, party, kind, batch_id), **row})
 
 
 def _batch(row: dict[str, object]) -> Batch:

@@ -107,13 +107,12 @@ class Incoming:
                 self._sync()
 
     def keep(self) -> None:
-        """Makes the batch durable under its name; the points come last, so that they vouch for the handles."""
+        """Gives the batch its name, for ``Spool.sync`` to make durable; points come last, to vouch for the handles."""
         self.close()
         if self._handles is not None:
             _handles(self._part).replace(_handles(self._target))
         self._part.replace(self._target)
         _named(self._part).unlink()
-        sync_folder(self._target.parent)
 
     @property
     def is_open(self) -> bool:
@@ -191,6 +190,10 @@ class Spool:
                 before.close()
             incoming = self._arriving[path] = Incoming(path, shape)
         return incoming
+
+    def sync(self) -> None:
+        """Makes the names of batches durable."""
+        sync_folder(self._folder)
 
     def chunks(self, batch_id: str, stage: int, width: int, from_row: int = 0) -> Iterator[bytes]:
         """The points of a batch at a stage from a row on, at most ``CHUNK_ROWS`` rows at a time."""

@@ -16,15 +16,16 @@ import grpc
 
 from federation.core.errors import DataError, OverlapError, Reason
 from federation.core.ids import POINT_BYTES, EpochId, PartyId
+from federation.overlap.batch import Chain
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
-from federation.v1.overlap_pb2_grpc import OverlapServiceServicer
 from gateway.identity.caller import current_caller
 from gateway.overlap.adhoc import AdHocRelease
 from gateway.overlap.coordinator import Coordinator
 from gateway.overlap.cubes import CubeRelease
 from gateway.overlap.epochs import Counts, Task
 from gateway.overlap.links import LinkRelease
+from gateway.rpc.questions import QuestionServicer
 
 MAX_TEXT_CHARS = 200
 GATHER_S = 0.02
@@ -32,7 +33,7 @@ GATHER_S = 0.02
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class OverlapServicer(OverlapServiceServicer):
+class OverlapServicer(QuestionServicer):
     """Serves ``federation.v1.OverlapService``.
 
     Args:
@@ -54,8 +55,8 @@ class OverlapServicer(OverlapServiceServicer):
         connect_timeout_s: float = 30.0,
         stall_timeout_s: float = 900.0,
     ) -> None:
-        self._coordinator, self._cubes = coordinator, cubes
-        self._questions, self._links = questions, links
+        super().__init__(cubes, questions, links)
+        self._coordinator = coordinator
         self._connect_timeout_s, self._stall_timeout_s = connect_timeout_s, stall_timeout_s
         self._deltas = coordinator.deltas
         self._deltas.listen(self._wake)
@@ -97,7 +98,9 @@ class OverlapServicer(OverlapServiceServicer):
     async def GetBatch(self, request: pb.GetBatchRequest, _context: Context) -> AsyncIterator[pb.GetBatchResponse]:
         """The batch whose turn at the caller it is."""
         party = current_caller().party
-        header, chunks = await asyncio.to_thread(self._coordinator.carry, party, request.batch_id, request.from_row)
+        header, chunks = await asyncio.to_thread(
+            self._coordinator.carrier.carry, party, request.batch_id, request.from_row
+        )
         yield pb.GetBatchResponse(header=header)
         while chunk := await asyncio.to_thread(next, chunks, b""):
             yield pb.GetBatchResponse(chunk=pb.PointsChunk(points=chunk))
@@ -112,12 +115,12 @@ class OverlapServicer(OverlapServiceServicer):
         first = await anext(requests, None)
         if first is None or first.WhichOneof("part") != "header":
             raise OverlapError(Reason.TRUNCATED_STREAM, item="batch header")
-        expected = await asyncio.to_thread(self._coordinator.expect, party, first.header)
+        expected = await asyncio.to_thread(self._coordinator.carrier.expect, party, first.header)
         if expected.here:  # delivered before, and the answer was lost
             count = expected.chain.manifest.count
             yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, count=count, complete=True)
             return
-        incoming = await asyncio.to_thread(self._coordinator.receive, expected)
+        incoming = await asyncio.to_thread(self._coordinator.carrier.receive, expected)
         try:
             told = incoming.durable_rows
             yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, durable_rows=told)
@@ -129,17 +132,29 @@ class OverlapServicer(OverlapServiceServicer):
                 if incoming.durable_rows != told:
                     told = incoming.durable_rows
                     yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, durable_rows=told)
-            answer = await asyncio.to_thread(self._coordinator.accept, expected, incoming)
+            [answer] = await asyncio.to_thread(self._coordinator.carrier.accept, (expected, incoming))
         except OverlapError:
             incoming.discard()  # what was sent is wrong, to the last row
             raise
         finally:
             if incoming.is_open:  # a connection that was lost: what came so far stays
                 await asyncio.to_thread(incoming.close)
-        await self._notify(step=expected.chain.next_hop or "")
-        if expected.chain.manifest.sequence and expected.chain.next_hop is None:
-            self._settle()
+        await self._stepped(expected.chain)
         yield answer
+
+    async def GetBatches(self, request: pb.GetBatchesRequest, _context: Context) -> pb.GetBatchesResponse:
+        """Small batches whose turn at the caller it is."""
+        party, names = current_caller().party, request.batch_ids
+        batches = await asyncio.to_thread(self._coordinator.carrier.carry_together, party, names)
+        self._moved += sum(len(batch.points) for batch in batches) // POINT_BYTES
+        return pb.GetBatchesResponse(batches=batches)
+
+    async def PutBatches(self, request: pb.PutBatchesRequest, _context: Context) -> pb.PutBatchesResponse:
+        """Takes small batches, all or none."""
+        taken = await asyncio.to_thread(self._coordinator.carrier.take, current_caller().party, request.batches)
+        self._moved += sum(len(batch.points) for batch in request.batches) // POINT_BYTES
+        await self._stepped(*(chain for chain, _ in taken))
+        return pb.PutBatchesResponse(batches=[answer for _, answer in taken])
 
     async def ReportOverlapTask(
         self, request: pb.ReportOverlapTaskRequest, _context: Context
@@ -220,28 +235,6 @@ class OverlapServicer(OverlapServiceServicer):
         changed = [party for party, now, then in zip(plan.partners, counts, earlier, strict=True) if now > then]
         yield pb.UpdateIndexResponse(epoch=newest.epoch, complete=True, changed=changed)
 
-    async def QueryCube(self, request: pb.QueryCubeRequest, _context: Context) -> pb.QueryCubeResponse:
-        """A declared table with noise."""
-        return await asyncio.to_thread(self._cubes.query, current_caller(), request.cube, request.epoch)
-
-    async def QueryTable(self, request: pb.QueryTableRequest, _context: Context) -> pb.QueryTableResponse:
-        """An ad hoc table with noise."""
-        table = await asyncio.to_thread(self._questions.query, current_caller(), request.question)
-        return pb.QueryTableResponse(table=table)
-
-    async def PreviewTable(self, request: pb.PreviewTableRequest, _context: Context) -> pb.PreviewTableResponse:
-        """What an ad hoc table would cost."""
-        current_caller()
-        return await asyncio.to_thread(self._questions.preview, request.question)
-
-    async def QueryLinks(self, request: pb.QueryLinksRequest, _context: Context) -> pb.QueryLinksResponse:
-        """Products that go together."""
-        return await asyncio.to_thread(self._links.query, current_caller(), request)
-
-    async def ListCubes(self, _request: pb.ListCubesRequest, _context: Context) -> pb.ListCubesResponse:
-        """Declared tables."""
-        return await asyncio.to_thread(self._cubes.list_cubes)
-
     def _check_alive(self, counts: Counts, still_s: float) -> None:
         """Raises OverlapError (BUILD_FAILED, PARTNER_UNAVAILABLE) where waiting longer is of no use."""
         failed = [task for task in counts.waiting if task.state == "failed"]
@@ -260,6 +253,13 @@ class OverlapServicer(OverlapServiceServicer):
 
     def _tasks(self, party: PartyId) -> list[tuple[Task, pb.WatchOverlapTasksResponse]]:
         return [*self._coordinator.tasks(party), *self._deltas.tasks(party)]
+
+    async def _stepped(self, *chains: Chain) -> None:
+        """Tells of batches that came: the next hops, and, where a delta's was the last pass, who applies it."""
+        for hop in {chain.next_hop or "" for chain in chains}:
+            await self._notify(step=hop)
+        if any(chain.manifest.sequence and chain.next_hop is None for chain in chains):
+            self._settle()
 
     def _settle(self) -> None:
         """Applies in the background what a delivery completed: who delivered it is not its origin."""

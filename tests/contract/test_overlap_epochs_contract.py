@@ -12,7 +12,7 @@ from federation.core.errors import OverlapError, Reason
 from federation.core.ids import PartyId
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
-from gateway.overlap.epochs import AWAITED, MAX_WAITING, batch_id_of
+from gateway.overlap.epochs import AWAITED, MAX_WAITING, Step, batch_id_of
 from gateway.overlap.epochs_sql import SqlEpochs
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -67,14 +67,14 @@ def test_a_new_epoch_asks_every_partner_for_its_batches(epochs: SqlEpochs) -> No
 def test_a_batch_goes_from_its_origin_to_the_hop_and_is_done(epochs: SqlEpochs, reopen: Reopen) -> None:
     create(epochs)
     batch_id = batch_id_of("e1", A, 1, "x=1")
-    epochs.advance(batch_id, header(padding=3), B, rejected=2)
+    epochs.advance([Step(batch_id, header(padding=3), B, rejected=2)])
     epochs = SqlEpochs(reopen())
     assert kinds(epochs, A) == ["submit"]  # one batch is still missing
     assert kinds(epochs, B) == ["submit", "blind"]
     batch = epochs.batch(batch_id)
     assert batch is not None
     assert (batch.position, batch.header.padding, batch.rejected) == (0, 3, 2)
-    epochs.advance(batch_id, header(receipts=1), None, rejected=0)
+    epochs.advance([Step(batch_id, header(receipts=1), None, rejected=0)])
     assert kinds(epochs, B) == ["submit"]
     batch = epochs.batch(batch_id)
     assert batch is not None
@@ -84,7 +84,7 @@ def test_a_batch_goes_from_its_origin_to_the_hop_and_is_done(epochs: SqlEpochs, 
 def test_a_submit_task_ends_with_the_last_batch(epochs: SqlEpochs) -> None:
     create(epochs)
     for index, label in KEYS:
-        epochs.advance(batch_id_of("e1", A, index, label), header(), B, rejected=0)
+        epochs.advance([Step(batch_id_of("e1", A, index, label), header(), B, rejected=0)])
     assert kinds(epochs, A) == []
     assert kinds(epochs, B) == ["submit", "blind", "blind"]
 
@@ -94,11 +94,11 @@ def test_a_step_is_made_once_and_in_order(epochs: SqlEpochs) -> None:
     batch_id = batch_id_of("e1", A, 1, "x=1")
     for receipts in (1, 2):
         with pytest.raises(OverlapError) as caught:
-            epochs.advance(batch_id, header(receipts), None, rejected=0)
+            epochs.advance([Step(batch_id, header(receipts), None, rejected=0)])
         assert caught.value.reason is Reason.UNKNOWN_BATCH
-    epochs.advance(batch_id, header(), B, rejected=0)
+    epochs.advance([Step(batch_id, header(), B, rejected=0)])
     with pytest.raises(OverlapError):
-        epochs.advance(batch_id, header(), B, rejected=0)
+        epochs.advance([Step(batch_id, header(), B, rejected=0)])
     assert epochs.counts("e1").submitted == 1
 
 
@@ -120,7 +120,7 @@ def test_a_task_that_is_done_does_not_fail(epochs: SqlEpochs) -> None:
     create(epochs)
     [task] = epochs.tasks(A)
     for index, label in KEYS:
-        epochs.advance(batch_id_of("e1", A, index, label), header(), B, rejected=0)
+        epochs.advance([Step(batch_id_of("e1", A, index, label), header(), B, rejected=0)])
     epochs.fail(task.task_id, A, "INTERNAL", "")
     assert {waiting.state for waiting in epochs.counts("e1").waiting} == {"open"}
 
@@ -154,7 +154,7 @@ def test_deltas_come_one_after_another_and_blinding_waits_for_its_turn(epochs: S
     assert [batch.operation for batch in epochs.delta_batches(second)] == [3, 3, 2, 2]
     for delta in (second, first):
         for batch in epochs.delta_batches(delta):
-            epochs.advance(batch.batch_id, header(), B, 0)
+            epochs.advance([Step(batch.batch_id, header(), B, rejected=0)])
     again = SqlEpochs(reopen())
     assert {task.batch_id for task in again.tasks(B)} == {batch.batch_id for batch in again.delta_batches(first)}
     again.close_delta(first)
@@ -217,7 +217,7 @@ def test_what_another_process_wrote_is_seen_at_once(reopen: Reopen) -> None:
     assert mine.counts("e1").submitted == 0
     for party in (A, B):
         for index, label in KEYS:
-            others.advance(batch_id_of("e1", party, index, label), header(), None, 0)
+            others.advance([Step(batch_id_of("e1", party, index, label), header(), None, rejected=0)])
     assert kinds(mine, A) == []
     assert mine.counts("e1").submitted == 4
     others.complete("e1", AT)

@@ -1,5 +1,6 @@
 """An alliance in one process for tests of the overlap: real agents and a real coordinator, the network left out."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -10,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 
 from federation.client.config import DataConfig, PartnerConfig
 from federation.client.files.derived import Derive, Look
+from federation.client.overlap import agent as agent_module
 from federation.client.overlap.agent import OverlapAgent
 from federation.core.clock import Clock
 from federation.core.errors import DataError, OverlapError, Reason
@@ -158,6 +161,7 @@ class World:
         self.identities = {name: self.identity(name) for name in policy.parties}
         self.coordinator = self.open_coordinator()
         self.agents = {name: self.open_agent(name) for name in policy.parties}
+        self.together = False  # whether agents blind small batches together, as they do when they serve
 
     def identity(self, party: str, role: Role = Role.PARTNER, alliance: str = ALLIANCE) -> Identity:
         key, subject = new_key(), Subject(alliance, role, PartyId(party))
@@ -193,9 +197,12 @@ class World:
                     return done
                 if message.WhichOneof("task") == "submit":
                     self.agents[party].submit(message.submit.plan)
-                else:
+                elif not self.together:
                     self.agents[party].blind(message.blind.batch_id)
                 done += 1
+            if self.together:
+                for party, agent in self.agents.items():
+                    agent._blind_waiting(deque(m for who, m in tasks if who == party and m.HasField("blind")))
             if not tasks and not self.coordinator.deltas.settle():
                 return done
 
@@ -221,6 +228,11 @@ class World:
         self.work()
 
 
+def one_by_one(patch: pytest.MonkeyPatch) -> None:
+    """Has partners send each of their own batches as a stream, as they do with large ones."""
+    patch.setattr(agent_module, "MAX_TOGETHER_POINTS", -1)
+
+
 class Direct:
     """A stub that calls the coordinator in this process, as one party."""
 
@@ -228,26 +240,37 @@ class Direct:
         self._world, self._party = world, party
 
     def GetBatch(self, request: pb.GetBatchRequest) -> "Parts":
-        header, chunks = self._world.coordinator.carry(self._party, request.batch_id, request.from_row)
+        header, chunks = self._world.coordinator.carrier.carry(self._party, request.batch_id, request.from_row)
         return Parts([header, *chunks])
 
     def PutBatch(self, messages: Iterator[pb.PutBatchRequest]) -> Iterator[pb.PutBatchResponse]:
-        coordinator = self._world.coordinator
-        expected = coordinator.expect(self._party, next(messages).header)
+        carrier = self._world.coordinator.carrier
+        expected = carrier.expect(self._party, next(messages).header)
         if expected.here:
             yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, complete=True)
             return
-        incoming = coordinator.receive(expected)
+        incoming = carrier.receive(expected)
         try:
             yield pb.PutBatchResponse(durable_rows=incoming.durable_rows)
             for message in messages:
                 incoming.add(message.chunk.points, message.chunk.handles)
-            yield coordinator.accept(expected, incoming)
+            yield from carrier.accept((expected, incoming))
         except OverlapError:
             incoming.discard()
             raise
         finally:
             incoming.close()
+
+    def GetBatches(self, request: pb.GetBatchesRequest) -> pb.GetBatchesResponse:
+        carrier = self._world.coordinator.carrier
+        return pb.GetBatchesResponse(batches=carrier.carry_together(self._party, request.batch_ids))
+
+    def PutBatches(self, request: pb.PutBatchesRequest) -> pb.PutBatchesResponse:
+        taken = self._world.coordinator.carrier.take(self._party, request.batches)
+        return pb.PutBatchesResponse(batches=[answer for _, answer in taken])
+
+    def ReportOverlapTask(self, report: pb.ReportOverlapTaskRequest) -> None:
+        self._world.coordinator.report(self._party, report.task_id, report.reason, report.text, report.sequence)
 
 
 class Parts:

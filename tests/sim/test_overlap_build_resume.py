@@ -16,7 +16,7 @@ from federation.core.errors import OverlapError, Reason
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap import spool as spool_module
 from gateway.overlap.spool import Shape, Spool
-from tests.kits.overlap_world import Direct, World, make_policy, people
+from tests.kits.overlap_world import Direct, World, make_policy, one_by_one, people
 
 BOTH = ("airline", "bank")
 
@@ -73,6 +73,7 @@ def world(tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(files.read_chunks, "__defaults__", (0, 4))
     monkeypatch.setattr(spool_module, "SYNC_ROWS", 8)
     monkeypatch.setattr(files, "BUCKET_ROWS", 16)
+    one_by_one(monkeypatch)
     data = {name: people(name, {f"p{n}": "" for n in range(start, start + 40)}) for name, start in
             (("airline", 0), ("bank", 30))}  # fmt: skip
     return World(tmp_path, clock, make_policy(BOTH, {}), data)

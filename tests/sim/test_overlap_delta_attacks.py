@@ -12,7 +12,7 @@ from federation.overlap.batch import MANIFEST, Content, sign_manifest
 from federation.overlap.hash_to_curve import hash_to_curve
 from federation.overlap.plan import BASE, MAX_DELTAS
 from federation.v1 import overlap_pb2 as pb
-from tests.kits.overlap_world import Parts, World, small_world
+from tests.kits.overlap_world import Parts, World, one_by_one, small_world
 
 ADD, REMOVE = pb.OPERATION_ADD, pb.OPERATION_REMOVE
 STATISTICS, SWITCHBOARD = pb.INDEX_STATISTICS, pb.INDEX_SWITCHBOARD
@@ -143,7 +143,7 @@ def test_rows_of_deltas_count_in_the_limit_of_the_epoch(tmp_path: Path, clock: F
 
 def gateway_refuses(world: World, reason: Reason, header: pb.BatchHeader, party: str = "bank") -> str:
     with pytest.raises(EntenteError) as caught:
-        world.coordinator.expect(PartyId(party), header)
+        world.coordinator.carrier.expect(PartyId(party), header)
     assert caught.value.reason is reason, caught.value
     return caught.value.item
 
@@ -152,7 +152,7 @@ def test_the_gateway_takes_no_delta_out_of_turn_and_none_of_another_epoch(victim
     world = victim.world
     assert "delta 2 of bank; 0 came" in gateway_refuses(world, Reason.OUT_OF_SEQUENCE, victim.header(sequence=2))
     gateway_refuses(world, Reason.PARTY_MISMATCH, victim.header(), "airline")
-    assert not world.coordinator.expect(PartyId("bank"), victim.header()).here
+    assert not world.coordinator.carrier.expect(PartyId("bank"), victim.header()).here
     gateway_refuses(world, Reason.UNKNOWN_BATCH, victim.header(operation=ADD, label=LABELS[0], batches=WHOLE))
     old = victim.header(sequence=2)
     world.build()
@@ -161,8 +161,11 @@ def test_the_gateway_takes_no_delta_out_of_turn_and_none_of_another_epoch(victim
     gateway_refuses(world, Reason.UNKNOWN_EPOCH, victim.header())  # not complete
 
 
-def test_an_origin_that_takes_away_what_it_never_sent_is_found_out(tmp_path: Path, clock: FixedClock) -> None:
+def test_an_origin_that_takes_away_what_it_never_sent_is_found_out(
+    tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It would guess at others' people; it learns nothing, and no fresh answer is given with it in this epoch."""
+    one_by_one(monkeypatch)
     world = small_world(tmp_path, clock)
     epoch = world.build()
     before = world.coordinator.index.exact(epoch, ("bank", "insurer", "airline"), ())

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from federation.client.overlap import carry, state
+from federation.client.overlap import agent, carry, state
 from federation.client.overlap.delta import DeltaBuilder
 from federation.client.overlap.memory import Pool, Renewed
 from federation.client.overlap.state import EpochState
 from federation.core.clock import FixedClock
+from gateway.overlap.carrying import Carrier
 from gateway.overlap.epochs_sql import SqlEpochs
 from gateway.overlap.handles import LinkedHandles
 from gateway.overlap.index import StatisticsIndex
@@ -36,6 +37,8 @@ STEPS: list[tuple[Any, str]] = [
     (state, "remove_batches"),
     (EpochState, "reserve"),
     (carry, "send"),
+    (agent, "send_together"),
+    (Carrier, "take"),
     (Incoming, "keep"),
     (SqlEpochs, "open_delta"),
     (SqlEpochs, "advance"),

@@ -11,7 +11,7 @@ from federation.core.clock import FixedClock
 from federation.core.errors import EntenteError, OverlapError, Reason
 from federation.core.ids import Handle, PartyId
 from federation.v1 import overlap_pb2 as pb
-from tests.kits.overlap_world import World, make_policy, people, small_world
+from tests.kits.overlap_world import World, make_policy, one_by_one, people, small_world
 
 ALL = ("bank", "insurer", "airline")
 BANK, INSURER, AIRLINE = (PartyId(name) for name in ALL)
@@ -61,7 +61,8 @@ def test_padding_hides_sizes_from_hops_and_changes_no_count(tmp_path: Path, cloc
     assert venn(world, epoch) == VENN
 
 
-def test_false_padding_spoils_the_build_and_names_the_partner(world: World) -> None:
+def test_false_padding_spoils_the_build_and_names_the_partner(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_by_one(monkeypatch)
     epoch = world.coordinator.begin("", "email")
     send = world.agents["bank"]._send
 
@@ -202,7 +203,10 @@ def test_killed_anywhere_it_goes_on_where_it_was(tmp_path: Path, clock: FixedClo
     assert venn(world, epoch) == VENN
 
 
-def test_an_agent_that_is_asked_again_sends_the_very_same_batches(world: World) -> None:
+def test_an_agent_that_is_asked_again_sends_the_very_same_batches(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_by_one(monkeypatch)
     world.coordinator.begin("e1", "email")
     [(_, task)] = world.coordinator.tasks(BANK)
     sent: list[bytes] = []
@@ -262,7 +266,10 @@ def test_an_unusable_identifier_column_is_the_datas_word(tmp_path: Path, clock: 
     assert "column email: 100% empty" in refused(Reason.HALF_EMPTY_COLUMN, world.work)
 
 
-def test_consent_states_go_first_and_only_for_real_customers(tmp_path: Path, clock: FixedClock) -> None:
+def test_consent_states_go_first_and_only_for_real_customers(
+    tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_by_one(monkeypatch)
     world = small_world(tmp_path, clock, pad_to=8)
     order: list[Any] = []
     agent = world.open_agent("bank", before_switchboard=lambda ids: order.append(sorted(ids)))

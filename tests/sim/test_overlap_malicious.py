@@ -377,10 +377,10 @@ class TestGateway:
     def test_only_the_next_hop_gets_a_batch(self, victim: Victim) -> None:
         batch_id = self.put(victim, "bank", victim.header(), pb.PointsChunk(points=POINTS)).batch_id
         coordinator = victim.world.coordinator
-        header, chunks = coordinator.carry(PartyId("insurer"), batch_id)
+        header, chunks = coordinator.carrier.carry(PartyId("insurer"), batch_id)
         assert b"".join(chunks) == POINTS
         assert header.padding == 0
         for party, name in (("airline", batch_id), ("bank", batch_id), ("insurer", "0" * 32)):
             with pytest.raises(EntenteError) as caught:
-                coordinator.carry(PartyId(party), name)
+                coordinator.carrier.carry(PartyId(party), name)
             assert caught.value.reason is Reason.UNKNOWN_BATCH

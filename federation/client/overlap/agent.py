@@ -21,7 +21,7 @@ import structlog
 
 from federation.client.config import PartnerConfig
 from federation.client.connection import translated
-from federation.client.overlap.carry import send
+from federation.client.overlap.carry import send, send_together
 from federation.client.overlap.data import Data, Handles
 from federation.client.overlap.files import read_chunks
 from federation.client.overlap.hop import Hop
@@ -32,9 +32,11 @@ from federation.client.overlap.stored import StoredBatch
 from federation.core.clock import Clock
 from federation.core.errors import EntenteError, OverlapError, Reason, TransportError
 from federation.core.identity import Identity
-from federation.core.ids import HANDLE_BYTES, CustomerId, Handle
+from federation.core.ids import HANDLE_BYTES, POINT_BYTES, CustomerId, Handle
 from federation.overlap.batch import Random
 from federation.overlap.plan import (
+    MAX_TOGETHER,
+    MAX_TOGETHER_POINTS,
     REMOVE,
     Agreement,
     check_plan,
@@ -44,7 +46,7 @@ from federation.v1 import overlap_pb2 as pb
 from federation.v1.overlap_pb2_grpc import OverlapServiceStub
 
 AT_ONCE = 4
-"""Batches of others that are worked on at a time."""
+"""Batches of others, or small ones that came together, that are worked on at a time."""
 MAX_QUEUED = 64
 """Of them, those that are taken from the gateway before the first is done."""
 _log = structlog.get_logger()
@@ -119,9 +121,9 @@ class OverlapAgent:
         tasks = self._stub.WatchOverlapTasks(pb.WatchOverlapTasksRequest())
         running: deque[Future[None]] = deque()
         with ExitStack() as stack:
-            workers = [ThreadPoolExecutor(1) for _ in range(AT_ONCE)]
-            for worker in workers:
-                stack.callback(worker.shutdown, cancel_futures=True)
+            workers = [(ThreadPoolExecutor(1), deque[pb.WatchOverlapTasksResponse]()) for _ in range(AT_ONCE)]
+            for pool, _ in workers:
+                stack.callback(pool.shutdown, cancel_futures=True)
             for task in tasks:
                 if stop.is_set():
                     return
@@ -132,7 +134,9 @@ class OverlapAgent:
                     self._work_and_report(task)
                     continue
                 # One batch always has the same worker: two at once could change what the other has verified.
-                future = workers[hash(task.blind.batch_id) % AT_ONCE].submit(self._work_and_report, task)
+                pool, waiting = workers[hash(task.blind.batch_id) % AT_ONCE]
+                waiting.append(task)
+                future = pool.submit(self._blind_waiting, waiting)
                 future.add_done_callback(lambda done: done.cancelled() or done.exception() is None or tasks.cancel())
                 running.append(future)
 
@@ -142,6 +146,24 @@ class OverlapAgent:
             return  # that it was done the gateway saw when the batch came
         with translated():
             self._stub.ReportOverlapTask(report)
+
+    def _blind_waiting(self, waiting: deque[pb.WatchOverlapTasksResponse]) -> None:
+        """Blinds what waits for a worker: small batches together, others one by one."""
+        tasks = [waiting.popleft() for _ in range(min(len(waiting), MAX_TOGETHER))]
+        left = [task.blind.batch_id for task in tasks]
+        if len(set(left)) > 1:
+            try:
+                with translated():
+                    left = self._hop.blind_together(list(dict.fromkeys(left)))
+            except TransportError:
+                raise
+            except EntenteError as exc:  # one of them, or its turn is over: each by itself says which
+                _log.info("overlap_batches_apart", batches=len(left), reason=str(exc.reason), item=exc.item)
+            except Exception:
+                _log.exception("overlap_batches_apart")
+        for task in tasks:
+            if task.blind.batch_id in left:
+                self._work_and_report(task)
 
     def work(self, task: pb.WatchOverlapTasksResponse) -> pb.ReportOverlapTaskRequest:
         """Does one task; returns what to report: the reason and item of its failure, empty when it went well.
@@ -231,11 +253,23 @@ class OverlapAgent:
         self._state.pin_plan(plan)
 
     def _send_own(self, batches: Iterable[StoredBatch], plan: pb.EpochPlan) -> None:
+        """Sends them in their order, small ones that follow each other together."""
+        together, points = list[pb.WholeBatch](), 0
         for batch in batches:
             gone = pb.Manifest.FromString(batch.header.manifest.payload).operation == REMOVE
             if batch.handles is not None and self._before_switchboard is not None and not gone:
                 self._before_switchboard(self._customers(batch.handles))
-            self._send(batch, row_bytes(plan))
+            mine = batch.points.stat().st_size // POINT_BYTES
+            if together and (points + mine > MAX_TOGETHER_POINTS or len(together) == MAX_TOGETHER):
+                send_together(self._stub, together)
+                together, points = [], 0
+            if mine > MAX_TOGETHER_POINTS:
+                self._send(batch, row_bytes(plan))
+                continue
+            together.append(batch.whole())
+            points += mine
+        if together:
+            send_together(self._stub, together)
 
     def _send_delta(self, plan: pb.EpochPlan) -> None:
         """Sends the last delta where the gateway may not have it."""

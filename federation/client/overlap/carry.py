@@ -10,7 +10,7 @@ Back-pressure is HTTP/2's: a chunk is read from disk when the one before has lef
 import hashlib
 import os
 import queue
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import structlog
@@ -96,8 +96,7 @@ def send(stub: OverlapServiceStub, batch: StoredBatch, width: int, progress: Pro
         for answer in answers:
             progress("send", rows if answer.complete else answer.durable_rows, rows)
             if answer.complete:
-                if answer.rejected_rows:
-                    _log.warning("rows_rejected", batch=answer.batch_id, rows=len(answer.rejected_rows))
+                _log_rejected(answer)
                 return answer
             if first:
                 start.put(answer.durable_rows)
@@ -105,6 +104,17 @@ def send(stub: OverlapServiceStub, batch: StoredBatch, width: int, progress: Pro
     finally:
         start.put(None)  # lets the sending side end, whatever happened here
     raise OverlapError(Reason.TRUNCATED_STREAM, item="answer to a batch")
+
+
+def send_together(stub: OverlapServiceStub, batches: Sequence[pb.WholeBatch]) -> None:
+    """Sends small batches in one message, and logs the rows that the gateway rejects."""
+    for answer in stub.PutBatches(pb.PutBatchesRequest(batches=batches)).batches:
+        _log_rejected(answer)
+
+
+def _log_rejected(answer: pb.PutBatchResponse) -> None:
+    if answer.rejected_rows:
+        _log.warning("rows_rejected", batch=answer.batch_id, rows=len(answer.rejected_rows))
 
 
 def _messages(batch: StoredBatch, width: int, start: "queue.SimpleQueue[int | None]") -> Iterator[pb.PutBatchRequest]:

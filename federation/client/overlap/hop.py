@@ -6,15 +6,16 @@ limits (``state.EpochState.reserve``). Before the result is signed or sent, the 
 signed, to the last one.
 """
 
+import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import structlog
 
 from federation.client.config import Limits
-from federation.client.overlap.carry import fetch, rows_in
+from federation.client.overlap.carry import fetch, rows_in, send_together
 from federation.client.overlap.files import create_private, shuffled, write_rows
 from federation.client.overlap.progress import Progress
 from federation.client.overlap.state import EpochState
@@ -22,9 +23,19 @@ from federation.client.overlap.stored import StoredBatch
 from federation.core.clock import Clock
 from federation.core.errors import OverlapError, Reason
 from federation.core.identity import Identity
-from federation.overlap.batch import Chain, Random, sign_receipt, verify_chain
+from federation.core.ids import POINT_BYTES
+from federation.overlap.batch import (
+    Chain,
+    Content,
+    Random,
+    check_content,
+    permutation,
+    reorder,
+    sign_receipt,
+    verify_chain,
+)
 from federation.overlap.blind import blind
-from federation.overlap.plan import STATISTICS, Agreement, row_bytes
+from federation.overlap.plan import MAX_TOGETHER_POINTS, STATISTICS, Agreement, row_bytes
 from federation.v1 import overlap_pb2 as pb
 from federation.v1.overlap_pb2_grpc import OverlapServiceStub
 
@@ -74,12 +85,50 @@ class Hop:
             OverlapError: the batch is not what was signed, or more than the limits allow.
         """
         folder = self._state.hop_folder(batch_id)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         done = StoredBatch.load(folder / "out.points")
         if done is None:
             done = self._blind_arriving(batch_id, folder)
         manifest = pb.Manifest.FromString(done.header.manifest.payload)
         self._send(done, row_bytes(manifest.plan))
         shutil.rmtree(folder)
+
+    def blind_together(self, batch_ids: Sequence[str]) -> list[str]:
+        """Does the same with several small batches in one message each way; returns those that are left to ``blind``.
+
+        Nothing of them is kept on disk but that they were reserved: after a kill they are fetched and blinded again.
+
+        Raises:
+            IdentityError: as ``blind``.
+            OverlapError: as ``blind``; where one of them is wrong, none is sent.
+        """
+        asked = [batch_id for batch_id in batch_ids if not self._state.hop_folder(batch_id).exists()]
+        found = self._stub.GetBatches(pb.GetBatchesRequest(batch_ids=asked)).batches if asked else ()
+        if sum(len(batch.points) for batch in found) > MAX_TOGETHER_POINTS * POINT_BYTES:
+            raise OverlapError(Reason.TOO_LARGE, item="batches together")
+        chains = [self._chain(batch.header) for batch in found]
+        for plan in {chain.manifest.plan.SerializeToString(): chain.manifest.plan for chain in chains}.values():
+            self._state.pin_plan(plan)
+        self._state.reserve(chains, self._limits.max_rows_blinded_per_epoch)
+        done = [self._blinded(batch, chain) for batch, chain in zip(found, chains, strict=True)]
+        if done:
+            send_together(self._stub, done)
+        left = set(batch_ids).difference(batch.batch_id for batch in found)
+        return [batch_id for batch_id in batch_ids if batch_id in left]
+
+    def _blinded(self, batch: pb.WholeBatch, chain: Chain) -> pb.WholeBatch:
+        """A small batch, blinded and, for statistics, shuffled, with a receipt."""
+        manifest, width = chain.manifest, row_bytes(chain.manifest.plan)
+        if len(batch.points) % width:
+            raise OverlapError(Reason.BAD_POINT, item=f"row {len(batch.points) // width}: wrong length")
+        check_content(chain, Content.of(batch.points, width // POINT_BYTES))
+        result = blind(batch.points, self._state.key(manifest.plan.epoch, manifest.index))
+        _note_low_order(manifest, len(result.low_order_rows))
+        points = result.points
+        if manifest.index == STATISTICS:
+            points = reorder(points, permutation(manifest.count, self._random), width)
+        header = sign_receipt(self._identity, batch.header, chain, hashlib.sha256(points).digest())
+        return pb.WholeBatch(header=header, points=points)
 
     def _blind_all(self, header: pb.BatchHeader, chain: Chain, folder: Path, chunks: Iterator[bytes]) -> StoredBatch:
         """Blinds and, for statistics, shuffles a batch; signs the result once all of its rows proved right."""
@@ -101,8 +150,7 @@ class Hop:
         if manifest.index == STATISTICS:
             rows = shuffled(rows, folder / "bucket", rows=manifest.count, width=width, random=self._random)
         content = write_rows(folder / "out.points", rows, width)
-        if low_order:
-            _log.warning("low_order_points", origin=manifest.origin, epoch=manifest.plan.epoch, rows=low_order)
+        _note_low_order(manifest, low_order)
         out = StoredBatch(sign_receipt(self._identity, header, chain, content.digest), folder / "out.points", None)
         out.save()
         return out
@@ -118,7 +166,7 @@ class Hop:
             try:
                 header, chain = self._header(next(parts, None))
                 # Recorded before a row is read: what arrives must have the digest that is recorded here.
-                self._state.reserve(chain, self._limits.max_rows_blinded_per_epoch)
+                self._state.reserve([chain], self._limits.max_rows_blinded_per_epoch)
                 width = row_bytes(chain.manifest.plan)
                 mine = width.to_bytes(2, "big") + chain.manifest_digest + chain.digest
                 if known == mine or request.from_row == 0:
@@ -135,9 +183,15 @@ class Hop:
     def _header(self, part: pb.GetBatchResponse | None) -> tuple[pb.BatchHeader, Chain]:
         if part is None or part.WhichOneof("part") != "header":
             raise OverlapError(Reason.TRUNCATED_STREAM, item="batch header")
+        chain = self._chain(part.header)
+        self._state.pin_plan(chain.manifest.plan)
+        return part.header, chain
+
+    def _chain(self, header: pb.BatchHeader) -> Chain:
+        """What a header says, once all of it is verified and it is this partner's turn."""
         subject = self._identity.subject
         chain = verify_chain(
-            part.header,
+            header,
             alliance=subject.alliance,
             agreement=self._policy,
             ca=self._identity.ca,
@@ -145,8 +199,12 @@ class Hop:
         )
         if chain.next_hop != subject.party:
             raise OverlapError(Reason.BAD_MANIFEST, item=f"next hop {chain.next_hop}")
-        self._state.pin_plan(chain.manifest.plan)
-        return part.header, chain
+        return chain
+
+
+def _note_low_order(manifest: pb.Manifest, rows: int) -> None:
+    if rows:
+        _log.warning("low_order_points", origin=manifest.origin, epoch=manifest.plan.epoch, rows=rows)
 
 
 def _rows(target: Path, name: bytes) -> int:

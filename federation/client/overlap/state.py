@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -106,54 +106,59 @@ class EpochState:
                 write_secret(path, self._random(KEY_BYTES))
             return X25519PrivateKey.from_private_bytes(path.read_bytes())
 
-    def reserve(self, chain: Chain, max_rows: int) -> None:
-        """Records that a batch will be blinded, before it is.
+    def reserve(self, chains: Sequence[Chain], max_rows: int) -> None:
+        """Records that batches will be blinded, before any of them is; all of them or none.
 
         A batch that was recorded may be blinded again, if it is the same to the last byte: then nothing new is learnt
         from it. Another batch for the same epoch, origin, index, label, sequence and operation is refused, as are more
         batches or rows than declared, and a delta before all of the one before it.
 
         Args:
-            chain: The verified header.
+            chains: The verified headers.
             max_rows: The partner's own limit over all batches of an epoch.
 
         Raises:
             OverlapError: QUOTA_EXCEEDED, OUT_OF_SEQUENCE.
         """
+        with self._engine.begin() as db:
+            for chain in chains:
+                self._reserve(db, chain, max_rows)
+
+    @staticmethod
+    def _reserve(db: Connection, chain: Chain, max_rows: int) -> None:
         manifest = chain.manifest
         epoch, origin, where = manifest.plan.epoch, manifest.origin, _BLINDED.c
         mine = (where.epoch == epoch) & (where.origin == origin)
         now = mine & (where.sequence == manifest.sequence)
         same = now & (where.index == int(manifest.index)) & (where.label == manifest.label)
         same &= where.operation == int(manifest.operation)
-        with self._engine.begin() as db:
-            known = db.execute(select(where.manifest_digest, where.digest_in).where(same)).first()
-            if known is not None:
-                if tuple(known) != (chain.manifest_digest, chain.digest):
-                    raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"second batch of {origin} for {manifest.label!r}")
-                return
-            if manifest.sequence and not _is_whole(db, mine & (where.sequence == manifest.sequence - 1)):
-                item = f"delta {manifest.sequence} of {origin}, not all of the one before is here"
-                raise OverlapError(Reason.OUT_OF_SEQUENCE, item=item)
-            declared = list(db.execute(select(where.batches).where(now)).scalars())
-            if len(declared) >= manifest.batches or any(number != manifest.batches for number in declared):
-                raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"batches of {origin}")
-            rows = db.execute(select(func.coalesce(func.sum(where.rows), 0)).where(where.epoch == epoch)).scalar_one()
-            if rows + manifest.count > max_rows:
-                raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"rows in epoch {epoch}")
-            row = {
-                "epoch": epoch,
-                "origin": origin,
-                "index": int(manifest.index),
-                "label": manifest.label,
-                "operation": int(manifest.operation),
-                "sequence": manifest.sequence,
-                "batches": manifest.batches,
-                "manifest_digest": chain.manifest_digest,
-                "digest_in": chain.digest,
-                "rows": manifest.count,
-            }
-            db.execute(insert(_BLINDED).values(**row))
+        known = db.execute(select(where.manifest_digest, where.digest_in).where(same)).first()
+        if known is not None:
+            if tuple(known) != (chain.manifest_digest, chain.digest):
+                raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"second batch of {origin} for {manifest.label!r}")
+            return
+        if manifest.sequence and not _is_whole(db, mine & (where.sequence == manifest.sequence - 1)):
+            item = f"delta {manifest.sequence} of {origin}, not all of the one before is here"
+            raise OverlapError(Reason.OUT_OF_SEQUENCE, item=item)
+        declared = list(db.execute(select(where.batches).where(now)).scalars())
+        if len(declared) >= manifest.batches or any(number != manifest.batches for number in declared):
+            raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"batches of {origin}")
+        rows = db.execute(select(func.coalesce(func.sum(where.rows), 0)).where(where.epoch == epoch)).scalar_one()
+        if rows + manifest.count > max_rows:
+            raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"rows in epoch {epoch}")
+        row = {
+            "epoch": epoch,
+            "origin": origin,
+            "index": int(manifest.index),
+            "label": manifest.label,
+            "operation": int(manifest.operation),
+            "sequence": manifest.sequence,
+            "batches": manifest.batches,
+            "manifest_digest": chain.manifest_digest,
+            "digest_in": chain.digest,
+            "rows": manifest.count,
+        }
+        db.execute(insert(_BLINDED).values(**row))
 
     def has_own(self, epoch: str) -> bool:
         """Whether the partner's own batches of an epoch were completed on disk."""
@@ -261,14 +266,12 @@ class EpochState:
             shutil.rmtree(self._folder / "hops", ignore_errors=True)
 
     def hop_folder(self, batch_id: str) -> Path:
-        """Where another partner's batch is while this one works on it; made if it is not there.
+        """Where another partner's batch is while this one works on it; it need not be there.
 
         Args:
             batch_id: As the gateway calls it, which need not be fit for a path.
         """
-        folder = self._folder / "hops" / hashlib.sha256(batch_id.encode()).hexdigest()[:32]
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return folder
+        return self._folder / "hops" / hashlib.sha256(batch_id.encode()).hexdigest()[:32]
 
     def _epoch(self, epoch: str) -> Path:
         return self._folder / "epochs" / check_epoch_name(epoch)

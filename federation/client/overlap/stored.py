@@ -24,6 +24,11 @@ class StoredBatch:
         """Keeps the header, after the rows: it vouches for them."""
         write_secret(self.points.with_suffix(".header"), self.header.SerializeToString())
 
+    def whole(self) -> pb.WholeBatch:
+        """The batch as a message."""
+        handles = self.handles.read_bytes() if self.handles is not None else b""
+        return pb.WholeBatch(header=self.header, points=self.points.read_bytes(), handles=handles)
+
     @classmethod
     def load(cls, points: Path) -> "StoredBatch | None":
         """The batch of which ``points`` are the rows; None where it was not finished."""
