@@ -29,6 +29,8 @@ from tests.bench.overlap_people import email_of, people_of
 
 ENROL_S = 60
 CUBE = "count"
+COLUMNS = {"bank": "value_tier", "insurer": "life_stage", "airline": "activity"}
+"""A column of each partner by which the shipped policy lets people be labelled."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,17 @@ class Build:
     gateway_mib: float
 
 
-def build_once(folder: Path, partners: Sequence[str], people: int) -> Build:
-    """Makes an alliance, builds one epoch over ``people`` customers a partner, asks for the noisy count."""
+def build_once(folder: Path, partners: Sequence[str], people: int, labels: int = 1) -> Build:
+    """Makes an alliance, builds one epoch over ``people`` customers a partner, asks for the noisy count.
+
+    With more than one, customers take turns with so many labels but one, which is for those without.
+    """
     clock = SystemClock()
     alliance = folder / "alliance"
     create_alliance(alliance, clock, port=free_ports())
-    _restrict(alliance / "policies", partners)
+    _restrict(alliance / "policies", partners, labels)
     for place, party in enumerate(partners):
-        _write_files(folder / "data" / party, place, people, clock)
+        _write_files(folder / "data" / party, place, people, clock, labels)
     processes = Processes(folder)
     try:
         with _running(processes, folder, partners):
@@ -114,15 +119,17 @@ def _enrol(folder: Path, partners: Sequence[str]) -> None:
             raise SystemExit("an enrolment failed")
 
 
-def _restrict(policies: Path, partners: Sequence[str]) -> None:
-    """The shipped policy with these partners only, without segments, and with one table: who has whom in common."""
+def _restrict(policies: Path, partners: Sequence[str], labels: int = 1) -> None:
+    """The shipped policy with these partners only, their labels, and one table: who has whom in common."""
     file = policies / "agreement.yaml"
     agreement = yaml.safe_load(file.read_text())
     gone = {p["id"] for p in agreement["parties"] if p["role"] == "partner"}.difference(partners)
     agreement["parties"] = [p for p in agreement["parties"] if p["id"] not in gone]
     agreement["sharing"] = [c for c in agreement["sharing"] if gone.isdisjoint((*c["origin"], *c["recipient"]))]
     for party in agreement["parties"]:
-        party.pop("segments", None)
+        segments = party.pop("segments", None)
+        if segments and labels > 1:
+            party["segments"] = {COLUMNS[party["id"]]: [f"t{number}" for number in range(labels - 1)]}
     file.write_text(yaml.safe_dump(agreement, sort_keys=False))
     file = policies / "offers.yaml"
     offers = yaml.safe_load(file.read_text())
@@ -132,7 +139,7 @@ def _restrict(policies: Path, partners: Sequence[str]) -> None:
     (policies / "cubes.yaml").write_text(yaml.safe_dump({"cubes": [cube]}, sort_keys=False))
 
 
-def _write_files(folder: Path, place: int, people: int, clock: SystemClock) -> None:
+def _write_files(folder: Path, place: int, people: int, clock: SystemClock, labels: int = 1) -> None:
     folder.mkdir(parents=True)
     now = clock.now()
     given, expires = to_text(now - timedelta(days=30)), to_text(now + timedelta(days=700))
@@ -141,7 +148,7 @@ def _write_files(folder: Path, place: int, people: int, clock: SystemClock) -> N
         (folder / "consents.csv").open("w", newline="") as consents,
     ):
         rows, records = csv.writer(customers), csv.writer(consents)
-        rows.writerow(("customer_id", "email", "phone", "region"))
+        rows.writerow(("customer_id", "email", "phone", "region", *([COLUMNS[folder.name]] if labels > 1 else [])))
         records.writerow(
             (
                 *("record_id", "customer_id", "purpose", "status", "recipients", "given_at", "expires_at"),
@@ -150,7 +157,8 @@ def _write_files(folder: Path, place: int, people: int, clock: SystemClock) -> N
         )
         for number, person in enumerate(people_of(place, people)):
             name = f"C{number:08d}"
-            rows.writerow((name, email_of(person), "", "PT"))
+            label = [f"t{number % (labels - 1)}"] if labels > 1 else []
+            rows.writerow((name, email_of(person), "", "PT", *label))
             recipients = "bank insurer airline gateway"
             records.writerow(
                 (f"r{number}", name, "overlap_statistics", "given", recipients, given, expires, 1, 1, "GDPR")

@@ -8,6 +8,8 @@ the gateway, mutual TLS, CSV files, consents and policy decisions, as processes.
   came, all over the file): the agents look at their files again and ask their policy about everybody, find what
   changed, blind and send it, and the gateway applies it. ``delta_share``: divided by ``build_s`` of the same run.
 - ``no_change_s``: the same when nothing changed: what reading, deciding and comparing cost.
+- ``labels_build_s``: a build over few customers (``labels_people`` a partner), each partner with ``labels`` labels:
+  what batches cost whatever their size. Not in the short run.
 - ``confirmed_answer_s``: a fresh noisy answer, for which the agents confirm that no withdrawal is outstanding.
 
 Agents look for withdrawals by themselves every five seconds, so some may have sent who went before the operator asks.
@@ -32,12 +34,13 @@ from federation.v1 import overlap_pb2 as pb
 from gateway.alliance import create_alliance
 from gateway.demo.enrolling import free_ports
 from gateway.demo.processes import Processes
-from tests.bench.overlap_alliance import CUBE, _restrict, _running, _write_files
+from tests.bench.overlap_alliance import CUBE, _restrict, _running, _write_files, build_once
 from tests.bench.overlap_people import email_of
 
 SHORT, LONG = 20_000, 1_000_000
 PARTNERS = ("bank", "insurer", "airline")
 CHANGED = 0.01
+LABELS, FEW = 65, 4_000
 NEWCOMER = 500_000_000  # persons from here on were nobody's customer
 TOLERANCE = 200  # people: far outside of the noise of the benchmark's cube
 
@@ -77,6 +80,14 @@ def measure(folder: Path, people: int) -> dict[str, float]:
         "no_change_s": no_change_s,
         "confirmed_answer_s": answer_s,
     }
+
+
+def measure_labels(folder: Path) -> dict[str, float]:
+    """Seconds of a build that is all batches and few people."""
+    built = build_once(folder, PARTNERS, FEW, LABELS)
+    if abs(built.noisy - FEW // 2) > TOLERANCE:
+        raise SystemExit(f"wrong overlap: {built.noisy} people, expected about {FEW // 2}")
+    return {"labels": LABELS, "labels_people": FEW, "labels_build_s": built.index_s}
 
 
 def shared(people: int) -> set[str]:
@@ -126,6 +137,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), options.people - options.people % 4)
+    if not short:
+        with tempfile.TemporaryDirectory() as folder:
+            result |= measure_labels(Path(folder))
     for name, value in result.items():
         print(f"{name:32} {value:14,.2f}")
     print(json.dumps({"bench": "overlap_delta", **{name: round(value, 3) for name, value in result.items()}}))
