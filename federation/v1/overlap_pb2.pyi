@@ -504,7 +504,7 @@ class PointsChunk(_message.Message):
     POINTS_FIELD_NUMBER: _builtins.int
     HANDLES_FIELD_NUMBER: _builtins.int
     points: _builtins.bytes
-    """32 bytes per key type and row, at most 8,192 rows, whole rows only."""
+    """32 bytes per key type and row, at most 32,768 rows, whole rows only."""
     handles: _builtins.bytes
     """Origin to gateway, switchboard only: 16 bytes per row."""
     def __init__(

@@ -123,7 +123,8 @@ class OverlapServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchOverlapTasks(self, request, context):
-        """Partner agent: the work that waits for it. The stream stays open; work is sent again until it is reported done.
+        """Partner agent: the work that waits for it. The stream stays open; work is sent again until it is done: a
+        batch by its coming, other work by a report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,7 +161,7 @@ class OverlapServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReportOverlapTask(self, request, context):
-        """Partner agent: a task ended, well or with a reason.
+        """Partner agent: a task ended, well or with a reason. A BlindTask that went well needs no report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,9 @@ class OverlapServiceStub:
     continues what is under way.
     """
     WatchOverlapTasks: _grpc.UnaryStreamMultiCallable[_overlap_pb2.WatchOverlapTasksRequest, _overlap_pb2.WatchOverlapTasksResponse]
-    """Partner agent: the work that waits for it. The stream stays open; work is sent again until it is reported done."""
+    """Partner agent: the work that waits for it. The stream stays open; work is sent again until it is done: a
+    batch by its coming, other work by a report.
+    """
     GetBatch: _grpc.UnaryStreamMultiCallable[_overlap_pb2.GetBatchRequest, _overlap_pb2.GetBatchResponse]
     """Partner agent: the batch that a BlindTask names, from a row on."""
     PutBatch: _grpc.StreamStreamMultiCallable[_overlap_pb2.PutBatchRequest, _overlap_pb2.PutBatchResponse]
@@ -55,7 +57,7 @@ class OverlapServiceStub:
     PutBatches: _grpc.UnaryUnaryMultiCallable[_overlap_pb2.PutBatchesRequest, _overlap_pb2.PutBatchesResponse]
     """Partner agent: several small batches, each whole, as PutBatch takes them. All of them or none."""
     ReportOverlapTask: _grpc.UnaryUnaryMultiCallable[_overlap_pb2.ReportOverlapTaskRequest, _overlap_pb2.ReportOverlapTaskResponse]
-    """Partner agent: a task ended, well or with a reason."""
+    """Partner agent: a task ended, well or with a reason. A BlindTask that went well needs no report."""
     QueryCube: _grpc.UnaryUnaryMultiCallable[_overlap_pb2.QueryCubeRequest, _overlap_pb2.QueryCubeResponse]
     """Marketing: a declared cube, with noise. The first answer of an epoch spends budget, every later one is the same answer."""
     QueryTable: _grpc.UnaryUnaryMultiCallable[_overlap_pb2.QueryTableRequest, _overlap_pb2.QueryTableResponse]
@@ -81,7 +83,9 @@ class OverlapServiceAsyncStub(OverlapServiceStub):
     continues what is under way.
     """
     WatchOverlapTasks: _aio.UnaryStreamMultiCallable[_overlap_pb2.WatchOverlapTasksRequest, _overlap_pb2.WatchOverlapTasksResponse]  # type: ignore[assignment]
-    """Partner agent: the work that waits for it. The stream stays open; work is sent again until it is reported done."""
+    """Partner agent: the work that waits for it. The stream stays open; work is sent again until it is done: a
+    batch by its coming, other work by a report.
+    """
     GetBatch: _aio.UnaryStreamMultiCallable[_overlap_pb2.GetBatchRequest, _overlap_pb2.GetBatchResponse]  # type: ignore[assignment]
     """Partner agent: the batch that a BlindTask names, from a row on."""
     PutBatch: _aio.StreamStreamMultiCallable[_overlap_pb2.PutBatchRequest, _overlap_pb2.PutBatchResponse]  # type: ignore[assignment]
@@ -94,7 +98,7 @@ class OverlapServiceAsyncStub(OverlapServiceStub):
     PutBatches: _aio.UnaryUnaryMultiCallable[_overlap_pb2.PutBatchesRequest, _overlap_pb2.PutBatchesResponse]  # type: ignore[assignment]
     """Partner agent: several small batches, each whole, as PutBatch takes them. All of them or none."""
     ReportOverlapTask: _aio.UnaryUnaryMultiCallable[_overlap_pb2.ReportOverlapTaskRequest, _overlap_pb2.ReportOverlapTaskResponse]  # type: ignore[assignment]
-    """Partner agent: a task ended, well or with a reason."""
+    """Partner agent: a task ended, well or with a reason. A BlindTask that went well needs no report."""
     QueryCube: _aio.UnaryUnaryMultiCallable[_overlap_pb2.QueryCubeRequest, _overlap_pb2.QueryCubeResponse]  # type: ignore[assignment]
     """Marketing: a declared cube, with noise. The first answer of an epoch spends budget, every later one is the same answer."""
     QueryTable: _aio.UnaryUnaryMultiCallable[_overlap_pb2.QueryTableRequest, _overlap_pb2.QueryTableResponse]  # type: ignore[assignment]
@@ -135,7 +139,9 @@ class OverlapServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _overlap_pb2.WatchOverlapTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_overlap_pb2.WatchOverlapTasksResponse], _abc.AsyncIterator[_overlap_pb2.WatchOverlapTasksResponse]]:
-        """Partner agent: the work that waits for it. The stream stays open; work is sent again until it is reported done."""
+        """Partner agent: the work that waits for it. The stream stays open; work is sent again until it is done: a
+        batch by its coming, other work by a report.
+        """
 
     @_abc_1.abstractmethod
     def GetBatch(
@@ -178,7 +184,7 @@ class OverlapServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _overlap_pb2.ReportOverlapTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_overlap_pb2.ReportOverlapTaskResponse, _abc.Awaitable[_overlap_pb2.ReportOverlapTaskResponse]]:
-        """Partner agent: a task ended, well or with a reason."""
+        """Partner agent: a task ended, well or with a reason. A BlindTask that went well needs no report."""
 
     @_abc_1.abstractmethod
     def QueryCube(

@@ -4,7 +4,7 @@ Batches come in and go out through ``carrying``. The gateway holds no key and ca
 
 A blinded batch is kept until the next stage is durable; when an epoch is complete all its batches are removed, and so
 are the tokens and counts of earlier epochs: their partners delete their keys then, so that no withdrawal could reach
-them. Deltas to the newest complete epoch (``deltas``) come in here like any batch.
+them. Deltas to the newest complete epoch (``deltas``) come in like any batch.
 """
 
 import threading

@@ -1,6 +1,6 @@
 """What changes within an epoch: who is asked for it, what came, and when it is in both indexes.
 
-A partner sends deltas by itself or because it is asked; either way they come in as batches (``coordinator``) and go
+A partner sends deltas by itself or because it is asked; either way they come in as batches (``carrying``) and go
 round the ring one delta of an origin after another. When the last batch of one has passed its last hop, ``settle``
 applies it to the statistics and then to the switchboard. Each of the two knows what it applied, so a process that dies
 in between applies the rest, and only the rest, after the next start.

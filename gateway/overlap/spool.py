@@ -39,7 +39,7 @@ class Shape:
 
 
 class Incoming:
-    """One batch that is arriving. Safe to close from another thread.
+    """One batch that is arriving. Safe to use from several threads: a later connection for it takes over at any moment.
 
     Args:
         target: Path of the finished points file.
@@ -51,6 +51,7 @@ class Incoming:
         self.rows, self.durable_rows, self._synced = 0, 0, -1
         self.low_order: list[int] = []
         self._hash, self._lock, self._open = hashlib.sha256(), threading.Lock(), True
+        self._over = False  # kept, thrown away, or another connection's by now: the files are not to be touched
         self._part = target.with_name(f"{target.name}{_PART}")
         name = _named(self._part)
         wanted = shape.digest + shape.rows.to_bytes(8, "big") + bytes([shape.handles])
@@ -80,8 +81,7 @@ class Incoming:
         if len(handles) != (rows * HANDLE_BYTES if shape.handles else 0):
             raise OverlapError(Reason.BAD_FIELD, item="field handles")
         with self._lock:
-            if not self._open:
-                raise OverlapError(Reason.UNKNOWN_BATCH, item="a later connection took over")
+            self._check_mine()
             self._points.write(points)
             if self._handles is not None:
                 self._handles.write(handles)
@@ -101,18 +101,26 @@ class Incoming:
             raise OverlapError(Reason.DIGEST_MISMATCH, item="batch")
 
     def sync(self) -> None:
-        """Brings what was added to disk."""
+        """Brings what was added to disk. Raises OverlapError (UNKNOWN_BATCH) where a later connection took over."""
         with self._lock:
-            if self._open:
-                self._sync()
+            self._check_mine()
+            self._sync()
 
     def keep(self) -> None:
-        """Gives the batch its name, for ``Spool.sync`` to make durable; points come last, to vouch for the handles."""
-        self.close()
-        if self._handles is not None:
-            _handles(self._part).replace(_handles(self._target))
-        self._part.replace(self._target)
-        _named(self._part).unlink()
+        """Gives the batch its name, for ``Spool.sync`` to make durable; points come last, to vouch for the handles.
+
+        Raises:
+            OverlapError: UNKNOWN_BATCH where a later connection took over: what lies there now may be of that one.
+        """
+        with self._lock:
+            self._check_mine()
+            self._sync()
+            self._close()
+            self._over = True
+            if self._handles is not None:
+                _handles(self._part).replace(_handles(self._target))
+            self._part.replace(self._target)
+            _named(self._part).unlink()
 
     @property
     def is_open(self) -> bool:
@@ -123,21 +131,32 @@ class Incoming:
         """Ends this attempt and leaves what is there to the next one. Harmless when it was done before."""
         with self._lock:
             if self._open:
-                self._open = False
                 self._sync()
-                self._points.close()
-                if self._handles is not None:
-                    self._handles.close()
+                self._close()
+
+    def give_up(self) -> None:
+        """The same, for a later connection to take over."""
+        self.close()
+        with self._lock:
+            self._over = True
 
     def discard(self) -> None:
         """Ends this attempt and removes what it brought: it was wrong. Harmless after ``keep`` or ``close``."""
         with self._lock:
             if self._open:
-                self._open = False
-                self._points.close()
-                if self._handles is not None:
-                    self._handles.close()
+                self._close()
                 _remove(self._part)
+            self._over = True
+
+    def _check_mine(self) -> None:
+        if self._over or not self._open:
+            raise OverlapError(Reason.UNKNOWN_BATCH, item="a later connection took over")
+
+    def _close(self) -> None:
+        self._open = False
+        self._points.close()
+        if self._handles is not None:
+            self._handles.close()
 
     def _resume(self) -> None:
         """Counts and hashes the rows that an earlier attempt left, and cuts off what is not a whole row."""
@@ -181,13 +200,13 @@ class Spool:
     def receive(self, batch_id: str, stage: int, shape: Shape) -> Incoming:
         """Starts to take a batch, after the rows that an earlier attempt brought; that attempt is ended.
 
-        The caller ends with ``check`` and ``keep``, or ``discard``, or ``close``.
+        The caller ends with ``check``, ``keep`` and ``sync``, or with ``discard``, or ``close``.
         """
         path = self._path(batch_id, stage)
         with self._lock:
             before = self._arriving.pop(path, None)
             if before is not None:
-                before.close()
+                before.give_up()
             incoming = self._arriving[path] = Incoming(path, shape)
         return incoming
 

@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import grpc
 
@@ -21,15 +21,18 @@ from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
 from gateway.identity.caller import current_caller
 from gateway.overlap.adhoc import AdHocRelease
+from gateway.overlap.carrying import Expected
 from gateway.overlap.coordinator import Coordinator
 from gateway.overlap.cubes import CubeRelease
 from gateway.overlap.epochs import Counts, Task
 from gateway.overlap.links import LinkRelease
+from gateway.overlap.spool import Incoming
 from gateway.rpc.questions import QuestionServicer
 
 MAX_TEXT_CHARS = 200
 GATHER_S = 0.02
 """Between two looks at the state by one stream: a look costs as much for many batches that moved as for one."""
+T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -61,7 +64,7 @@ class OverlapServicer(QuestionServicer):
         self._deltas = coordinator.deltas
         self._deltas.listen(self._wake)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._settling: set[asyncio.Task[None]] = set()
+        self._settling: set[asyncio.Future[Any]] = set()
         self._changed = asyncio.Condition()
         self._changes = 0  # of what any stream may wait for
         self._steps: Counter[str] = Counter()  # batches that came, by who blinds them next; "" for nobody
@@ -117,10 +120,12 @@ class OverlapServicer(QuestionServicer):
             raise OverlapError(Reason.TRUNCATED_STREAM, item="batch header")
         expected = await asyncio.to_thread(self._coordinator.carrier.expect, party, first.header)
         if expected.here:  # delivered before, and the answer was lost
+            await self._stepped(expected.chain)  # so may be who was to be told
             count = expected.chain.manifest.count
             yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, count=count, complete=True)
             return
         incoming = await asyncio.to_thread(self._coordinator.carrier.receive, expected)
+        accepting = False
         try:
             told = incoming.durable_rows
             yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, durable_rows=told)
@@ -132,14 +137,14 @@ class OverlapServicer(QuestionServicer):
                 if incoming.durable_rows != told:
                     told = incoming.durable_rows
                     yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, durable_rows=told)
-            [answer] = await asyncio.to_thread(self._coordinator.carrier.accept, (expected, incoming))
+            accepting = True
+            [answer] = await self._to_the_end(self._accept(expected, incoming))
         except OverlapError:
             incoming.discard()  # what was sent is wrong, to the last row
             raise
         finally:
-            if incoming.is_open:  # a connection that was lost: what came so far stays
+            if incoming.is_open and not accepting:  # a connection that was lost: what came so far stays
                 await asyncio.to_thread(incoming.close)
-        await self._stepped(expected.chain)
         yield answer
 
     async def GetBatches(self, request: pb.GetBatchesRequest, _context: Context) -> pb.GetBatchesResponse:
@@ -151,10 +156,8 @@ class OverlapServicer(QuestionServicer):
 
     async def PutBatches(self, request: pb.PutBatchesRequest, _context: Context) -> pb.PutBatchesResponse:
         """Takes small batches, all or none."""
-        taken = await asyncio.to_thread(self._coordinator.carrier.take, current_caller().party, request.batches)
-        self._moved += sum(len(batch.points) for batch in request.batches) // POINT_BYTES
-        await self._stepped(*(chain for chain, _ in taken))
-        return pb.PutBatchesResponse(batches=[answer for _, answer in taken])
+        answers = await self._to_the_end(self._take(current_caller().party, request.batches))
+        return pb.PutBatchesResponse(batches=answers)
 
     async def ReportOverlapTask(
         self, request: pb.ReportOverlapTaskRequest, _context: Context
@@ -253,6 +256,32 @@ class OverlapServicer(QuestionServicer):
 
     def _tasks(self, party: PartyId) -> list[tuple[Task, pb.WatchOverlapTasksResponse]]:
         return [*self._coordinator.tasks(party), *self._deltas.tasks(party)]
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Does something whole, also where the connection that asked for it is lost meanwhile."""
+        task = asyncio.ensure_future(work)
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to hear of it
+        return await asyncio.shield(task)
+
+    async def _accept(self, expected: Expected, incoming: Incoming) -> list[pb.PutBatchResponse]:
+        try:
+            answers = await asyncio.to_thread(self._coordinator.carrier.accept, (expected, incoming))
+        except OverlapError:
+            incoming.discard()  # what was sent is wrong, to the last row
+            raise
+        finally:
+            if incoming.is_open:
+                await asyncio.to_thread(incoming.close)
+        await self._stepped(expected.chain)
+        return answers
+
+    async def _take(self, party: PartyId, batches: Sequence[pb.WholeBatch]) -> list[pb.PutBatchResponse]:
+        taken = await asyncio.to_thread(self._coordinator.carrier.take, party, batches)
+        self._moved += sum(len(batch.points) for batch in batches) // POINT_BYTES
+        await self._stepped(*(chain for chain, _ in taken))
+        return [answer for _, answer in taken]
 
     async def _stepped(self, *chains: Chain) -> None:
         """Tells of batches that came: the next hops, and, where a delta's was the last pass, who applies it."""

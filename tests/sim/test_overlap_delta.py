@@ -16,7 +16,7 @@ from federation.core.ids import EpochId, Handle, PartyId
 from federation.overlap.plan import STATISTICS, SWITCHBOARD
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.withdrawals import Withdrawals
-from tests.kits.overlap_world import Data, World, make_policy, people, small_world
+from tests.kits.overlap_world import Data, World, make_policy, one_by_one, people, small_world
 
 ALL = ("bank", "insurer", "airline")
 BANK, INSURER = PartyId("bank"), PartyId("insurer")
@@ -328,8 +328,9 @@ def test_what_a_partner_remembers_names_nobody(world: World, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("index", [STATISTICS, SWITCHBOARD])
-def test_points_of_a_removal(world: World, index: int) -> None:
+def test_points_of_a_removal(world: World, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the statistics the row that was sent; in the switchboard nothing that the base sent."""
+    one_by_one(monkeypatch)
     epoch = world.build()
     agent, sent = world.agents["bank"], []
     send = agent._send

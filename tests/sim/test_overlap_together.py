@@ -234,6 +234,55 @@ def test_what_was_delivered_before_is_delivered_again_without_effect(world: Worl
     assert {batch.batch_id: batch.header for batch in world.coordinator.epochs.batches(epoch)} == before
 
 
+def test_of_two_deliveries_at_once_one_is_kept_with_its_own_header(world: World) -> None:
+    """Each has the rows in another order; the first is overtaken when all of its rows are there."""
+    epoch, stubs = submitted(world)
+    sent = list[pb.WholeBatch]()
+    stubs["insurer"].takes = lambda batches: sent.extend(batches) or []
+    names = [message.blind.batch_id for _, message in world.coordinator.tasks(INSURER)]
+    for _ in range(2):
+        with pytest.raises(OverlapError):  # of no batch the gateway says that it has it
+            world.agents["insurer"]._hop.blind_together(names)
+    carrier, place = world.coordinator.carrier, next(at for at, batch in enumerate(sent) if len(batch.points) > 64)
+    first, second = sent[place], sent[place + len(sent) // 2]
+    assert first.points != second.points
+    expected = carrier.expect(INSURER, first.header)
+    incoming = carrier.receive(expected)
+    incoming.add(first.points, b"")
+    carrier.take(INSURER, [second])
+    with pytest.raises(OverlapError) as caught:
+        carrier.accept((expected, incoming))
+    assert caught.value.reason is Reason.UNKNOWN_BATCH
+    stubs["insurer"].takes = lambda batches: batches
+    world.work()
+    world.coordinator.finish(epoch)
+    assert venn(world, epoch) == VENN
+
+
+def test_what_the_gateway_does_not_say_it_has_is_sent_again(world: World) -> None:
+    epoch = world.build()
+    stub = Tampering(world, BANK)
+    world.agents["bank"] = world.open_agent("bank", stub=stub)
+    world.data["bank"].consented["overlap_statistics"].remove("B000001")
+    stub.takes = lambda batches: batches[1:]
+    with pytest.raises(OverlapError) as caught:
+        world.update("bank")
+    assert caught.value.reason is Reason.TRUNCATED_STREAM
+    stub.takes = lambda batches: batches
+    world.update("bank")
+    assert venn(world, epoch)["bank",] == 1
+
+
+def test_a_partner_blinds_no_batch_that_it_did_not_ask_for(world: World) -> None:
+    _, stubs = submitted(world)
+    names = [message.blind.batch_id for _, message in world.coordinator.tasks(INSURER)]
+    for answer in (lambda batches: [*batches, batches[0]], lambda batches: [pb.WholeBatch(batch_id="x")]):
+        stubs["insurer"].gives = answer
+        with pytest.raises(OverlapError) as caught:
+            world.agents["insurer"]._hop.blind_together(names)
+        assert caught.value.reason is Reason.UNKNOWN_BATCH
+
+
 def test_another_partners_batches_cannot_be_had_or_sent(world: World) -> None:
     submitted(world)
     names = [message.blind.batch_id for _, message in world.coordinator.tasks(INSURER)]

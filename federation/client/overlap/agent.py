@@ -47,7 +47,7 @@ from federation.v1.overlap_pb2_grpc import OverlapServiceStub
 
 AT_ONCE = 4
 """Batches of others, or small ones that came together, that are worked on at a time."""
-MAX_QUEUED = 64
+MAX_QUEUED = AT_ONCE * MAX_TOGETHER
 """Of them, those that are taken from the gateway before the first is done."""
 _log = structlog.get_logger()
 

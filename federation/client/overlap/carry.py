@@ -1,5 +1,7 @@
 """Carries batches between disk and the gateway in chunks, so that a lost connection costs a chunk and not a batch.
 
+Small batches are not worth that: they travel whole, several in a message.
+
 Down: what arrived stays on disk, and the next attempt asks for the rows after it. Up: the gateway says how many rows
 it has on disk, and only what follows is sent. Either way the digest that was signed is checked over all rows at the
 end, so a prefix that does not belong is found; it is then thrown away.
@@ -107,8 +109,16 @@ def send(stub: OverlapServiceStub, batch: StoredBatch, width: int, progress: Pro
 
 
 def send_together(stub: OverlapServiceStub, batches: Sequence[pb.WholeBatch]) -> None:
-    """Sends small batches in one message, and logs the rows that the gateway rejects."""
-    for answer in stub.PutBatches(pb.PutBatchesRequest(batches=batches)).batches:
+    """Sends small batches in one message, and logs the rows that the gateway rejects.
+
+    Raises:
+        OverlapError: TRUNCATED_STREAM where the gateway does not say of each that it has the batch.
+    """
+    answers = stub.PutBatches(pb.PutBatchesRequest(batches=batches)).batches
+    counts = [pb.Manifest.FromString(batch.header.manifest.payload).count for batch in batches]
+    if [answer.count for answer in answers if answer.complete] != counts:
+        raise OverlapError(Reason.TRUNCATED_STREAM, item="answer to batches")
+    for answer in answers:
         _log_rejected(answer)
 
 

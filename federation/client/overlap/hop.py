@@ -104,6 +104,9 @@ class Hop:
         """
         asked = [batch_id for batch_id in batch_ids if not self._state.hop_folder(batch_id).exists()]
         found = self._stub.GetBatches(pb.GetBatchesRequest(batch_ids=asked)).batches if asked else ()
+        names = [batch.batch_id for batch in found]
+        if len(set(names).intersection(asked)) < len(names):
+            raise OverlapError(Reason.UNKNOWN_BATCH, item="a batch that was not asked for, or twice")
         if sum(len(batch.points) for batch in found) > MAX_TOGETHER_POINTS * POINT_BYTES:
             raise OverlapError(Reason.TOO_LARGE, item="batches together")
         chains = [self._chain(batch.header) for batch in found]
@@ -113,7 +116,7 @@ class Hop:
         done = [self._blinded(batch, chain) for batch, chain in zip(found, chains, strict=True)]
         if done:
             send_together(self._stub, done)
-        left = set(batch_ids).difference(batch.batch_id for batch in found)
+        left = set(batch_ids).difference(names)
         return [batch_id for batch_id in batch_ids if batch_id in left]
 
     def _blinded(self, batch: pb.WholeBatch, chain: Chain) -> pb.WholeBatch:

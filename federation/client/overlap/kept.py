@@ -1,10 +1,10 @@
 """Large tables on disk, column by column: whole, or as an earlier whole one and what is different since.
 
-After a night a table is as it was but for a few rows. Reading it maps it, and writing it takes as long as the rows that
-are different are many, not as the table is long. Every row knows its place in the whole table on disk, ``NEW`` where it
-is not in it; rows come and go anywhere. Where those that are in it do not stand in its order any more, or the
-difference has grown to a good part of it, the table is written whole again. A folder needs no other: it has links to
-the files of the whole table.
+After a night a table is as it was but for a few rows. Reading the whole one maps it, and writing takes as long as the
+rows that are different are many, not as the table is long. Every row knows its place in the whole table on disk,
+``NEW`` where it is not in it; rows come and go anywhere. Where those that are in it do not stand in its order any more,
+or the difference has grown to a good part of it, the table is written whole again. A folder needs no other: it has
+links to the files of the whole table.
 """
 
 import io

@@ -6,7 +6,7 @@ forms) and the number of the label; for every person the place of the blinded ro
 the switchboard the two digests and the handle. The digests (``client.digests``) are under a key of this epoch: they say
 who is equal within this folder and nothing to whoever lacks the key. All of it goes with the epoch.
 
-Memory: 34 bytes a customer and 22 a person while a difference is taken, mapped from disk; rows of points stay there.
+Memory: 34 bytes a customer and 22 a person while a difference is taken; rows of points stay on disk.
 """
 
 import json
@@ -42,7 +42,10 @@ class Memory:
 
     @classmethod
     def load(cls, folder: Path) -> "Memory":
-        """What ``Renewed.save`` kept."""
+        """What ``Renewed.save`` kept. Raises OverlapError (UNKNOWN_EPOCH) for what an earlier version kept."""
+        if not (folder / "customers.customer").exists():
+            item = f"{folder.name}: kept by another version"
+            raise OverlapError(Reason.UNKNOWN_EPOCH, item=item, fix="Build a new epoch.")
         about = json.loads((folder / _ABOUT).read_text())
         customers, people = Kept.read(folder, "customers", CUSTOMERS), Kept.read(folder, "people", PEOPLE)
         sharing = Kept.read(folder, "sharing", SHARING)

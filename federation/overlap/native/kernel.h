@@ -35,8 +35,8 @@ int64_t entente_digest_lines(const uint8_t key[16], const uint8_t *text, size_t 
                              uint32_t *ends, size_t most_lines);
 
 /* at[i] = where digest wanted[i] is among others, or -1; where it is there several times, at one of its places. table is
-   memory to work in: table_size is a power of two and at least twice count, which is below 2^30. The digests must be such
-   that nobody can choose their first bytes. */
+   memory to work in: as many places as the first power of two that is at least twice count, and two at least. Both counts
+   are below 2^30. The digests must be such that nobody can choose their first bytes. */
 void entente_find_digests(const uint8_t *wanted, size_t wanted_count, const uint8_t *among, size_t count,
                           int32_t *table, int32_t *at);
 
