@@ -140,7 +140,7 @@ class SqlAuditLog:
         """The signed tree head of this moment, as a note. Raises AuditError."""
         with self._transaction() as connection:
             size = _size(connection)
-            root = range_root(_reader(connection), (0, size))
+            root = range_root(_edge_reader(connection, size), (0, size))
         return sign_checkpoint(Checkpoint(self._verifier.name, size, root), self._key)
 
     def entries(self, start: int, end: int) -> list[bytes]:

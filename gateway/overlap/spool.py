@@ -51,7 +51,6 @@ class Incoming:
         self.rows, self.durable_rows, self._synced = 0, 0, -1
         self.low_order: list[int] = []
         self._hash, self._lock, self._open = hashlib.sha256(), threading.Lock(), True
-        self._over = False  # kept, thrown away, or another connection's by now: the files are not to be touched
         self._part = target.with_name(f"{target.name}{_PART}")
         name = _named(self._part)
         wanted = shape.digest + shape.rows.to_bytes(8, "big") + bytes([shape.handles])
@@ -116,7 +115,6 @@ class Incoming:
             self._check_mine()
             self._sync()
             self._close()
-            self._over = True
             if self._handles is not None:
                 _handles(self._part).replace(_handles(self._target))
             self._part.replace(self._target)
@@ -134,22 +132,15 @@ class Incoming:
                 self._sync()
                 self._close()
 
-    def give_up(self) -> None:
-        """The same, for a later connection to take over."""
-        self.close()
-        with self._lock:
-            self._over = True
-
     def discard(self) -> None:
         """Ends this attempt and removes what it brought: it was wrong. Harmless after ``keep`` or ``close``."""
         with self._lock:
             if self._open:
                 self._close()
                 _remove(self._part)
-            self._over = True
 
     def _check_mine(self) -> None:
-        if self._over or not self._open:
+        if not self._open:
             raise OverlapError(Reason.UNKNOWN_BATCH, item="a later connection took over")
 
     def _close(self) -> None:
@@ -206,7 +197,7 @@ class Spool:
         with self._lock:
             before = self._arriving.pop(path, None)
             if before is not None:
-                before.give_up()
+                before.close()
             incoming = self._arriving[path] = Incoming(path, shape)
         return incoming
 

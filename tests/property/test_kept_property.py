@@ -7,7 +7,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.client.overlap.kept import NEW, Kept, Revised, Table
+from federation.client.digests import Table
+from federation.client.overlap.kept import NEW, Kept, Revised
 
 SHAPE = {"number": np.dtype("<u8"), "digest": np.dtype("V16")}
 # Of each night: which rows go, rows that come with their places, and whether the order is turned round.

@@ -6,7 +6,6 @@ limits (``state.EpochState.reserve``). Before the result is signed or sent, the 
 signed, to the last one.
 """
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -124,13 +123,14 @@ class Hop:
         manifest, width = chain.manifest, row_bytes(chain.manifest.plan)
         if len(batch.points) % width:
             raise OverlapError(Reason.BAD_POINT, item=f"row {len(batch.points) // width}: wrong length")
-        check_content(chain, Content.of(batch.points, width // POINT_BYTES))
+        kinds = width // POINT_BYTES
+        check_content(chain, Content.of(batch.points, kinds))
         result = blind(batch.points, self._state.key(manifest.plan.epoch, manifest.index))
         _note_low_order(manifest, len(result.low_order_rows))
         points = result.points
         if manifest.index == STATISTICS:
             points = reorder(points, permutation(manifest.count, self._random), width)
-        header = sign_receipt(self._identity, batch.header, chain, hashlib.sha256(points).digest())
+        header = sign_receipt(self._identity, batch.header, chain, Content.of(points, kinds).digest)
         return pb.WholeBatch(header=header, points=points)
 
     def _blind_all(self, header: pb.BatchHeader, chain: Chain, folder: Path, chunks: Iterator[bytes]) -> StoredBatch:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from federation.client.digests import Table
 from federation.core.files import write_secret
 
-Table = NDArray[Any]
 Columns = Mapping[str, Table]
 Shape = Mapping[str, np.dtype[Any]]
 """What columns a table has."""

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from federation.client.digests import DIGEST, halves
-from federation.client.overlap.kept import Columns, Kept, Revised, Shape, Table
+from federation.client.digests import DIGEST, Table, halves
+from federation.client.overlap.kept import Columns, Kept, Revised, Shape
 from federation.core.errors import OverlapError, Reason
 from federation.core.files import write_secret
 from federation.core.ids import Handle
