@@ -119,7 +119,7 @@ def run(config: ConfigOption) -> None:
             settings,
             place.policy,
             place.clock,
-            before_switchboard=lambda ids: _upload(place, ids),
+            before_switchboard=lambda people: _upload(place, people),
         )
         state = Status(settings.state / STATUS_FILE, place.clock)
 
@@ -182,9 +182,9 @@ def supernode(
         serve(door, config, SystemClock(), stop)
 
 
-def _upload(place: "Workplace", ids: Any) -> None:
+def _upload(place: "Workplace", people: Any) -> None:
     with translated():
-        place.consents.upload(ids)
+        place.consents.upload(people)
 
 
 @app.command(epilog="Example: entente partner status --config bank")

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
 from federation.client.consent.book import ConsentBook
+from federation.client.digests import IN_PROCESS, find
 from federation.client.everybody import Everybody, EverybodyReader
 from federation.client.files.derived import Derive, Derived
 from federation.client.files.lines import Reading, scan_lines
@@ -252,11 +253,14 @@ class PartnerData:
             self._answers[request] = _Answer(revision, at, until, found)
         return found
 
-    def region(self, customer_id: CustomerId) -> str | None:
-        """Country of residence, None where unknown."""
-        everybody = self._everybody()
-        row = pc.index(everybody.ids, customer_id).as_py()
-        return everybody.region_of(row) if row >= 0 else None
+    def regions(self, ids: Sequence[CustomerId]) -> dict[CustomerId, str | None]:
+        """The country of residence of each, None where it is unknown. Raises DataError."""
+        everybody, wanted = self._everybody(), list(dict.fromkeys(ids))
+        # The other way round it would make a table of everybody to look some up.
+        at = find(everybody.digests, IN_PROCESS.of(pa.array(wanted, pa.string())))
+        there = np.flatnonzero(at >= 0)
+        found = zip(at[there].tolist(), there.tolist(), strict=True)
+        return dict.fromkeys(wanted) | {wanted[place]: everybody.region_of(row) for place, row in found}
 
     def _everybody(self) -> Everybody:
         return self._cached(self.config.customers, "everybody", self._customers.read)

@@ -6,12 +6,14 @@ two never leaves the partner.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from sqlalchemy import Column, Engine, LargeBinary, MetaData, String, Table, select
 
 from federation.core.database import reading
 from federation.core.ids import HANDLE_BYTES, CustomerId, Handle
 
+T = TypeVar("T")
 _KEYS_PER_QUERY = 500  # SQLite allows 999 parameters in old builds
 
 metadata = MetaData()
@@ -52,7 +54,7 @@ class HandleBook:
 
     def existing(self, customer_id: CustomerId) -> Handle | None:
         """The customer's handle if one was ever made."""
-        with self._engine.begin() as connection:
+        with self._reading.begin() as connection:
             found = connection.scalar(select(handles.c.handle).where(handles.c.customer_id == customer_id))
         return None if found is None else Handle(found)
 
@@ -77,14 +79,23 @@ class HandleBook:
             yield [(CustomerId(row.customer_id), Handle(row.handle)) for row in rows]
             after = rows[-1].customer_id
 
+    def named(self, some: Sequence[Handle]) -> list[tuple[CustomerId, Handle]]:
+        """Those of some handles that are ours, each with whom it stands for; in no order."""
+        found = list[tuple[CustomerId, Handle]]()
+        with self._reading.begin() as connection:
+            for part in _batched(some):
+                rows = connection.execute(select(handles).where(handles.c.handle.in_(part)))
+                found += [(CustomerId(row.customer_id), Handle(row.handle)) for row in rows]
+        return found
+
     def customer_of(self, handle: Handle) -> CustomerId | None:
         """Whom a handle stands for, or None where it is not one of ours."""
-        with self._engine.begin() as connection:
+        with self._reading.begin() as connection:
             found = connection.scalar(select(handles.c.customer_id).where(handles.c.handle == handle))
         return None if found is None else CustomerId(found)
 
 
-def _batched(ids: Iterable[CustomerId]) -> Iterator[list[CustomerId]]:
-    everything = list(ids)
+def _batched(keys: Iterable[T]) -> Iterator[list[T]]:
+    everything = list(keys)
     for start in range(0, len(everything), _KEYS_PER_QUERY):
         yield everything[start : start + _KEYS_PER_QUERY]

@@ -44,7 +44,7 @@ class Side:
         stub = Stub(world, party)
         parts: Any = (stub, data, handles, engine)
         ids = data.eligible("offer_sharing", "blinded_identifier", "gateway").ids
-        ConsentLink(*parts).upload(ids)
+        ConsentLink(*parts).upload(list(zip(ids, handles.handles_for(ids), strict=True)))
         return cls(data, handles, parts)
 
     def emails(self) -> "pd.Series[str]":

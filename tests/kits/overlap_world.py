@@ -132,9 +132,9 @@ class Handles:
     def handles_for(self, ids: Sequence[CustomerId]) -> list[Handle]:
         return [Handle(name.encode().ljust(16, b".")) for name in ids]
 
-    def customer_of(self, handle: Handle) -> CustomerId | None:
-        text = handle.rstrip(b".")
-        return CustomerId(text.decode()) if text.isascii() and text != handle else None
+    def named(self, some: Sequence[Handle]) -> list[tuple[CustomerId, Handle]]:
+        texts = ((handle.rstrip(b"."), handle) for handle in some)
+        return [(CustomerId(text.decode()), handle) for text, handle in texts if text.isascii() and text != handle]
 
 
 def make_policy(partners: Sequence[str], segments: Mapping[str, Any] | None = None, pad_to: int = 1) -> Policy:

@@ -272,12 +272,13 @@ def test_consent_states_go_first_and_only_for_real_customers(
     one_by_one(monkeypatch)
     world = small_world(tmp_path, clock, pad_to=8)
     order: list[Any] = []
-    agent = world.open_agent("bank", before_switchboard=lambda ids: order.append(sorted(ids)))
+    agent = world.open_agent("bank", before_switchboard=lambda people: order.append(sorted(people)))
     agent._send = lambda batch, _width: order.append(bool(batch.handles))  # type: ignore[method-assign]
     world.coordinator.begin("", "email")
     [(_, task)] = world.coordinator.tasks(BANK)
     agent.submit(task.submit.plan)
-    assert order == [False] * 3 + [[f"B{n:06d}" for n in range(10)], True]
+    people = [(name := f"B{n:06d}", name.encode().ljust(16, b".")) for n in range(10)]
+    assert order == [False] * 3 + [people, True]
 
 
 @pytest.mark.parametrize(

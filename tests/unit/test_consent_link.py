@@ -32,6 +32,9 @@ class Side:
         link_stub: object = self.stub
         self.link = ConsentLink(link_stub, self.partner.data, self.partner.handles, self.partner.engine)  # type: ignore[arg-type]
 
+    def upload(self, *customers: CustomerId) -> int:
+        return self.link.upload(list(zip(customers, self.partner.handles.handles_for(customers), strict=True)))
+
     def at_gateway(self, person: int) -> str | None:
         handle = self.partner.handles.existing(customer(person))
         found = self.world.consents.get(BANK, handle, PURPOSE) if handle else None
@@ -45,7 +48,7 @@ def side(tmp_path: Path) -> Side:
 
 def test_upload_sends_current_states_by_handle(side: Side) -> None:
     side.partner.book.withdraw(customer(2), PURPOSE)
-    assert side.link.upload([customer(1), customer(2), CustomerId("C99")]) == 2
+    assert side.upload(customer(1), customer(2), CustomerId("C99")) == 2
     assert [side.at_gateway(n) for n in (1, 2, 3)] == ["given", "withdrawn", None]
     [(_, request)] = side.stub.calls
     assert all(b"C%d" % n not in request.SerializeToString() for n in (1, 2, 99))
@@ -57,7 +60,7 @@ def test_upload_sends_current_states_by_handle(side: Side) -> None:
 
 
 def test_a_withdrawal_is_acknowledged(side: Side) -> None:
-    side.link.upload([customer(1)])
+    side.upload(customer(1))
     outcome = side.link.withdraw(customer(1), PURPOSE)
     assert (outcome.acknowledged, outcome.offers_removed, side.at_gateway(1)) == (True, 0, "withdrawn")
     assert "at the gateway" in outcome.text
@@ -65,7 +68,7 @@ def test_a_withdrawal_is_acknowledged(side: Side) -> None:
 
 
 def test_without_a_gateway_it_holds_here_and_waits_in_the_outbox(side: Side) -> None:
-    side.link.upload([customer(1)])
+    side.upload(customer(1))
     side.stub.down = True
     outcome = side.link.withdraw(customer(1), PURPOSE)
     assert not outcome.acknowledged
@@ -81,7 +84,7 @@ def test_without_a_gateway_it_holds_here_and_waits_in_the_outbox(side: Side) -> 
 
 
 def test_a_lost_answer_is_asked_for_again(side: Side) -> None:
-    side.link.upload([customer(1)])
+    side.upload(customer(1))
     side.stub.lose_answer_of = "WithdrawConsent"
     assert not side.link.withdraw(customer(1), PURPOSE).acknowledged
     assert (side.link.pending(), side.at_gateway(1)) == (1, "withdrawn")
@@ -93,13 +96,13 @@ def test_whom_the_gateway_never_heard_of_it_need_not_forget(side: Side) -> None:
     assert side.link.withdraw(customer(1), PURPOSE).acknowledged
     assert side.link.pending() == 0
     side.stub.down = False
-    side.link.upload([customer(1)])
+    side.upload(customer(1))
     assert side.at_gateway(1) == "withdrawn"
 
 
 def test_of_what_no_offer_needs_the_gateway_hears_nothing(side: Side) -> None:
     """A message about a handle, and a token that goes at that moment, would say which token and handle are one."""
-    side.link.upload([customer(1)])
+    side.upload(customer(1))
     del side.stub.calls[:]
     for purpose in ("overlap_statistics", "model_training"):
         assert not side.link.record(customer(1), purpose, given())
@@ -111,7 +114,7 @@ def test_of_what_no_offer_needs_the_gateway_hears_nothing(side: Side) -> None:
 
 
 def test_an_upload_that_was_on_its_way_does_not_undo_a_withdrawal(side: Side) -> None:
-    side.link.upload([customer(1)])
+    side.upload(customer(1))
     [(_, stale)] = side.stub.calls
     side.link.withdraw(customer(1), PURPOSE)
     assert side.stub.RecordConsents(stale, timeout=1).recorded == 0
@@ -120,7 +123,7 @@ def test_an_upload_that_was_on_its_way_does_not_undo_a_withdrawal(side: Side) ->
 
 def test_agreeing_again_reaches_the_gateway(side: Side) -> None:
     assert not side.link.record(customer(1), PURPOSE, given())  # not on the switchboard yet
-    side.link.upload([customer(1)])
+    side.upload(customer(1))
     side.link.withdraw(customer(1), PURPOSE)
     side.world.clock.at = NOW + timedelta(minutes=1)
     assert side.link.record(customer(1), PURPOSE, given())
@@ -130,19 +133,19 @@ def test_agreeing_again_reaches_the_gateway(side: Side) -> None:
 
 
 def test_a_withdrawal_that_waited_does_not_undo_a_later_agreement(side: Side) -> None:
-    side.link.upload([customer(1)])
+    side.upload(customer(1))
     side.stub.down = True
     assert not side.link.withdraw(customer(1), PURPOSE).acknowledged
     side.world.clock.at = NOW + timedelta(minutes=1)
     assert not side.link.record(customer(1), PURPOSE, given())
     side.stub.down = False
     side.world.clock.at = NOW + timedelta(minutes=2)
-    side.link.upload([customer(1)])
+    side.upload(customer(1))
     assert (side.link.flush(), side.at_gateway(1)) == (1, "given")
 
 
 def test_an_import_goes_up_for_those_who_have_a_handle(side: Side) -> None:
-    side.link.upload([customer(1), customer(2)])
+    side.upload(customer(1), customer(2))
     assert side.link.upload_imported() == 0
     register = side.partner.folder / "register.csv"
     time = "2026-10-31T00:00:00Z,2027-10-31T00:00:00Z"

@@ -13,6 +13,7 @@ from federation.client.files.tables import read_columns, read_rows, read_table, 
 from federation.client.overlap.people import CustomerReader, Customers
 from federation.core.clock import FixedClock
 from federation.core.errors import DataError, Reason
+from federation.core.ids import CustomerId
 from federation.policy.specs import PartySpec
 from tests.conftest import NOW
 from tests.kits.offers import BANK, FakePolicy, Partner
@@ -36,7 +37,9 @@ def test_reads_identifiers_as_text_and_numbers_as_numbers(partner: Partner) -> N
     assert table["email"].tolist() == ["", "a@example.org"]
     assert table["age"].sum() == 83
     assert table["tier"].tolist() == ["NA", "x"]  # "NA" is a word here, not a missing value
-    assert partner.data.region("8") is None  # type: ignore[arg-type]
+    ids = [CustomerId(name) for name in ("8", "nobody", "007")]
+    assert partner.data.regions(ids) == {"8": None, "nobody": None, "007": "PT"}
+    assert partner.data.regions([]) == {}
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,10 @@ def test_both_ways() -> None:
     [handle] = book.handles_for(IDS[:1])
     assert (book.existing(IDS[0]), book.customer_of(handle)) == (handle, IDS[0])
     assert book.customer_of(Handle(bytes(16))) is None
+    more = book.handles_for(IDS)
+    assert sorted(book.named([Handle(bytes(16)), *more[:700]])) == sorted(zip(IDS[:700], more, strict=False))
+    assert sorted(book.named(more)) == sorted(zip(IDS, more, strict=True))
+    assert book.named([]) == []
 
 
 def test_all_or_none() -> None:

@@ -33,7 +33,7 @@ class Side:
         self.partner.write(PEOPLE)
         self.stub = Stub(self.world, BANK)
         self.restart()
-        self.link.upload(list(SCORES))
+        self.link.upload(list(zip(SCORES, self.partner.handles.handles_for(list(SCORES)), strict=True)))
         self.world.switchboard.person = lambda party, handle: handle  # type: ignore[method-assign, assignment, return-value]
         self.world.switchboard.handle_at = lambda token, party: kit_handle(party, 1) and token  # type: ignore[method-assign, assignment]
 

@@ -96,7 +96,7 @@ class ConsentBook:
         with self._lock:
             self._read_file()
             self._read_changes()
-            base, overlay, now = self._file.get(purpose, NOTHING), self._overlay.facts, self._clock.now()
+            base, overlay, now = self._file.get(purpose, NOTHING).of(ids), self._overlay.facts, self._clock.now()
         imported = self._imported.find(ids, purpose)
         found = {}
         for i in ids:

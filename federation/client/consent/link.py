@@ -83,7 +83,7 @@ class ConsentLink:
         self._imports = ImportedConsents(engine)
         metadata.create_all(engine)
 
-    def upload(self, ids: Sequence[CustomerId], purposes: Iterable[str] = OFFER_PURPOSES) -> int:
+    def upload(self, people: Sequence[tuple[CustomerId, Handle]], purposes: Iterable[str] = OFFER_PURPOSES) -> int:
         """Sends the *current* states of people on the switchboard; safe to repeat. Returns how many states went up.
 
         Raises:
@@ -91,9 +91,8 @@ class ConsentLink:
             grpc.RpcError: the gateway refused or cannot be reached; repeat the call.
         """
         sent, purposes = 0, tuple(purposes)
-        for start in range(0, len(ids), STATES_PER_CALL):
-            part = ids[start : start + STATES_PER_CALL]
-            sent += self._send_states(list(zip(part, self._handles.handles_for(part), strict=True)), purposes)
+        for start in range(0, len(people), STATES_PER_CALL):
+            sent += self._send_states(people[start : start + STATES_PER_CALL], purposes)
         return sent
 
     def upload_imported(self, purposes: Iterable[str] = OFFER_PURPOSES) -> int:
@@ -111,11 +110,12 @@ class ConsentLink:
         return sent
 
     def _send_states(self, pairs: Sequence[tuple[CustomerId, Handle]], purposes: tuple[str, ...]) -> int:
-        sent = 0
+        sent, customers = 0, [customer for customer, _ in pairs]
+        regions = self._data.regions(customers)
         for purpose in purposes:
             # Read when sent: a withdrawal since the list was made must go up as a withdrawal.
-            facts = self._book.states_of([customer for customer, _ in pairs], purpose)
-            states = [self._state(c, handle, purpose, facts[c]) for c, handle in pairs if c in facts]
+            facts = self._book.states_of(customers, purpose)
+            states = [self._state(handle, purpose, facts[c], regions[c]) for c, handle in pairs if c in facts]
             if states:
                 self._stub.RecordConsents(pb.RecordConsentsRequest(states=states), timeout=CALL_TIMEOUT_S)
                 sent += len(states)
@@ -129,10 +129,11 @@ class ConsentLink:
             gateway denies or goes by the older state.
         """
         self._book.record(customer_id, purpose, fact)
-        if purpose not in OFFER_PURPOSES or self._handles.existing(customer_id) is None:
+        handle = self._handles.existing(customer_id) if purpose in OFFER_PURPOSES else None
+        if handle is None:
             return False
         try:
-            self.upload([customer_id], (purpose,))
+            self.upload([(customer_id, handle)], (purpose,))
         except grpc.RpcError as exc:
             _log.warning("consent_not_sent", status=_status(exc))
             return False
@@ -188,7 +189,8 @@ class ConsentLink:
             connection.execute(done)
         return removed
 
-    def _state(self, customer: CustomerId, handle: Handle, purpose: str, fact: ConsentFact) -> pb.ConsentState:
+    @staticmethod
+    def _state(handle: Handle, purpose: str, fact: ConsentFact, region: str | None) -> pb.ConsentState:
         return pb.ConsentState(
             handle=handle,
             purpose=purpose,
@@ -200,7 +202,7 @@ class ConsentLink:
             separate_consent=bool(fact.separate),
             cross_border_consent=bool(fact.cross_border),
             jurisdiction=fact.jurisdiction or "",
-            region=self._data.region(customer) or "",
+            region=region or "",
         )
 
 

@@ -60,12 +60,21 @@ class Statements:
 
     def get(self, customer: str) -> ConsentFact | None:
         """One customer's statement, None where there is none."""
+        return self.of([customer]).get(customer)
+
+    def of(self, customers: Sequence[str]) -> dict[str, ConsentFact]:
+        """The statements of some customers; whoever has none is left out."""
         first, order = self._sorted
-        digest = IN_PROCESS.of(pa.array([customer], pa.string()))
-        start, stop = (int(np.searchsorted(first, halves(digest)[0], side=side)[0]) for side in ("left", "right"))
-        same = (int(at) for at in order[start:stop] if self._rows.customers[at] == digest[0])
-        position = next(same, None)
-        return None if position is None else self.fact(position)
+        digests = IN_PROCESS.of(pa.array(customers, pa.string()))
+        half = halves(digests)[0]
+        starts, stops = np.searchsorted(first, half), np.searchsorted(first, half, side="right")
+        found = {}
+        for customer, digest, start, stop in zip(customers, digests, starts.tolist(), stops.tolist(), strict=True):
+            same = (at for at in order[start:stop].tolist() if self._rows.customers[at] == digest)
+            position = next(same, None)
+            if position is not None:
+                found[customer] = self.fact(position)
+        return found
 
     def positions(self, customers: Table) -> Numbers:
         """Where the statement of each customer is, by digest in this process; -1 where there is none."""

@@ -159,7 +159,9 @@ class OfferProposer:
     def _flush(self) -> int:
         sent = 0
         while waiting := self._waiting():
-            answers = {row["offer_id"]: code for row in waiting if (code := self._barrier(row)) is not None}
+            regions = self._data.regions([CustomerId(row["customer_id"]) for row in waiting])
+            barriers = {row["offer_id"]: self._barrier(row, regions[row["customer_id"]]) for row in waiting}
+            answers = {offer_id: code for offer_id, code in barriers.items() if code is not None}
             going = [row for row in waiting if row["offer_id"] not in answers]
             if going:
                 handles = self._handles.handles_for([CustomerId(row["customer_id"]) for row in going])
@@ -188,7 +190,8 @@ class OfferProposer:
         """Puts an offer per person into the outbox unless a live one is there; ids, and how many were there before."""
         at = self._data.clock.now()
         handles = dict(zip(picked, self._handles.handles_for(list(picked)), strict=True))
-        content = {customer: self._content(customer, campaign) for customer in picked}
+        regions = self._data.regions(list(picked))
+        content = {customer: self._content(customer, regions[customer], campaign) for customer in picked}
         route = {"recipient": campaign.recipient, "product": campaign.product, "channel": campaign.channel}
         dates = {"proposed_at": to_text(at), "expires_at": to_text(at + timedelta(days=campaign.valid_days))}
         offer_ids, already = [], 0
@@ -209,7 +212,9 @@ class OfferProposer:
                 offer_ids.append(live[customer])
         return offer_ids, already
 
-    def _decide(self, customer: CustomerId, recipient: str, channel: str, fields: Iterable[str]) -> Decision:
+    def _decide(
+        self, customer: CustomerId, region: str | None, recipient: str, channel: str, fields: Iterable[str]
+    ) -> Decision:
         facts = Facts(
             purpose=PURPOSE,
             data_category=DATA_CATEGORY,
@@ -217,7 +222,7 @@ class OfferProposer:
             recipient=recipient,
             at=self._data.clock.now(),
             channel=channel,
-            subject_region=self._data.region(customer),
+            subject_region=region,
             consent=self._data.consents.lookup(customer, PURPOSE),
             fields=frozenset(fields),
             sensitive_consent=self._data.consents.lookup(customer, PURPOSE + SENSITIVE_SUFFIX),
@@ -225,19 +230,19 @@ class OfferProposer:
         )
         return self._data.policy.decide(facts)
 
-    def _content(self, customer: CustomerId, campaign: Campaign) -> str:
+    def _content(self, customer: CustomerId, region: str | None, campaign: Campaign) -> str:
         """The attributes of one person, masked, as JSON. Raises PolicyError (OBLIGATION_FAILED)."""
-        decision = self._decide(customer, campaign.recipient, campaign.channel, campaign.attributes)
+        decision = self._decide(customer, region, campaign.recipient, campaign.channel, campaign.attributes)
         row = self._data.customers().loc[customer]
         # Whoever is not permitted any more goes without content, and ``flush`` closes the offer.
         columns = campaign.attributes if decision.permitted else ()
         values = {column: str(row[column]) for column in columns if not pd.isna(row[column])}
         return json.dumps(self._mask(values, decision, campaign.recipient), sort_keys=True)
 
-    def _barrier(self, row: Mapping[str, Any]) -> str | None:
+    def _barrier(self, row: Mapping[str, Any], region: str | None) -> str | None:
         """Why a waiting offer may not be sent now, as a code; None when it may."""
         values = json.loads(row["attributes"])
-        decision = self._decide(CustomerId(row["customer_id"]), row["recipient"], row["channel"], values)
+        decision = self._decide(CustomerId(row["customer_id"]), region, row["recipient"], row["channel"], values)
         if not decision.permitted:
             return decision.reasons[0].code if decision.reasons else "no_reason"
         # Masks are idempotent: a difference means that the policy became stricter, and one id has one content.

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 import structlog
 
@@ -63,7 +62,8 @@ class OverlapAgent:
         config: Its configuration: how identifiers are written, limits, state folder.
         policy: Its own policy: parties, labels, padding.
         clock: For the validity of certificates.
-        before_switchboard: Called with the customers of the switchboard batch before that batch is sent (again).
+        before_switchboard: Called with the customers of the switchboard batch and their handles, some thousands at a
+            time, before that batch is sent (again).
         progress: Called while rows are worked on; by default the log says how far it is.
         random: Keys, order and padding.
     """
@@ -77,7 +77,7 @@ class OverlapAgent:
         config: PartnerConfig,
         policy: Agreement,
         clock: Clock,
-        before_switchboard: Callable[[Sequence[CustomerId]], None] | None = None,
+        before_switchboard: Callable[[Sequence[tuple[CustomerId, Handle]]], None] | None = None,
         progress: Progress | None = None,
         random: Random = os.urandom,
     ) -> None:
@@ -258,7 +258,9 @@ class OverlapAgent:
         for batch in batches:
             gone = pb.Manifest.FromString(batch.header.manifest.payload).operation == REMOVE
             if batch.handles is not None and self._before_switchboard is not None and not gone:
-                self._before_switchboard(self._customers(batch.handles))
+                for chunk in read_chunks(batch.handles, HANDLE_BYTES):
+                    given = [Handle(chunk[at : at + HANDLE_BYTES]) for at in range(0, len(chunk), HANDLE_BYTES)]
+                    self._before_switchboard(self._handles.named(given))  # padding is nobody's
             mine = batch.points.stat().st_size // POINT_BYTES
             if together and (points + mine > MAX_TOGETHER_POINTS or len(together) == MAX_TOGETHER):
                 send_together(self._stub, together)
@@ -277,8 +279,3 @@ class OverlapAgent:
         if batches:
             self._send_own(batches, plan)
             self._state.sent(plan.epoch, sequence)
-
-    def _customers(self, handles: Path) -> list[CustomerId]:
-        """Whose handles these are; padding is nobody's."""
-        rows = (Handle(chunk) for chunk in read_chunks(handles, HANDLE_BYTES, rows=1))
-        return [customer for customer in map(self._handles.customer_of, rows) if customer is not None]

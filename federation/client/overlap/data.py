@@ -59,8 +59,8 @@ class Handles(Protocol):
         """The handle of each customer, made where there is none."""
         ...
 
-    def customer_of(self, handle: Handle) -> CustomerId | None:
-        """Whose handle it is; None if it is nobody's."""
+    def named(self, some: Sequence[Handle]) -> list[tuple[CustomerId, Handle]]:
+        """Those of some handles that are somebody's, each with whose it is."""
         ...
 
 
