@@ -143,7 +143,7 @@ class Coordinator:
         """Builds both indexes from batches that have all passed every hop, and completes the epoch.
 
         Raises:
-            OverlapError: EPOCH_INCOMPLETE; BAD_FIELD (padding) as the index.
+            OverlapError: EPOCH_INCOMPLETE; BAD_FIELD as the index.
         """
         with self._building:
             current = self._epoch(epoch)

@@ -55,7 +55,7 @@ class StatisticsIndex:
             key_types: Points a row; with several, rows that share any token are one person (``components``).
 
         Raises:
-            OverlapError: BAD_FIELD where a partner declared more padding than its batch can hold.
+            OverlapError: BAD_FIELD for a label that was not announced.
         """
         tokens = self._tokens(epoch)
         scratch = tokens.with_name(f"{tokens.name}.unfinished")
@@ -156,7 +156,7 @@ class StatisticsIndex:
             by: ``partner.column``, any columns of these partners.
 
         Returns:
-            Regions that hold somebody.
+            Regions whose number is not zero. It is below zero where a partner declared more padding than it sent.
 
         Raises:
             OverlapError: UNKNOWN_EPOCH; EPOCH_REPLACED.

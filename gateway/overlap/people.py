@@ -8,6 +8,11 @@ its labels there, and counts once.
 A delta takes away rows of its own origin, found by their tokens, and adds others. All rows it takes away must be there:
 an origin whose account differs from what it sent is refused, because what else it says cannot be right either. The rest
 of the people are not looked at, and regions change by what the touched ones were and are.
+
+Padding is subtracted as its origin declared it, whatever is there: a cell may come out below zero. Whether it does
+depends on who else has the origin's people, so it must have no effect that the origin could see: a batch that was
+refused for it, or not, would tell the exact number to whoever chose the batch. What is refused here depends on the
+origin's own rows alone.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,7 +61,7 @@ class People:
         self._several = key_types > 1
 
     def build(self, batches: Iterable[TokenBatch]) -> None:
-        """Makes the tables from every batch of the base. Raises OverlapError (BAD_FIELD: padding, labels)."""
+        """Makes the tables from every batch of the base. Raises OverlapError (BAD_FIELD: labels)."""
         every = self._checked(batches)
         if self._several:
             create_links(self._db)
@@ -66,37 +71,26 @@ class People:
             make_room(self._db, sum(batch.rows for batch in every), joins=False)
             first = ", ".join(f"min(label) FILTER (partner = {at}) AS {name}" for at, name in enumerate(self._places))
             self._read(every, f"CREATE TABLE tokens AS SELECT high, low, {first} FROM arrived GROUP BY high, low")  # noqa: S608
-        self._db.execute(f"CREATE TABLE regions AS {self._fold('tokens')}")
-        for batch in every:
-            self._subtract(batch)
-        self._db.execute("DELETE FROM regions WHERE people = 0")
+        self._fill_padding(every)
+        self._db.execute(f"CREATE TABLE regions AS {self._sum_of(self._fold('tokens'), 'FROM padding')}")
 
     def change(self, origin: str, batches: Iterable[TokenBatch]) -> None:
         """Applies a delta of one origin, within the caller's transaction.
 
         Raises:
-            OverlapError: BAD_FIELD for padding that cannot be, rows to take away that are not there, and labels that
-                the epoch does not have.
+            OverlapError: BAD_FIELD for rows of the origin to take away that are not there, and labels that the epoch
+                does not have.
         """
         db, every = self._db, self._checked(batches)
         if self._several:
             self._relink(origin, every)
         else:
             self._replace(origin, every)
-        labels = ", ".join(self._places)
-        db.execute(
-            f"CREATE TEMP TABLE changed AS SELECT bits, {labels}, sum(people)::BIGINT AS people FROM "  # noqa: S608
-            f"(FROM regions UNION ALL {self._fold('after')} UNION ALL {self._fold('before', sign='-')}) "
-            "GROUP BY ALL HAVING sum(people) != 0"
-        )
+        self._fill_padding(every)
+        whole = self._sum_of("FROM regions", self._fold("after"), self._fold("before", sign="-"), "FROM padding")
+        db.execute(f"CREATE TEMP TABLE changed AS {whole}")
         db.execute("DROP TABLE regions")
         db.execute("CREATE TABLE regions AS FROM changed")
-        for batch in every:
-            if batch.operation != REMOVE:
-                self._subtract(batch)
-        db.execute("DELETE FROM regions WHERE people = 0")
-        if db.execute("SELECT 1 FROM regions WHERE people < 0 LIMIT 1").fetchall():
-            raise OverlapError(Reason.BAD_FIELD, item=f"delta of {origin}: fewer than nobody")
 
     def _checked(self, batches: Iterable[TokenBatch]) -> list[TokenBatch]:
         every = list(batches)
@@ -207,17 +201,23 @@ class People:
         counted = f"SELECT {labels}, {sign}count(*)::BIGINT AS people FROM {table} GROUP BY ALL"  # noqa: S608
         return f"SELECT ({bits})::USMALLINT AS bits, {labels}, people FROM ({counted})"  # noqa: S608
 
-    def _subtract(self, batch: TokenBatch) -> None:
-        """Takes padding out of the cell where it must be: at its partner alone, with its batch's label."""
-        if not batch.padding:
-            return
-        partner = self._partners.index(batch.origin)
-        changed = self._db.execute(
-            f"UPDATE regions SET people = people - ? WHERE bits = ? AND {self._places[partner]} = ? AND people >= ?",  # noqa: S608
-            [batch.padding, 1 << partner, self._number(batch), batch.padding],
-        ).fetchone()
-        if changed is None or changed[0] != 1:
-            raise OverlapError(Reason.BAD_FIELD, item=f"padding of {batch.origin}, label {batch.label!r}")
+    def _sum_of(self, *regions: str) -> str:
+        """The query of regions that are the sum of others."""
+        labels, every = ", ".join(self._places), " UNION ALL ".join(f"({one})" for one in regions)
+        summed = f"SELECT bits, {labels}, sum(people)::BIGINT AS people FROM ({every}) GROUP BY ALL"  # noqa: S608
+        return f"{summed} HAVING sum(people) != 0"
+
+    def _fill_padding(self, batches: Sequence[TokenBatch]) -> None:
+        """Makes a table of what padding takes out of the cells where it is: at its partner alone, with its label."""
+        columns, rows = ", ".join(f"{name} USMALLINT" for name in self._places), []
+        for batch in batches:
+            if batch.padding and batch.operation != REMOVE:
+                partner, number = self._partners.index(batch.origin), self._number(batch)
+                labels = [str(number) if at == partner else "NULL" for at in range(len(self._places))]
+                rows.append(f"({1 << partner}, {', '.join(labels)}, {-batch.padding})")
+        self._db.execute(f"CREATE TEMP TABLE padding (bits USMALLINT, {columns}, people BIGINT)")
+        if rows:
+            self._db.execute(f"INSERT INTO padding VALUES {', '.join(rows)}")  # noqa: S608 - our own numbers
 
 
 def _check_found(origin: str, batches: Sequence[TokenBatch], away: int, found: int) -> None:

@@ -61,22 +61,6 @@ def test_padding_hides_sizes_from_hops_and_changes_no_count(tmp_path: Path, cloc
     assert venn(world, epoch) == VENN
 
 
-def test_false_padding_spoils_the_build_and_names_the_partner(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    one_by_one(monkeypatch)
-    epoch = world.coordinator.begin("", "email")
-    send = world.agents["bank"]._send
-
-    def lie(batch: Any, width: int) -> None:
-        if not batch.header.receipts:
-            batch.header.padding = batch.points.stat().st_size // width
-        send(batch, width)
-
-    world.agents["bank"]._send = lie  # type: ignore[method-assign]
-    world.work()
-    assert "bank" in refused(Reason.BAD_FIELD, world.coordinator.finish, epoch)
-    assert not world.coordinator.is_complete(epoch)
-
-
 def test_the_switchboard_joins_handles_of_people_who_agreed_to_offers(tmp_path: Path, clock: FixedClock) -> None:
     bank = people("bank", {f"p{n}": "basic" for n in range(10)}, "value_tier", sharing=[1, 2, 6])
     world = small_world(tmp_path, clock, pad_to=4, extra={"bank": bank})

@@ -1,0 +1,70 @@
+"""A partner that says of real people that they are padding, to learn from what becomes of it who else has them.
+
+Padding is subtracted from the cell of people who are at the origin alone. If that could fail where the cell is too
+small, an origin that picked a label nobody has and one person would read off whether that person is anywhere else; with
+one delta after another it would count, exactly and for nothing.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from federation.core.clock import FixedClock
+from federation.core.ids import PartyId
+from federation.overlap.plan import REMOVE, STATISTICS
+from federation.v1 import overlap_pb2 as pb
+from tests.kits.overlap_world import Direct, World, small_world
+from tests.sim.test_overlap_delta import add, counted, remove
+
+ALONE, ELSEWHERE = "p40", "p12"  # p12 is at the insurer and at the airline
+TIER = "value_tier=unknown"  # nobody's at the bank
+
+
+class Liar(Direct):
+    """The bank, which says of every row with a label that it is padding, and keeps all that it hears."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world, PartyId("bank"))
+        self.heard: list[bytes] = []
+
+    def PutBatches(self, request: pb.PutBatchesRequest) -> pb.PutBatchesResponse:
+        for batch in request.batches:
+            manifest = pb.Manifest.FromString(batch.header.manifest.payload)
+            own = not batch.header.receipts and manifest.operation != REMOVE
+            if own and (manifest.index, manifest.label) == (STATISTICS, TIER):
+                batch.header.padding = manifest.count
+        answer = super().PutBatches(request)
+        self.heard.append(answer.SerializeToString(deterministic=True))
+        return answer
+
+
+def play(folder: Path, clock: FixedClock, target: str, key_type: str) -> tuple[World, str, Liar]:
+    """The liar sends a person in the base and in a delta, and a further delta to see whether it is taken."""
+    world = small_world(folder, clock)
+    bank, liar = world.data["bank"], Liar(world)
+    world.agents["bank"] = world.open_agent("bank", stub=liar)
+    add(bank, "B100", target)
+    epoch = world.build(key_type)
+    for _ in range(2):
+        remove(bank, target)
+        world.update()
+        add(bank, "B100", target)
+        world.update()
+    return world, epoch, liar
+
+
+@pytest.mark.parametrize("key_type", ["email", "email+phone"])
+def test_what_becomes_of_it_does_not_depend_on_who_else_has_the_person(
+    tmp_path: Path, clock: FixedClock, key_type: str
+) -> None:
+    told = []
+    for target in (ALONE, ELSEWHERE):
+        world, epoch, liar = play(tmp_path / target, clock, target, key_type)
+        deltas = [(one.origin, one.sequence, one.state, one.reason) for one in world.coordinator.epochs.deltas(epoch)]
+        told.append((liar.heard, deltas))
+        assert {state for _, _, state, _ in deltas} == {"applied"}
+        counts = counted(world, epoch)
+        # The base and two deltas took one each out of the cell, where the person is now if nobody else has them.
+        assert counts[("bank",), (("bank.value_tier", "unknown"),)] == (target == ALONE) - 3
+        assert counts[("insurer",), ()] == 2  # the lie moved no other number: p11 and p13
+    assert told[0] == told[1]
