@@ -6,7 +6,8 @@ Who learns what
     ==========  ===================================================================  ===============================
     partner     its own rows; of every other partner, for each label and each        which of its customers another
                 delta, how many rows there are, up to the padding (``pad_to``);      partner has, nor how many (an
-                the tables that everybody is given                                   offer does say: by consent)
+                within an epoch, which blinded rows went or changed their label;     offer does say: by consent)
+                the tables that everybody is given
     gateway     the same sizes, and padding as declared; tokens with their label,    identifiers; any partner's key;
                 and so exact counts of every region; with a delta, which token       which token has which handle,
                 went or changed its label; with several key types, which rows        unless one person alone changes
@@ -22,7 +23,9 @@ Sizes
     Set sizes are not private. One batch travels for each combination of a partner's labels, so other partners see how
     many of its customers are, say, strategic and hold a gold card, rounded up to ``pad_to``. A label that nobody has is
     sent too, empty or padded. A delta of one row shows one change unless it is padded. From the gateway padding hides
-    nothing: the partner declares it, so that it can be taken out of the counts.
+    nothing: the partner declares it, so that it can be taken out of the counts, and it is taken out whatever is there:
+    a check that real rows are not called padding would tell their origin who else has them. Nor does padding hide from
+    a hop which rows go: they are the very rows that passed through it before.
 
 Collusion
     A token is H(identifier)^(k1 k2 ... kn), one key a partner, fresh for every epoch and index. One honest partner's
