@@ -8,6 +8,7 @@ import asyncio
 import logging
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
@@ -75,6 +76,8 @@ from gateway.training.versions import SqlStepStore, Versions
 OPEN_METHODS = frozenset({"/federation.v1.EnrolmentService/RequestCertificate"})
 MASK_KEY_FILE = "mask.key"
 STOP_GRACE_S = 2.0
+THREADS = 32
+"""What blocks (disks, databases) is done in these; most of the time they wait, whatever the number of cores."""
 LOOK_EVERY_S = 1.0
 _log = structlog.get_logger()
 
@@ -252,6 +255,7 @@ def run(config: GatewayConfig, clock: Clock) -> None:
 
     async def main() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="gateway"))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         await serve(config, clock, stop)

@@ -16,7 +16,8 @@ backup: a partner that does not know of a delta which is in the index cannot say
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -110,20 +111,25 @@ class Deltas:
             self.changed()
         return done
 
-    def ask(self, plan: pb.EpochPlan, party: PartyId, *, withdrawals_only: bool) -> Ask:
-        """Asks a partner for its changes, and hops that failed to try again. End it with ``drop``."""
+    def ask(self, plan: pb.EpochPlan, parties: Iterable[str], *, withdrawals_only: bool) -> list[Ask]:
+        """Asks partners for their changes, and hops that failed to try again. End it with ``drop``."""
+        self.settle()  # what an earlier attempt left
         self._epochs.reopen(plan.epoch)
-        known = sum(delta.origin == party for delta in self._epochs.deltas(plan.epoch))
-        ask = Ask(secrets.token_hex(16), plan, party, withdrawals_only, known)
+        known = Counter(delta.origin for delta in self._epochs.deltas(plan.epoch))
+        asks = [
+            Ask(secrets.token_hex(16), plan, PartyId(party), withdrawals_only, known[PartyId(party)])
+            for party in parties
+        ]
         with self._changed:
-            self._asks[ask.task_id] = ask
+            self._asks |= {ask.task_id: ask for ask in asks}
         self.changed()
-        return ask
+        return asks
 
-    def drop(self, ask: Ask) -> None:
-        """Ends a question, answered or not."""
+    def drop(self, asks: Iterable[Ask]) -> None:
+        """Ends questions, answered or not."""
         with self._changed:
-            self._asks.pop(ask.task_id, None)
+            for ask in asks:
+                self._asks.pop(ask.task_id, None)
 
     def report(self, party: PartyId, task_id: str, reason: str, text: str, sequence: int) -> bool:
         """Takes a partner's answer; returns whether it was asked."""

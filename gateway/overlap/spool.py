@@ -120,11 +120,6 @@ class Incoming:
             self._part.replace(self._target)
             _named(self._part).unlink()
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the attempt has not ended."""
-        return self._open
-
     def close(self) -> None:
         """Ends this attempt and leaves what is there to the next one. Harmless when it was done before."""
         with self._lock:

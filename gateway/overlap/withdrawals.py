@@ -28,7 +28,7 @@ from collections.abc import Collection
 import structlog
 
 from federation.core.errors import OverlapError, Reason
-from federation.core.ids import EpochId, PartyId
+from federation.core.ids import EpochId
 from federation.overlap.plan import key_types_of
 from gateway.overlap.deltas import Ask, Deltas
 
@@ -62,17 +62,15 @@ class Withdrawals:
         newest = self._deltas.newest()
         if newest is None or newest.epoch != epoch:
             raise OverlapError(Reason.EPOCH_REPLACED, item=epoch)
-        self._deltas.settle()  # what an earlier attempt left
         several = len(key_types_of(newest.plan.key_type)) > 1
-        asked = [PartyId(party) for party in newest.plan.partners if several or party in partners]
-        asks = [self._deltas.ask(newest.plan, party, withdrawals_only=True) for party in asked]
+        asked = [party for party in newest.plan.partners if several or party in partners]
+        asks = self._deltas.ask(newest.plan, asked, withdrawals_only=True)
         started = time.monotonic()
         try:
             for ask in asks:
                 self._wait(ask, started)
         finally:
-            for ask in asks:
-                self._deltas.drop(ask)
+            self._deltas.drop(asks)
 
     def _wait(self, ask: Ask, started: float) -> None:
         while True:

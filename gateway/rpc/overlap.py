@@ -64,7 +64,7 @@ class OverlapServicer(QuestionServicer):
         self._deltas = coordinator.deltas
         self._deltas.listen(self._wake)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._settling: set[asyncio.Future[Any]] = set()
+        self._going_on: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Condition()
         self._changes = 0  # of what any stream may wait for
         self._steps: Counter[str] = Counter()  # batches that came, by who blinds them next; "" for nobody
@@ -120,12 +120,11 @@ class OverlapServicer(QuestionServicer):
             raise OverlapError(Reason.TRUNCATED_STREAM, item="batch header")
         expected = await asyncio.to_thread(self._coordinator.carrier.expect, party, first.header)
         if expected.here:  # delivered before, and the answer was lost
-            await self._stepped(expected.chain)  # so may be who was to be told
+            await self._stepped(expected.chain)  # the process may have died before it woke the next hop
             count = expected.chain.manifest.count
             yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, count=count, complete=True)
             return
         incoming = await asyncio.to_thread(self._coordinator.carrier.receive, expected)
-        accepting = False
         try:
             told = incoming.durable_rows
             yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, durable_rows=told)
@@ -137,14 +136,13 @@ class OverlapServicer(QuestionServicer):
                 if incoming.durable_rows != told:
                     told = incoming.durable_rows
                     yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, durable_rows=told)
-            accepting = True
-            [answer] = await self._to_the_end(self._accept(expected, incoming))
         except OverlapError:
             incoming.discard()  # what was sent is wrong, to the last row
             raise
-        finally:
-            if incoming.is_open and not accepting:  # a connection that was lost: what came so far stays
-                await asyncio.to_thread(incoming.close)
+        except BaseException:  # a connection that was lost: what came so far stays
+            await asyncio.to_thread(incoming.close)
+            raise
+        [answer] = await self._to_the_end(self._accept(expected, incoming))
         yield answer
 
     async def GetBatches(self, request: pb.GetBatchesRequest, _context: Context) -> pb.GetBatchesResponse:
@@ -211,9 +209,7 @@ class OverlapServicer(QuestionServicer):
         if newest is None:
             raise OverlapError(Reason.UNKNOWN_EPOCH, item="no complete epoch yet")
         plan, deltas = newest.plan, self._deltas
-        await asyncio.to_thread(deltas.settle)  # what an earlier attempt left
-        before = await asyncio.to_thread(self._coordinator.epochs.deltas, newest.epoch)
-        asks = [deltas.ask(plan, PartyId(party), withdrawals_only=False) for party in plan.partners]
+        asks = await asyncio.to_thread(deltas.ask, plan, plan.partners, withdrawals_only=False)
         try:
             told, moved, moved_at = -1, self._moved, time.monotonic()
             while True:
@@ -230,12 +226,11 @@ class OverlapServicer(QuestionServicer):
                 self._check_still(late, time.monotonic() - moved_at)
                 await self._wait(lambda: self._changes, seen, min(1.0, self._connect_timeout_s))
         finally:
-            for ask in asks:
-                deltas.drop(ask)
-        after = await asyncio.to_thread(self._coordinator.epochs.deltas, newest.epoch)
-        counts = [sum(delta.origin == party for delta in after) for party in plan.partners]
-        earlier = [sum(delta.origin == party for delta in before) for party in plan.partners]
-        changed = [party for party, now, then in zip(plan.partners, counts, earlier, strict=True) if now > then]
+            deltas.drop(asks)
+        after = Counter(
+            delta.origin for delta in await asyncio.to_thread(self._coordinator.epochs.deltas, newest.epoch)
+        )
+        changed = [ask.party for ask in asks if after[ask.party] > ask.known]
         yield pb.UpdateIndexResponse(epoch=newest.epoch, complete=True, changed=changed)
 
     def _check_alive(self, counts: Counts, still_s: float) -> None:
@@ -259,11 +254,16 @@ class OverlapServicer(QuestionServicer):
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Does something whole, also where the connection that asked for it is lost meanwhile."""
-        task = asyncio.ensure_future(work)
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        task = self._begin(work)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to hear of it
         return await asyncio.shield(task)
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Starts what goes on whatever becomes of the call; the loop alone would hold it weakly."""
+        task = asyncio.create_task(work)
+        self._going_on.add(task)
+        task.add_done_callback(self._going_on.discard)
+        return task
 
     async def _accept(self, expected: Expected, incoming: Incoming) -> list[pb.PutBatchResponse]:
         try:
@@ -272,8 +272,7 @@ class OverlapServicer(QuestionServicer):
             incoming.discard()  # what was sent is wrong, to the last row
             raise
         finally:
-            if incoming.is_open:
-                await asyncio.to_thread(incoming.close)
+            await asyncio.to_thread(incoming.close)
         await self._stepped(expected.chain)
         return answers
 
@@ -288,17 +287,7 @@ class OverlapServicer(QuestionServicer):
         for hop in {chain.next_hop or "" for chain in chains}:
             await self._notify(step=hop)
         if any(chain.manifest.sequence and chain.next_hop is None for chain in chains):
-            self._settle()
-
-    def _settle(self) -> None:
-        """Applies in the background what a delivery completed: who delivered it is not its origin."""
-
-        async def settle() -> None:
-            await asyncio.to_thread(self._deltas.settle)
-
-        task = asyncio.create_task(settle())
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+            self._begin(asyncio.to_thread(self._deltas.settle))  # who delivered it is not its origin, and does not wait
 
     def _wake(self) -> None:
         """From any thread: there may be new tasks."""

@@ -1,6 +1,7 @@
 """Deltas and withdrawals with real TLS and three agents: an update, a withdrawal before an answer, who is away."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -96,4 +97,14 @@ def test_who_is_away_stops_fresh_answers_and_no_stored_one(gateway: Gateway) -> 
     drop(gateway, "B000001")
     gateway.attach("bank")
     assert ask(gateway, "three").spent_now
+    assert people(gateway) == 9
+
+
+def test_many_fresh_questions_at_once_leave_threads_to_hear_the_partners_by(gateway: Gateway) -> None:
+    gateway.loop.call_soon_threadsafe(gateway.loop.set_default_executor, ThreadPoolExecutor(2))
+    drop(gateway, "B000001")
+    cubes = ["venn", "two", "three"] * 2
+    with ThreadPoolExecutor(len(cubes)) as marketing:
+        answers = list(marketing.map(lambda cube: ask(gateway, cube), cubes))
+    assert sorted(answer.spent_now for answer in answers) == [False] * 3 + [True] * 3
     assert people(gateway) == 9

@@ -198,7 +198,8 @@ def test_an_origin_that_takes_away_what_it_never_sent_is_found_out(
     assert (delta.state, delta.reason) == ("failed", "BAD_FIELD")
     assert "not there" in delta.text
     assert world.coordinator.index.exact(epoch, ("bank", "insurer", "airline"), ()) == before
-    ask = world.coordinator.deltas.ask(world.coordinator._epoch(epoch).plan, PartyId("bank"), withdrawals_only=True)
+    plan = world.coordinator._epoch(epoch).plan
+    [ask] = world.coordinator.deltas.ask(plan, ["bank"], withdrawals_only=True)
     world.coordinator.report(PartyId("bank"), ask.task_id, "", "", 1)
     with pytest.raises(EntenteError) as caught:
         world.coordinator.deltas.is_done(ask)

@@ -12,10 +12,11 @@ What a delta reveals: to hops and gateway, how many rows came under each label a
 party's ``pad_to`` rounds each batch up, and nothing less hides a single change from hops). What goes, or comes back
 under another label, is the very row that was sent before, and a hop's blinding is the same each time; so a hop that
 kept what passed through it sees which pseudonym that was, under which label it came, and when it went. To the gateway
-a delta says besides which tokens and which handles they are, because it must find them. If one person alone changes in both indexes at once, the gateway can tell that this token and this handle
-belong together; so it can where a message about a handle (a consent to offers that ends) comes at the same moment.
-Many changes in one delta hide that; a withdrawal does not wait for them. Neither padding nor two deltas in place of one
-could hide it: the gateway must find what goes, and sees when.
+a delta says besides which tokens and which handles they are, because it must find them. If one person alone changes in
+both indexes at once, the gateway can tell that this token and this handle belong together; so it can where a message
+about a handle (a consent to offers that ends) comes at the same moment. Many changes in one delta hide that; a
+withdrawal does not wait for them. Neither padding nor two deltas in place of one could hide it: the gateway must find
+what goes, and sees when.
 """
 
 from collections.abc import Callable, Iterator, Mapping
