@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -18,15 +19,20 @@ def write_secret(path: Path, data: bytes) -> None:
     scratch.replace(path)
 
 
-def keep_secret(path: Path, size_bytes: int = 32) -> bytes:
-    """Random bytes in a file that only its owner can read: made by the first who asks, the same for all after."""
+def keep_secret(path: Path, size_bytes: int = 32, random: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
+    """Random bytes in a file that only its owner can read: made by the first who asks, the same for all after.
+
+    They are on disk under their name when they are returned, also where their folder is new.
+    """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        write_secret(scratch, secrets.token_bytes(size_bytes))
+        write_secret(scratch, random(size_bytes))
         with contextlib.suppress(FileExistsError):
             os.link(scratch, path)  # whole at once, and never over another's
         scratch.unlink()
+        sync_folder(path.parent)
+        sync_folder(path.parent.parent)
     return path.read_bytes()
 
 

@@ -107,20 +107,23 @@ class StatisticsIndex:
         """Removes the tokens and counts of an epoch; its labels stay, for answers that are stored."""
         if not self._has_regions(epoch):
             return
-        combinations = self.combinations(epoch)
-        labels = self._folder / f"{epoch}{_APART}labels.unfinished"
+        first, combinations = self._folder / f"{epoch}.duckdb", self.combinations(epoch)
+        labels = first.with_name(f"{first.name}.unfinished")
         labels.unlink(missing_ok=True)
         with self.files.open(labels) as db:
             _insert_labels(db, combinations)
-        self.remove(epoch, keep=labels)
-        labels.replace(self._folder / f"{epoch}.duckdb")
+        self._tokens(epoch).unlink(missing_ok=True)
+        labels.replace(first)  # there is a file to read the labels from at every moment
+        sync_folder(self._folder)
+        self.remove(epoch, keep=first)
 
     def remove(self, epoch: str, keep: Path | None = None) -> None:
-        """Removes every file of an epoch but one."""
+        """Removes every file of an epoch but one; the newest of those that can be asked comes last of them."""
         first, others = f"{check_epoch_name(epoch)}.duckdb", f"{epoch}{_APART}"
         self._labels.pop(epoch, None)
-        for path in self._folder.iterdir():
-            if path != keep and (path.name == first or path.name.startswith(others)):
+        there = [path for path in self._folder.iterdir() if path.name == first or path.name.startswith(others)]
+        for path in dict.fromkeys([*self._generations(epoch), *there]):
+            if path != keep:
                 path.unlink()
 
     def labels(self, epoch: str) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -207,6 +210,7 @@ class StatisticsIndex:
             for table in ("regions", "labels"):
                 db.execute(f"CREATE TABLE {name}.{table} AS FROM {table}")
         done.replace(path)
+        sync_folder(self._folder)  # before anybody is told that it is there, or the files before it go
 
     def _generations(self, epoch: str) -> list[Path]:
         """The files that can be asked, the newest last; each delta makes one."""

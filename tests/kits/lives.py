@@ -21,6 +21,23 @@ class Killed(BaseException):
     """The process is gone; carries its name."""
 
 
+def killing(owner: Any, name: str, *, after: bool, at: int) -> Callable[..., Any]:
+    """A function or method that kills whoever calls it for the ``at``-th time, before it did its work or after."""
+    real, calls = getattr(owner, name), 0
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at and not after:
+            raise Killed
+        result = real(*args, **kwargs)
+        if calls == at:
+            raise Killed
+        return result
+
+    return step
+
+
 @dataclass
 class Life:
     """One process from its start to its end."""

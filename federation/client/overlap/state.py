@@ -9,7 +9,6 @@ for two deltas. There is one that is not sent at most, because the next is built
 import hashlib
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from sqlalchemy import (
 from federation.client.overlap.stored import StoredBatch, batches_in, build_whole, remove_batches
 from federation.core.database import open_database
 from federation.core.errors import OverlapError, Reason
-from federation.core.files import keep_secret, write_secret
+from federation.core.files import keep_secret
 from federation.overlap.batch import Chain
 from federation.overlap.plan import INDEX_NAMES, check_epoch_name
 from federation.v1 import overlap_pb2 as pb
@@ -77,7 +76,7 @@ class EpochState:
     """
 
     def __init__(self, folder: Path, random: Callable[[int], bytes] = os.urandom) -> None:
-        self._folder, self._random, self._lock = folder, random, threading.Lock()
+        self._folder, self._random = folder, random
         self._engine = open_database(folder / "overlap.db")
         _META.create_all(self._engine)
 
@@ -101,10 +100,7 @@ class EpochState:
     def key(self, epoch: str, index: int) -> X25519PrivateKey:
         """The blinding key of one index of one epoch; made once, in a file that only its owner can read."""
         path = self._epoch(epoch) / f"{INDEX_NAMES[index]}.key"
-        with self._lock:
-            if not path.exists():
-                write_secret(path, self._random(KEY_BYTES))
-            return X25519PrivateKey.from_private_bytes(path.read_bytes())
+        return X25519PrivateKey.from_private_bytes(keep_secret(path, KEY_BYTES, self._random))
 
     def reserve(self, chains: Sequence[Chain], max_rows: int) -> None:
         """Records that batches will be blinded, before any of them is; all of them or none.
