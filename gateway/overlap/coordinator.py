@@ -143,7 +143,7 @@ class Coordinator:
         """Builds both indexes from batches that have all passed every hop, and completes the epoch.
 
         Raises:
-            OverlapError: EPOCH_INCOMPLETE; BAD_FIELD as the index.
+            OverlapError: EPOCH_INCOMPLETE; UNKNOWN_EPOCH where another was begun meanwhile; BAD_FIELD as the index.
         """
         with self._building:
             current = self._epoch(epoch)
@@ -157,8 +157,12 @@ class Coordinator:
             tokens = token_batches(self._spool, current.plan, batches)
             labels = labels_by_party(current.plan, batches, self._policies.active)
             self.index.build(epoch, labels, tokens, keys)
-            self.switchboard.replace(epoch, handle_batches(self._spool, current.plan, batches), keys)
-            abandoned = self.epochs.complete(epoch, self._clock.now())
+            # Meanwhile no delta is applied, which would meet half of each epoch, and no other epoch is begun.
+            with self.deltas.held(), self._lock:
+                if self._epoch(epoch).state != "open":
+                    raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch} was abandoned")
+                self.switchboard.replace(epoch, handle_batches(self._spool, current.plan, batches), keys)
+                abandoned = self.epochs.complete(epoch, self._clock.now())
             for batch_id in (*abandoned, *(batch.batch_id for batch in batches)):
                 self._spool.clear(batch_id)
             self._retire()

@@ -5,6 +5,8 @@ round the ring one delta of an origin after another. When the last batch of one 
 applies it to the statistics and then to the switchboard. Each of the two knows what it applied, so a process that dies
 in between applies the rest, and only the rest, after the next start.
 
+While an epoch is being completed, and after a process died doing so until that is gone on with, none is applied.
+
 What is asked is kept in memory: whoever asks waits for the answer, and asks again where the process died. What a
 partner sent is durable, on both ends.
 
@@ -13,11 +15,12 @@ answer can be given with that partner until a new epoch is built. The same holds
 backup: a partner that does not know of a delta which is in the index cannot say who of it withdrew since.
 """
 
+import contextlib
 import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -110,6 +113,12 @@ class Deltas:
         if done:
             self.changed()
         return done
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Applies no delta meanwhile."""
+        with self._settling:
+            yield
 
     def ask(self, plan: pb.EpochPlan, parties: Iterable[str], *, withdrawals_only: bool) -> list[Ask]:
         """Asks partners for their changes, and hops that failed to try again. End it with ``drop``."""
@@ -229,7 +238,8 @@ class Deltas:
 
     def _ready(self) -> tuple[Epoch, Delta, list[Batch]] | None:
         newest = self.newest()
-        if newest is None:
+        # The switchboard is an epoch ahead where a process died while it completed one: that is to be gone on with.
+        if newest is None or self._switchboard.epoch() != newest.epoch:
             return None
         arrived = self._epochs.arrived(newest.epoch, len(newest.plan.partners) - 1)
         seen: set[PartyId] = set()
