@@ -75,7 +75,7 @@ class Limits(Section):
     """manual: every training run waits for ``entente train approve`` here. automatic: only one beyond the next."""
     automatic_within: StandingRule = StandingRule()
     max_rows_blinded_per_epoch: int = Field(default=100_000_000, gt=0)
-    """Over all batches of others that this partner blinds in one epoch."""
+    """Of each other partner, over all of its batches that this one blinds in one epoch."""
 
 
 class PartnerConfig(Section):

@@ -33,6 +33,8 @@ BYTES_PER_POINT = 8
 """For more points than these limits have room for: four times as many bytes as a point was seen to need."""
 THREADS = 2
 """Each needs buffers of its own within the limit: with four, three times ten million people take 128 MB and not 96."""
+_UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_MAKING_ROOM = threading.Lock()
 _SPILL = "spill-"
 _TYPES = {np.dtype(np.uint64): pa.uint64(), np.dtype(np.uint16): pa.uint16(), np.dtype(np.uint8): pa.uint8()}
 
@@ -97,9 +99,16 @@ def transaction(db: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 
 def make_room(db: duckdb.DuckDBPyConnection, points: int, *, joins: bool) -> None:
-    """Lets the engine use, from now on, what so many points need."""
-    least_mb = JOINING_MEMORY_MB if joins else MEMORY_MB
-    db.execute(f"SET memory_limit = '{max(least_mb, points * BYTES_PER_POINT // 10**6)}MB'")
+    """Lets the engine use, from now on, what so many points need; never less than it may use already.
+
+    The limit is the engine's, and something larger may be at work beside this.
+    """
+    wanted_mb = max(JOINING_MEMORY_MB if joins else MEMORY_MB, points * BYTES_PER_POINT // 10**6)
+    with _MAKING_ROOM:
+        [[limit]] = db.execute("SELECT current_setting('memory_limit')").fetchall()
+        number, unit = limit.split()
+        if wanted_mb * 10**6 > (float(number) + 0.1) * _UNITS[unit]:  # of the number, further digits are cut off
+            db.execute(f"SET memory_limit = '{wanted_mb}MB'")
 
 
 def halves_of(chunk: bytes) -> tuple[NDArray[np.bool_], NDArray[np.uint64], NDArray[np.uint64]]:

@@ -10,6 +10,7 @@ Memory: a chunk at a time.
 
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from federation.core.files import sync_folder
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES
 from federation.overlap.blind import CHUNK_ROWS, low_order_rows, row_count
 
+FREE_BYTES = 1 << 28
+"""Room on the disk that batches leave to all else."""
 MAX_NAMED_ROWS = 100  # rejected rows that an answer names
 SYNC_ROWS = 1 << 17
 """Rows between two syncs: what a lost connection can cost."""
@@ -187,7 +190,13 @@ class Spool:
         """Starts to take a batch, after the rows that an earlier attempt brought; that attempt is ended.
 
         The caller ends with ``check``, ``keep`` and ``sync``, or with ``discard``, or ``close``.
+
+        Raises:
+            OverlapError: TOO_LARGE where the disk has no room for it: what else is written here must not fail for it.
         """
+        wanted = shape.rows * (shape.width + (HANDLE_BYTES if shape.handles else 0))
+        if shutil.disk_usage(self._folder).free < wanted + FREE_BYTES:
+            raise OverlapError(Reason.TOO_LARGE, item=f"{shape.rows} rows, for which the gateway has no room now")
         path = self._path(batch_id, stage)
         with self._lock:
             before = self._arriving.pop(path, None)

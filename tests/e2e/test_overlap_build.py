@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from federation.core.clock import SystemClock
 from federation.core.errors import DataError, EntenteError, Reason
 from federation.core.identity import Role
 from federation.overlap.batch import Content, sign_manifest
+from federation.overlap.blind import CHUNK_ROWS
 from federation.policy.specs import CubeSpec
 from federation.v1 import overlap_pb2 as pb
 from tests.kits.overlap_gateway import Gateway
@@ -175,12 +177,19 @@ def test_roles(gateway: Gateway) -> None:
 
 
 def test_many_rows_cross_in_chunks(tmp_path: Path) -> None:
-    count = 8200  # more than one chunk
+    count = CHUNK_ROWS + 8
+    fetched: Counter[int] = Counter()
+
+    def progress(stage: str, done: int, _total: int) -> None:
+        if stage == "fetch":
+            fetched[done] += 1
+
     both = ("airline", "bank")
     data = {party: people(party, {f"p{n}": "" for n in range(count)}, sharing=[]) for party in both}
     world = World(tmp_path, SystemClock(), make_policy(both, {}), data)
     with Gateway(world) as opened:
         for party in both:
-            opened.attach(party)
+            opened.attach(party, progress=progress)
         epoch = build(opened)[-1].epoch
+    assert fetched == {CHUNK_ROWS: 2, count: 2}  # each took the other's in two
     assert world.coordinator.index.exact(epoch, both, ()) == {(both, ()): count}

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -200,3 +201,19 @@ def test_a_shuffle_over_buckets_loses_nothing_and_reaches_every_order(
     content = write_rows(tmp_path / "f", iter([b"ab", b"cd"]), 2)
     assert (content.rows, content.digest) == (2, hashlib.sha256(b"abcd").digest())
     assert (tmp_path / "f").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_batch_for_which_the_gateway_has_no_room_is_refused_before_its_rows_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a full disk would stop withdrawals and the audit log."""
+    spool = Spool(tmp_path)
+    shape = Shape(rows=1_000, digest=bytes(32), width=64, handles=True, look_for_low_order=False)
+    free = 1_000 * (64 + 16) + spool_module.FREE_BYTES
+    monkeypatch.setattr(spool_module.shutil, "disk_usage", lambda _path: SimpleNamespace(free=free - 1))
+    with pytest.raises(OverlapError) as caught:
+        spool.receive("a", 0, shape)
+    assert caught.value.reason is Reason.TOO_LARGE
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(spool_module.shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
+    spool.receive("a", 0, shape).discard()

@@ -77,7 +77,7 @@ def test_the_switchboard_joins_handles_of_people_who_agreed_to_offers(tmp_path: 
     assert board.handle_at(only_insurer, BANK) is board.handle_at(only_insurer, AIRLINE) is None
 
 
-def test_the_two_indexes_share_no_token(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_two_indexes_share_no_token(world: World) -> None:
     epoch = world.coordinator.begin("", "email")
     world.work()
     tokens: dict[int, set[bytes]] = {pb.INDEX_STATISTICS: set(), pb.INDEX_SWITCHBOARD: set()}
@@ -291,7 +291,7 @@ def test_an_agent_refuses_a_second_plan_for_an_epoch(world: World) -> None:
 
 def test_limits_on_rows_hold_over_all_batches_of_an_epoch(world: World) -> None:
     config = world.partner_config("bank")
-    limits = config.limits.model_copy(update={"max_rows_blinded_per_epoch": 25})
+    limits = config.limits.model_copy(update={"max_rows_blinded_per_epoch": 15})
     world.agents["bank"] = world.open_agent("bank", config=config.model_copy(update={"limits": limits}))
     world.coordinator.begin("", "email")
     with pytest.raises(OverlapError) as caught:

@@ -120,9 +120,12 @@ def test_groups_of_another_width_are_refused(tmp_path: Path, clock: FixedClock) 
     agent = world.agents["airline"]
     manifest = pb.Manifest.FromString(batch.header.manifest.payload)
     assert manifest.plan.key_type == "email+phone"
-    batch.header.manifest.payload = batch.header.manifest.payload.replace(b"email+phone", b"email")
-    with pytest.raises(EntenteError):
+    agent._hop._header(pb.GetBatchResponse(header=batch.header))
+    manifest.plan.key_type = "email"
+    batch.header.manifest.payload = manifest.SerializeToString(deterministic=True)
+    with pytest.raises(EntenteError) as caught:
         agent._hop._header(pb.GetBatchResponse(header=batch.header))
+    assert caught.value.reason is Reason.BAD_SIGNATURE
 
 
 # How well it matches. Tokens stand for normal forms here: the protocol is exact on them (see the property tests).

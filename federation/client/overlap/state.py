@@ -111,7 +111,7 @@ class EpochState:
 
         Args:
             chains: The verified headers.
-            max_rows: The partner's own limit over all batches of an epoch.
+            max_rows: The partner's own limit over all batches of one origin in an epoch.
 
         Raises:
             OverlapError: QUOTA_EXCEEDED, OUT_OF_SEQUENCE.
@@ -139,9 +139,9 @@ class EpochState:
         declared = list(db.execute(select(where.batches).where(now)).scalars())
         if len(declared) >= manifest.batches or any(number != manifest.batches for number in declared):
             raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"batches of {origin}")
-        rows = db.execute(select(func.coalesce(func.sum(where.rows), 0)).where(where.epoch == epoch)).scalar_one()
+        rows = db.execute(select(func.coalesce(func.sum(where.rows), 0)).where(mine)).scalar_one()
         if rows + manifest.count > max_rows:
-            raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"rows in epoch {epoch}")
+            raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"rows of {origin} in epoch {epoch}")
         row = {
             "epoch": epoch,
             "origin": origin,
