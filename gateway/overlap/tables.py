@@ -244,8 +244,10 @@ class Tables:
         return self._path.release(caller, Exit("table", subject, facts, cost), do, digest)
 
     def _draw(self, wanted: Wanted, cells: tuple[Cell, ...], version: str) -> tuple[Stored, bool]:
-        sigma, generation = self.sigma(wanted), self._index.generation(wanted.epoch)
-        noisy = tuple(self.noise.discrete_gaussian(self._exact(wanted, cells), sigma))
+        sigma, exact, generation = self.sigma(wanted), list[int](), -1
+        while generation != (now := self._index.generation(wanted.epoch)):  # until no delta came in between
+            generation, exact = now, self._exact(wanted, cells)
+        noisy = tuple(self.noise.discrete_gaussian(exact, sigma))
 
         def make(before: Sequence[Stored]) -> Answer:
             # A table from before a delta speaks of other people: to agree with it would be wrong.

@@ -89,7 +89,7 @@ def test_a_partner_that_fails_is_named_with_its_reason_and_can_try_again(gateway
     for party in ALL:
         gateway.attach(party)
     item = refused(Reason.BUILD_FAILED, lambda: build(gateway, "e1"))
-    assert item == "partner bank: HALF_EMPTY_COLUMN: column email"
+    assert item == "partner bank: HALF_EMPTY_COLUMN: its own log says where"
     data.columns = columns  # the file was mended; the agent lived on
     assert build(gateway, "e1")[-1].complete
 

@@ -29,7 +29,7 @@ from federation.client.overlap.progress import LoggedProgress, Progress
 from federation.client.overlap.state import EpochState
 from federation.client.overlap.stored import StoredBatch
 from federation.core.clock import Clock
-from federation.core.errors import EntenteError, OverlapError, Reason, TransportError
+from federation.core.errors import DataError, EntenteError, OverlapError, Reason, TransportError
 from federation.core.identity import Identity
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES, CustomerId, Handle
 from federation.overlap.batch import Random
@@ -48,6 +48,7 @@ AT_ONCE = 4
 """Batches of others, or small ones that came together, that are worked on at a time."""
 MAX_QUEUED = AT_ONCE * MAX_TOGETHER
 """Of them, those that are taken from the gateway before the first is done."""
+OWN_LOG = "its own log says where"
 _log = structlog.get_logger()
 
 
@@ -166,7 +167,7 @@ class OverlapAgent:
                 self._work_and_report(task)
 
     def work(self, task: pb.WatchOverlapTasksResponse) -> pb.ReportOverlapTaskRequest:
-        """Does one task; returns what to report: the reason and item of its failure, empty when it went well.
+        """Does one task; returns what to report: why it failed, without what is in files; empty when it went well.
 
         Raises:
             TransportError: the gateway went away.
@@ -188,7 +189,8 @@ class OverlapAgent:
             raise
         except EntenteError as exc:
             _log.warning("overlap_task_refused", reason=str(exc.reason), item=exc.item, detail=exc.detail)
-            report.reason, report.text = str(exc.reason), exc.item
+            # What is wrong with a partner's files, and where, says something about its customers.
+            report.reason, report.text = str(exc.reason), OWN_LOG if isinstance(exc, DataError) else exc.item
         except Exception:
             _log.exception("overlap_task_failed")
             report.reason = str(Reason.INTERNAL)
