@@ -195,6 +195,14 @@ def _signer(signed: common_pb2.Signed, kind: str, alliance: str, ca: Certificate
     return subject.party
 
 
+def declared_keys(manifest: pb.Manifest, party: PartySpec) -> tuple[tuple[int, int, str], ...]:
+    """Index, operation and label of all batches that there are under a manifest's sequence number."""
+    if manifest.sequence == 0:
+        return tuple((index, BASE, label) for index, label in batch_keys(party))
+    goes = delta_keys(party, adds=False)
+    return goes if manifest.batches == len(goes) else delta_keys(party, adds=True)
+
+
 def _parse(message: pb.Manifest | pb.HopReceipt, signed: common_pb2.Signed) -> None:
     try:
         message.ParseFromString(signed.payload)
@@ -203,7 +211,7 @@ def _parse(message: pb.Manifest | pb.HopReceipt, signed: common_pb2.Signed) -> N
 
 
 def _check_manifest(manifest: pb.Manifest, agreement: Agreement) -> None:
-    keys = _keys(manifest, agreement.parties[manifest.origin])
+    keys = declared_keys(manifest, agreement.parties[manifest.origin])
     if manifest.count > MAX_ROWS:
         raise OverlapError(Reason.TOO_LARGE, item=f"{manifest.count} rows, at most {MAX_ROWS}")
     wrong = [
@@ -219,11 +227,3 @@ def _check_manifest(manifest: pb.Manifest, agreement: Agreement) -> None:
     ]
     if wrong:
         raise OverlapError(Reason.BAD_MANIFEST, item=f"manifest field {wrong[0]}")
-
-
-def _keys(manifest: pb.Manifest, party: PartySpec) -> tuple[tuple[int, int, str], ...]:
-    """What batches there are under the manifest's sequence number."""
-    if manifest.sequence == 0:
-        return tuple((index, BASE, label) for index, label in batch_keys(party))
-    goes = delta_keys(party, adds=False)
-    return goes if manifest.batches == len(goes) else delta_keys(party, adds=True)

@@ -8,7 +8,7 @@ from rewriting it: verifiers notice (``federation.client.audit.verifier``), beca
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,7 @@ _NODES = Table(
 )
 # Built once: every release appends twice.
 _LAST = select(func.max(_ENTRIES.c.position))
-_NODE = select(_NODES.c.hash).where(_NODES.c.level == bindparam("at_level"), _NODES.c.position == bindparam("at"))
-_EDGE = select(_NODES).where(tuple_(_NODES.c.level, _NODES.c.position).in_(bindparam("edge", expanding=True)))
+_NODES_AT = select(_NODES).where(tuple_(_NODES.c.level, _NODES.c.position).in_(bindparam("nodes", expanding=True)))
 _PUT_ENTRY, _PUT_NODES = insert(_ENTRIES), insert(_NODES)
 _log = structlog.get_logger()
 
@@ -124,7 +123,7 @@ class SqlAuditLog:
                 raise AuditError(exc.reason, item=f"audit entry {kind}", detail=exc.detail) from exc
             if len(leaf) > MAX_LEAF_BYTES:
                 raise AuditError(Reason.TOO_LARGE, item=f"audit entry {kind}")
-            nodes = GrowingTree(index, _edge_reader(connection, index)).append(leaf_hash(leaf))
+            nodes = GrowingTree(index, _nodes(connection, [(0, index)])).append(leaf_hash(leaf))
             connection.execute(_PUT_ENTRY, {"position": index, "leaf": leaf})
             connection.execute(
                 _PUT_NODES, [{"level": level, "position": at, "hash": value} for level, at, value in nodes]
@@ -140,7 +139,7 @@ class SqlAuditLog:
         """The signed tree head of this moment, as a note. Raises AuditError."""
         with self._transaction() as connection:
             size = _size(connection)
-            root = range_root(_edge_reader(connection, size), (0, size))
+            root = range_root(_nodes(connection, [(0, size)]), (0, size))
         return sign_checkpoint(Checkpoint(self._verifier.name, size, root), self._key)
 
     def entries(self, start: int, end: int) -> list[bytes]:
@@ -179,7 +178,8 @@ class SqlAuditLog:
         with self._transaction() as connection:
             if size > _size(connection):
                 raise DataError(Reason.BAD_FIELD, item="tree size")
-            return [range_root(_reader(connection), leaves) for leaves in path]
+            node = _nodes(connection, path)
+            return [range_root(node, leaves) for leaves in path]
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -207,31 +207,17 @@ def _size(connection: Connection) -> int:
     return 0 if last is None else last + 1
 
 
-def _reader(connection: Connection) -> NodeReader:
-    def node(level: int, index: int) -> bytes:
-        value = connection.scalar(_NODE, {"at_level": level, "at": index})
-        if value is None:
-            raise _missing(level, index)
-        return bytes(value)
-
-    return node
-
-
-def _edge_reader(connection: Connection, size: int) -> NodeReader:
-    """Reads the right edge of a tree at once."""
-    edge = [list(node) for node in complete_nodes((0, size))]
-    found = {(row.level, row.position): bytes(row.hash) for row in connection.execute(_EDGE, {"edge": edge})}
+def _nodes(connection: Connection, ranges: Iterable[Range]) -> NodeReader:
+    """The complete subtrees over some ranges of leaves, read at once."""
+    wanted = [list(node) for leaves in ranges for node in complete_nodes(leaves)]
+    found = {(row.level, row.position): bytes(row.hash) for row in connection.execute(_NODES_AT, {"nodes": wanted})}
 
     def node(level: int, index: int) -> bytes:
         if (level, index) not in found:
-            raise _missing(level, index)
+            raise AuditError(Reason.AUDIT_BROKEN, item=f"tree node {level}/{index} is missing")
         return found[level, index]
 
     return node
-
-
-def _missing(level: int, index: int) -> AuditError:
-    return AuditError(Reason.AUDIT_BROKEN, item=f"tree node {level}/{index} is missing")
 
 
 def _refuse_personal(value: object) -> None:

@@ -16,19 +16,18 @@ from cryptography.x509 import Certificate
 from federation.core.clock import Clock
 from federation.core.errors import IdentityError, OverlapError, Reason
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES, PartyId
-from federation.overlap.batch import Chain, verify_chain
+from federation.overlap.batch import Chain, declared_keys, verify_chain
 from federation.overlap.plan import (
     MAX_TOGETHER,
     MAX_TOGETHER_POINTS,
     SWITCHBOARD,
     Agreement,
-    delta_keys,
     ring,
     row_bytes,
 )
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.deltas import Deltas
-from gateway.overlap.epochs import Batch, Epochs, Step, batch_id_of
+from gateway.overlap.epochs import Batch, Epochs, Step, batch_id_of, known_epoch
 from gateway.overlap.spool import MAX_NAMED_ROWS, Incoming, Shape, Spool
 
 
@@ -49,6 +48,11 @@ class Expected:
     header: pb.BatchHeader
     chain: Chain
     here: bool
+
+    @property
+    def delivered(self) -> pb.PutBatchResponse:
+        """What whoever sends it again is told where it is here."""
+        return pb.PutBatchResponse(batch_id=self.batch.batch_id, count=self.chain.manifest.count, complete=True)
 
 
 class Carrier:
@@ -81,29 +85,18 @@ class Carrier:
         self._alliance, self._ca, self._policies, self._clock = alliance, ca, policies, clock
 
     def expect(self, party: PartyId, header: pb.BatchHeader) -> Expected:
-        """Checks the header of a batch that a partner is about to send.
+        """Finds the batch that a partner is about to send; the first one of a delta opens that delta, durably.
 
         Raises:
             IdentityError: a signature does not verify, or another party should have sent this.
-            OverlapError: BAD_MANIFEST, UNKNOWN_BATCH, UNKNOWN_EPOCH; QUOTA_EXCEEDED for a second batch of a label.
+            OverlapError: BAD_MANIFEST, UNKNOWN_BATCH, UNKNOWN_EPOCH; QUOTA_EXCEEDED for a second batch of a label;
+                OUT_OF_SEQUENCE for a delta that is not the next one.
         """
-        chain = verify_chain(
-            header, alliance=self._alliance, agreement=self._policies.active, ca=self._ca, at=self._clock.now()
-        )
-        manifest = chain.manifest
-        sender = manifest.hops[chain.position - 1] if chain.position else manifest.origin
-        if sender != party:
-            raise IdentityError(Reason.PARTY_MISMATCH, item=f"batch of {manifest.origin}, position {chain.position}")
-        if header.padding > (manifest.count if chain.position == 0 else 0):
-            raise OverlapError(Reason.BAD_FIELD, item="field padding")
-        if self._plan(manifest.plan.epoch) != manifest.plan:
-            raise OverlapError(Reason.BAD_MANIFEST, item="field plan")
-        batch_id = _id_of(manifest)
+        chain = self._checked(party, header)
+        manifest, batch_id = chain.manifest, _id_of(chain.manifest)
         closed = self._epochs.closed(batch_id) if manifest.sequence else None
         if manifest.sequence and closed is None and not chain.position:
-            origin = self._policies.active.parties[manifest.origin]
-            shapes = (delta_keys(origin, adds=adds) for adds in (False, True))
-            self._deltas.admit(manifest, next(keys for keys in shapes if len(keys) == manifest.batches))
+            self._deltas.admit(manifest, declared_keys(manifest, self._policies.active.parties[manifest.origin]))
         batch = closed or self._batch(batch_id)
         known = batch.header.manifest.payload
         if known and known != header.manifest.payload:
@@ -178,12 +171,7 @@ class Carrier:
         """
         _check_together(batches)
         expected = [self.expect(party, batch.header) for batch in batches]
-        answers = {
-            one.batch.batch_id: pb.PutBatchResponse(
-                batch_id=one.batch.batch_id, count=one.chain.manifest.count, complete=True
-            )
-            for one in expected
-        }
+        answers = {one.batch.batch_id: one.delivered for one in expected}
         if len(answers) < len(batches):
             raise OverlapError(Reason.QUOTA_EXCEEDED, item="a batch twice")
         with contextlib.ExitStack() as opened:
@@ -206,7 +194,7 @@ class Carrier:
             OverlapError: UNKNOWN_BATCH for anything that is not that partner's turn.
         """
         batch = self._batch(batch_id)
-        plan = self._plan(batch.epoch)
+        plan = known_epoch(self._epochs, batch.epoch).plan
         hops = ring(tuple(plan.partners), batch.origin)
         turn = not batch.sequence or any(task.batch_id == batch_id for task in self._epochs.tasks(party))
         if not turn or not 0 <= batch.position < len(hops) or hops[batch.position] != party:
@@ -232,11 +220,20 @@ class Carrier:
                 found.append(pb.WholeBatch(batch_id=batch_id, header=header, points=b"".join(chunks)))
         return found
 
-    def _plan(self, epoch: str) -> pb.EpochPlan:
-        found = self._epochs.get(epoch)
-        if found is None:
-            raise OverlapError(Reason.UNKNOWN_EPOCH, item=epoch[:64])
-        return found.plan
+    def _checked(self, party: PartyId, header: pb.BatchHeader) -> Chain:
+        """What a header says, once all of it is verified and this party may send the batch."""
+        chain = verify_chain(
+            header, alliance=self._alliance, agreement=self._policies.active, ca=self._ca, at=self._clock.now()
+        )
+        manifest = chain.manifest
+        sender = manifest.hops[chain.position - 1] if chain.position else manifest.origin
+        if sender != party:
+            raise IdentityError(Reason.PARTY_MISMATCH, item=f"batch of {manifest.origin}, position {chain.position}")
+        if header.padding > (manifest.count if chain.position == 0 else 0):
+            raise OverlapError(Reason.BAD_FIELD, item="field padding")
+        if known_epoch(self._epochs, manifest.plan.epoch).plan != manifest.plan:
+            raise OverlapError(Reason.BAD_MANIFEST, item="field plan")
+        return chain
 
     def _batch(self, batch_id: str) -> Batch:
         found = self._epochs.batch(batch_id)

@@ -30,7 +30,7 @@ from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.arrived import handle_batches, labels_by_party, token_batches
 from gateway.overlap.carrying import ActivePolicy, Carrier
 from gateway.overlap.deltas import Deltas
-from gateway.overlap.epochs import Counts, Epoch, Task
+from gateway.overlap.epochs import Counts, Task, known_epoch
 from gateway.overlap.epochs_sql import SqlEpochs
 from gateway.overlap.index import StatisticsIndex
 from gateway.overlap.spool import Spool
@@ -118,7 +118,7 @@ class Coordinator:
         for task in self.epochs.tasks(party):
             message = pb.WatchOverlapTasksResponse(task_id=task.task_id)
             if task.kind == "submit":
-                message.submit.plan.CopyFrom(self._epoch(task.epoch).plan)
+                message.submit.plan.CopyFrom(known_epoch(self.epochs, task.epoch).plan)
             else:
                 message.blind.batch_id = task.batch_id
             found.append((task, message))
@@ -137,7 +137,7 @@ class Coordinator:
 
     def is_complete(self, epoch: EpochId) -> bool:
         """Whether an epoch can be asked. Raises OverlapError (UNKNOWN_EPOCH)."""
-        return self._epoch(epoch).state == "complete"
+        return known_epoch(self.epochs, epoch).state == "complete"
 
     def finish(self, epoch: EpochId) -> None:
         """Builds both indexes from batches that have all passed every hop, and completes the epoch.
@@ -146,7 +146,7 @@ class Coordinator:
             OverlapError: EPOCH_INCOMPLETE; UNKNOWN_EPOCH where another was begun meanwhile; BAD_FIELD as the index.
         """
         with self._building:
-            current = self._epoch(epoch)
+            current = known_epoch(self.epochs, epoch)
             if current.state == "complete":
                 return
             batches = self.epochs.batches(epoch)
@@ -159,7 +159,7 @@ class Coordinator:
             self.index.build(epoch, labels, tokens, keys)
             # Meanwhile no delta is applied, which would meet half of each epoch, and no other epoch is begun.
             with self.deltas.held(), self._lock:
-                if self._epoch(epoch).state != "open":
+                if known_epoch(self.epochs, epoch).state != "open":
                     raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch} was abandoned")
                 self.switchboard.replace(epoch, handle_batches(self._spool, current.plan, batches), keys)
                 abandoned = self.epochs.complete(epoch, self._clock.now())
@@ -179,9 +179,3 @@ class Coordinator:
         day = self._clock.now().date().isoformat()
         taken = self.epochs.names(f"{day}.")
         return next(name for number in range(1, len(taken) + 2) if (name := f"{day}.{number}") not in taken)
-
-    def _epoch(self, epoch: str) -> Epoch:
-        found = self.epochs.get(epoch)
-        if found is None:
-            raise OverlapError(Reason.UNKNOWN_EPOCH, item=epoch[:64])
-        return found

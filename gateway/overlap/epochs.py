@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
+from federation.core.errors import OverlapError, Reason
 from federation.core.ids import EpochId, PartyId
 from federation.overlap.plan import BASE
 from federation.v1 import overlap_pb2 as pb
@@ -196,6 +197,14 @@ class Epochs(Protocol):
     def replaced(self) -> list[EpochId]:
         """Complete epochs but for the newest."""
         ...
+
+
+def known_epoch(epochs: Epochs, name: str) -> Epoch:
+    """An epoch by name. Raises OverlapError (UNKNOWN_EPOCH)."""
+    found = epochs.get(name)
+    if found is None:
+        raise OverlapError(Reason.UNKNOWN_EPOCH, item=name[:64])
+    return found
 
 
 def batch_id_of(epoch: str, origin: str, index: int, label: str, *, operation: int = BASE, sequence: int = 0) -> str:

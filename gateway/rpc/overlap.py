@@ -121,8 +121,7 @@ class OverlapServicer(QuestionServicer):
         expected = await asyncio.to_thread(self._coordinator.carrier.expect, party, first.header)
         if expected.here:  # delivered before, and the answer was lost
             await self._stepped(expected.chain)  # the process may have died before it woke the next hop
-            count = expected.chain.manifest.count
-            yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, count=count, complete=True)
+            yield expected.delivered
             return
         incoming = await asyncio.to_thread(self._coordinator.carrier.receive, expected)
         try:

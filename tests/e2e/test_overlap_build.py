@@ -133,7 +133,7 @@ def test_agents_that_are_replaced_in_the_middle_finish_the_work(gateway: Gateway
 def test_streams_that_are_not_batches(gateway: Gateway) -> None:
     world = gateway.world
     epoch = world.coordinator.begin("", "email")
-    plan = world.coordinator._epoch(epoch).plan
+    plan = world.plan(epoch)
     points = bytes(range(1, 33)) * 4
     header = sign_manifest(
         world.identities["bank"],

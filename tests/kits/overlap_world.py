@@ -26,6 +26,7 @@ from federation.policy.specs import AdHocSpec, BudgetSpec, CubeSpec, PartySpec
 from federation.v1 import overlap_pb2 as pb
 from gateway.identity.authority import Authority
 from gateway.overlap.coordinator import Coordinator
+from gateway.overlap.epochs import known_epoch
 
 ALLIANCE = "skyline"
 SEGMENTS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -187,6 +188,10 @@ class World:
         }
         return OverlapAgent(**{**parts, **changes})
 
+    def plan(self, epoch: str) -> pb.EpochPlan:
+        """The plan of an epoch."""
+        return known_epoch(self.coordinator.epochs, epoch).plan
+
     def work(self, most: int = 1000) -> int:
         """Lets every agent do what waits for it, round after round, at most so many tasks; returns how many."""
         done = 0
@@ -247,7 +252,7 @@ class Direct:
         carrier = self._world.coordinator.carrier
         expected = carrier.expect(self._party, next(messages).header)
         if expected.here:
-            yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, complete=True)
+            yield expected.delivered
             return
         incoming = carrier.receive(expected)
         try:

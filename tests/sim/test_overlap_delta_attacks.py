@@ -27,7 +27,7 @@ class Victim:
 
     def __init__(self, world: World, limit: int = 10_000) -> None:
         self.world = world
-        self.plan = world.coordinator._epoch(world.build()).plan
+        self.plan = world.plan(world.build())
         config = world.partner_config("insurer")
         limits = config.limits.model_copy(update={"max_rows_blinded_per_epoch": limit})
         self.agent = world.open_agent("insurer", stub=self, config=config.model_copy(update={"limits": limits}))
@@ -85,7 +85,7 @@ def test_deltas_come_in_order_and_none_before_the_one_before_is_whole(victim: Vi
 def test_a_delta_before_its_base_is_refused(tmp_path: Path, clock: FixedClock) -> None:
     world = small_world(tmp_path, clock)
     victim = Victim(world)
-    victim.plan = world.coordinator._epoch(world.coordinator.begin("", "email")).plan
+    victim.plan = world.plan(world.coordinator.begin("", "email"))
     victim.refuses(Reason.OUT_OF_SEQUENCE, victim.header())
 
 
@@ -157,7 +157,7 @@ def test_the_gateway_takes_no_delta_out_of_turn_and_none_of_another_epoch(victim
     old = victim.header(sequence=2)
     world.build()
     gateway_refuses(world, Reason.UNKNOWN_EPOCH, old)
-    victim.plan = world.coordinator._epoch(world.coordinator.begin("", "email")).plan
+    victim.plan = world.plan(world.coordinator.begin("", "email"))
     gateway_refuses(world, Reason.UNKNOWN_EPOCH, victim.header())  # not complete
 
 
@@ -198,7 +198,7 @@ def test_an_origin_that_takes_away_what_it_never_sent_is_found_out(
     assert (delta.state, delta.reason) == ("failed", "BAD_FIELD")
     assert "not there" in delta.text
     assert world.coordinator.index.exact(epoch, ("bank", "insurer", "airline"), ()) == before
-    plan = world.coordinator._epoch(epoch).plan
+    plan = world.plan(epoch)
     [ask] = world.coordinator.deltas.ask(plan, ["bank"], withdrawals_only=True)
     world.coordinator.report(PartyId("bank"), ask.task_id, "", "", 1)
     with pytest.raises(EntenteError) as caught:

@@ -127,7 +127,7 @@ def test_a_new_epoch_re_keys_while_the_old_one_answers_and_then_the_old_keys_are
     world: World, tmp_path: Path
 ) -> None:
     first = world.build()
-    plan = world.coordinator._epoch(first).plan
+    plan = world.plan(first)
     second = world.coordinator.begin("", "email")
     world.work()
     assert world.coordinator.epochs.newest_complete() == first
@@ -283,7 +283,7 @@ def test_an_agent_refuses_a_plan_that_is_not_the_agreement(world: World, field: 
 
 def test_an_agent_refuses_a_second_plan_for_an_epoch(world: World) -> None:
     epoch = world.coordinator.begin("", "email")
-    plan = world.coordinator._epoch(epoch).plan
+    plan = world.plan(epoch)
     world.agents["bank"].submit(plan)
     plan.key_type = "phone"
     refused(Reason.BAD_MANIFEST, world.agents["bank"].submit, plan)

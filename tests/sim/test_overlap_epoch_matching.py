@@ -52,7 +52,7 @@ def world_of(folder: Path, clock: FixedClock, pad_to: int = 1) -> World:
 def test_a_person_with_several_identifiers_counts_once(tmp_path: Path, clock: FixedClock, pad_to: int) -> None:
     world = world_of(tmp_path, clock, pad_to)
     epoch = world.build("any")
-    assert world.coordinator._epoch(epoch).plan.key_type == "email+phone+national_id"
+    assert world.plan(epoch).key_type == "email+phone+national_id"
     assert world.coordinator.index.exact(epoch, BOTH, ()) == {(BOTH, ()): 3, (("bank",), ()): 1}
     for kinds, both in (("email", 2), ("phone", 2), ("national_id", 1), ("email+national_id", 3)):
         assert world.coordinator.index.exact(world.build(kinds), BOTH, ())[BOTH, ()] == both

@@ -32,7 +32,7 @@ class Victim:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.plan = world.coordinator._epoch(world.coordinator.begin("", "email")).plan
+        self.plan = world.plan(world.coordinator.begin("", "email"))
         self.sent: list[tuple[pb.BatchHeader, bytes]] = []
         self.agent = world.open_agent("insurer", stub=self)
         self.parts: list[Any] = []
