@@ -30,7 +30,7 @@ from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.arrived import handle_batches, labels_by_party, token_batches
 from gateway.overlap.carrying import ActivePolicy, Carrier
 from gateway.overlap.deltas import Deltas
-from gateway.overlap.epochs import Counts, Task, known_epoch
+from gateway.overlap.epochs import Counts, known_epoch
 from gateway.overlap.epochs_sql import SqlEpochs
 from gateway.overlap.index import StatisticsIndex
 from gateway.overlap.spool import Spool
@@ -112,8 +112,8 @@ class Coordinator:
         _log.info("epoch_opened", epoch=name, key_type=plan.key_type, partners=list(partners))
         return EpochId(name)
 
-    def tasks(self, party: PartyId) -> list[tuple[Task, pb.WatchOverlapTasksResponse]]:
-        """What waits for a partner, with the messages that ask for it."""
+    def tasks(self, party: PartyId) -> list[tuple[int, pb.WatchOverlapTasksResponse]]:
+        """What waits for a partner: the messages that ask for it, with how often each was opened again."""
         found = []
         for task in self.epochs.tasks(party):
             message = pb.WatchOverlapTasksResponse(task_id=task.task_id)
@@ -121,7 +121,7 @@ class Coordinator:
                 message.submit.plan.CopyFrom(known_epoch(self.epochs, task.epoch).plan)
             else:
                 message.blind.batch_id = task.batch_id
-            found.append((task, message))
+            found.append((task.attempt, message))
         return found
 
     def report(self, party: PartyId, task_id: str, reason: str, text: str, sequence: int = 0) -> None:

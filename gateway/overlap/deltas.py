@@ -26,11 +26,11 @@ from dataclasses import dataclass
 import structlog
 
 from federation.core.errors import EntenteError, OverlapError, Reason
-from federation.core.ids import EpochId, PartyId
+from federation.core.ids import PartyId
 from federation.overlap.plan import ADD, STATISTICS, key_types_of
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.arrived import handle_batches, token_batches
-from gateway.overlap.epochs import Batch, Delta, Epoch, Epochs, Task
+from gateway.overlap.epochs import Batch, Delta, Epoch, Epochs
 from gateway.overlap.index import StatisticsIndex
 from gateway.overlap.spool import Spool
 from gateway.overlap.switchboard import Switchboard
@@ -173,21 +173,21 @@ class Deltas:
         self._check_hops(ask)
         return sum(delta.state == "applied" for delta in mine) >= ask.sequence
 
-    def tasks(self, party: PartyId) -> list[tuple[Task, pb.WatchOverlapTasksResponse]]:
-        """What a partner is asked or told that is not kept on disk."""
+    def tasks(self, party: PartyId) -> list[tuple[int, pb.WatchOverlapTasksResponse]]:
+        """What a partner is asked or told that is not kept on disk: each once, as its first attempt."""
         found = []
         newest = self.newest()
         if newest is not None and party in newest.plan.partners:
             message = pb.WatchOverlapTasksResponse(
                 task_id=f"complete {newest.epoch}", complete=pb.CompleteTask(plan=newest.plan)
             )
-            found.append((_task(message.task_id, newest.epoch, party), message))
+            found.append((0, message))
         with self._changed:
             asks = [ask for ask in self._asks.values() if ask.party == party and ask.sequence is None]
         for ask in asks:
             delta = pb.DeltaTask(plan=ask.plan, withdrawals_only=ask.withdrawals_only)
             message = pb.WatchOverlapTasksResponse(task_id=ask.task_id, delta=delta)
-            found.append((_task(ask.task_id, EpochId(ask.plan.epoch), party), message))
+            found.append((0, message))
         return found
 
     def attach(self, party: PartyId) -> None:
@@ -266,7 +266,3 @@ class Deltas:
             _log.info("delta_applied", epoch=epoch.epoch, origin=delta.origin, sequence=delta.sequence)
         for batch in batches:
             self._spool.clear(batch.batch_id)
-
-
-def _task(task_id: str, epoch: EpochId, party: PartyId) -> Task:
-    return Task(task_id, epoch, party, "delta", "", "open", "", "", 0)

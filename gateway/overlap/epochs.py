@@ -22,7 +22,7 @@ from federation.v1 import overlap_pb2 as pb
 AWAITED = -1
 MAX_WAITING = 16
 """Deltas of one origin that are open: more wait at the origin."""
-Kind = Literal["submit", "blind", "delta"]
+Kind = Literal["submit", "blind"]
 
 
 @dataclass(frozen=True)

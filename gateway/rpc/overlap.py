@@ -17,7 +17,6 @@ from gateway.identity.caller import current_caller
 from gateway.overlap.adhoc import AdHocRelease
 from gateway.overlap.coordinator import Coordinator
 from gateway.overlap.cubes import CubeRelease
-from gateway.overlap.epochs import Task
 from gateway.overlap.links import LinkRelease
 from gateway.rpc.builds import Builds
 from gateway.rpc.deliveries import Deliveries
@@ -76,9 +75,9 @@ class OverlapServicer(QuestionServicer):
         try:
             while True:
                 seen = state()
-                for task, message in await asyncio.to_thread(self._tasks, party):
-                    if (task.task_id, task.attempt) not in sent:
-                        sent.add((task.task_id, task.attempt))
+                for attempt, message in await asyncio.to_thread(self._tasks, party):
+                    if (message.task_id, attempt) not in sent:
+                        sent.add((message.task_id, attempt))
                         yield message
                 await motion.wait(state, seen)
         finally:
@@ -124,5 +123,5 @@ class OverlapServicer(QuestionServicer):
         """Asks every partner for its changes and tells how far they are."""
         return self._builds.update()
 
-    def _tasks(self, party: PartyId) -> list[tuple[Task, pb.WatchOverlapTasksResponse]]:
+    def _tasks(self, party: PartyId) -> list[tuple[int, pb.WatchOverlapTasksResponse]]:
         return [*self._coordinator.tasks(party), *self._deltas.tasks(party)]

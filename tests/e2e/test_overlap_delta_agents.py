@@ -1,20 +1,20 @@
 """Deltas and withdrawals with real TLS and three agents: an update, a withdrawal before an answer, who is away."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from federation.client.connection import translated
 from federation.core.clock import SystemClock
-from federation.core.errors import EntenteError, Reason
+from federation.core.errors import Reason
 from federation.core.identity import Role
 from federation.policy.specs import CubeSpec
 from federation.v1 import overlap_pb2 as pb
 from tests.kits.overlap_gateway import Gateway
 from tests.kits.overlap_world import small_world
+from tests.kits.refused import refused
 
 pytestmark = pytest.mark.e2e
 ALL = ("bank", "insurer", "airline")
@@ -43,13 +43,6 @@ def ask(gateway: Gateway, cube: str) -> pb.QueryCubeResponse:
 def update(gateway: Gateway) -> list[pb.UpdateIndexResponse]:
     with gateway.connect("ops", Role.OPERATOR) as connection, translated():
         return list(connection.overlap.UpdateIndex(pb.UpdateIndexRequest(), timeout=60))
-
-
-def refused(reason: Reason, call: Callable[..., Any], *args: Any) -> str:
-    with pytest.raises(EntenteError) as caught:
-        call(*args)
-    assert caught.value.reason is reason, caught.value
-    return caught.value.item
 
 
 def people(gateway: Gateway) -> int:

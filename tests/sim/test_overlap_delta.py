@@ -1,8 +1,6 @@
 """Deltas through the whole chain, against plain set arithmetic: who comes, goes, changes a label, withdraws."""
 
 import threading
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,87 +9,33 @@ import pytest
 
 from federation.client.overlap.withdrawals import WithdrawalWatch
 from federation.core.clock import FixedClock
-from federation.core.errors import EntenteError, Reason
-from federation.core.ids import EpochId, Handle, PartyId
+from federation.core.errors import Reason
+from federation.core.ids import EpochId, PartyId
 from federation.overlap.plan import STATISTICS, SWITCHBOARD
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.withdrawals import Withdrawals
+from tests.kits.overlap_changes import (
+    ALL,
+    TIER,
+    add,
+    answering,
+    consent,
+    counted,
+    expected,
+    handle,
+    relabel,
+    remove,
+    withdraw,
+)
 from tests.kits.overlap_world import Data, World, make_policy, one_by_one, people, small_world
+from tests.kits.refused import refused
 
-ALL = ("bank", "insurer", "airline")
 BANK, INSURER = PartyId("bank"), PartyId("insurer")
-TIER = "bank.value_tier"
-Cells = dict[tuple[tuple[str, ...], tuple[tuple[str, str], ...]], int]
 
 
 @pytest.fixture(params=[1, 8], ids=["unpadded", "padded"])
 def world(tmp_path: Path, clock: FixedClock, request: pytest.FixtureRequest) -> World:
     return small_world(tmp_path, clock, pad_to=request.param)
-
-
-def refused(reason: Reason, act: Any, *args: Any, **kwargs: Any) -> str:
-    with pytest.raises(EntenteError) as caught:
-        act(*args, **kwargs)
-    assert caught.value.reason is reason, caught.value
-    return caught.value.item
-
-
-def row_of(data: Data, person: str) -> str:
-    return str(data.table.index[data.table["email"] == f"{person}@example.com"][0])
-
-
-def consent(data: Data, **ids: Sequence[str]) -> None:
-    data.consented = {**data.consented, **ids}
-
-
-def remove(data: Data, person: str) -> None:
-    name = row_of(data, person)
-    data.table = data.table.drop(index=name)
-    data.consented = {use: [i for i in ids if i != name] for use, ids in data.consented.items()}
-
-
-def withdraw(data: Data, person: str, use: str = "overlap_statistics") -> None:
-    name = row_of(data, person)
-    consent(data, **{use: [i for i in data.consented[use] if i != name]})
-
-
-def add(data: Data, name: str, person: str, **columns: str) -> None:
-    row = dict.fromkeys(data.table.columns, "") | {"email": f"{person}@example.com"} | columns
-    data.table = pd.concat([data.table, pd.DataFrame([row], index=[name])])
-    data.consented = {use: [*ids, name] for use, ids in data.consented.items()}
-
-
-def relabel(data: Data, person: str, **columns: str) -> None:
-    table = data.table.copy()
-    for column, value in columns.items():
-        table.loc[row_of(data, person), column] = value
-    data.table = table
-
-
-def expected(world: World) -> Cells:
-    """What set arithmetic over the files says, by the bank's label."""
-    found: Counter[tuple[tuple[str, ...], tuple[tuple[str, str], ...]]] = Counter()
-    where: dict[str, dict[str, str]] = {}
-    for party in ALL:
-        data = world.data[party]
-        for name in data.table.index:
-            if name in data.consented["overlap_statistics"]:
-                values = data.table.loc[name]
-                mail = str(values["email"]).strip().lower()
-                tier = str(values.get("value_tier", ""))
-                where.setdefault(mail, {}).setdefault(party, tier if tier in {"basic", "high"} else "unknown")
-    for places in where.values():
-        members = tuple(party for party in ALL if party in places)
-        found[members, ((TIER, places["bank"]),) if "bank" in places else ()] += 1
-    return dict(found)
-
-
-def counted(world: World, epoch: str) -> Mapping[Any, int]:
-    return world.coordinator.index.exact(epoch, ALL, (TIER,))
-
-
-def handle(name: str) -> Handle:
-    return Handle(name.encode().ljust(16, b"."))
 
 
 def test_who_comes_goes_and_changes_a_label(world: World) -> None:
@@ -248,25 +192,15 @@ def test_old_answers_need_no_partner_and_fresh_ones_need_all(world: World) -> No
 
 def test_a_partner_that_cannot_read_its_consents_stops_fresh_answers(world: World) -> None:
     epoch = EpochId(world.build())
-    deltas = world.coordinator.deltas
-
-    def answer() -> None:
-        for party in ALL:
-            for task, message in deltas.tasks(PartyId(party)):
-                if message.WhichOneof("task") == "delta":
-                    report = world.agents[party].work(message)
-                    world.coordinator.report(PartyId(party), task.task_id, report.reason, report.text, report.sequence)
-        world.work()
-
-    deltas.listen(answer)
-    confirm = Withdrawals(deltas, connect_s=0, answer_s=0)
-    confirm(epoch, ALL)
-    withdraw(world.data["bank"], "p6")
-    confirm(epoch, ALL)
-    assert counted(world, epoch) == expected(world)
-    world.data["bank"].eligible = lambda *_, **__: 1 / 0  # type: ignore[method-assign,assignment,return-value]
-    assert "bank" in refused(Reason.WITHDRAWALS_UNCONFIRMED, confirm, epoch, ALL)
-    confirm(epoch, ["insurer", "airline"])
+    confirm = Withdrawals(world.coordinator.deltas, connect_s=0, answer_s=0)
+    with answering(world):
+        confirm(epoch, ALL)
+        withdraw(world.data["bank"], "p6")
+        confirm(epoch, ALL)
+        assert counted(world, epoch) == expected(world)
+        world.data["bank"].eligible = lambda *_, **__: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+        assert "bank" in refused(Reason.WITHDRAWALS_UNCONFIRMED, confirm, epoch, ALL)
+        confirm(epoch, ["insurer", "airline"])
 
 
 def test_a_label_that_the_policy_declared_later_waits_for_a_new_epoch(world: World) -> None:

@@ -20,8 +20,8 @@ from gateway.overlap.people import People
 from gateway.overlap.spool import Incoming, Spool
 from gateway.overlap.switchboard import Switchboard
 from tests.kits.lives import Killed, killing
-from tests.kits.overlap_world import World, small_world
-from tests.sim.test_overlap_delta import add, counted, expected, handle, relabel, remove, withdraw
+from tests.kits.overlap_changes import add, counted, expected, handle, relabel, remove, restarted, withdraw
+from tests.kits.overlap_world import small_world
 
 STEPS: list[tuple[Any, str]] = [
     (Pool, "append"),
@@ -47,12 +47,6 @@ STEPS: list[tuple[Any, str]] = [
     (Switchboard, "apply"),
     (Spool, "clear"),
 ]
-
-
-def restarted(world: World) -> World:
-    world.coordinator = world.open_coordinator()
-    world.agents = {name: world.open_agent(name) for name in world.policy.parties}
-    return world
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

@@ -12,9 +12,10 @@ from federation.core.ids import EpochId, PartyId
 from gateway.overlap.index import StatisticsIndex
 from gateway.overlap.switchboard import Switchboard
 from gateway.overlap.withdrawals import Withdrawals
+from tests.kits.lives import Killed
+from tests.kits.overlap_changes import ALL, add, answering, counted, expected, handle, restarted, withdraw
 from tests.kits.overlap_world import World, small_world
-from tests.sim.test_overlap_delta import ALL, BANK, add, counted, expected, handle, refused, withdraw
-from tests.sim.test_overlap_delta_crashes import Killed, restarted
+from tests.kits.refused import refused
 
 
 @pytest.fixture
@@ -24,21 +25,8 @@ def world(tmp_path: Path, clock: FixedClock) -> World:
 
 def confirm(world: World, epoch: str) -> None:
     """Asks every partner, whose agents answer at once."""
-    deltas = world.coordinator.deltas
-
-    def answer() -> None:
-        for party in ALL:
-            for task, message in deltas.tasks(PartyId(party)):
-                if message.WhichOneof("task") == "delta":
-                    report = world.agents[party].work(message)
-                    world.coordinator.report(PartyId(party), task.task_id, report.reason, report.text, report.sequence)
-        world.work()
-
-    deltas.listen(answer)
-    try:
-        Withdrawals(deltas, connect_s=0, answer_s=0)(EpochId(epoch), ALL)
-    finally:
-        deltas._wake.clear()
+    with answering(world):
+        Withdrawals(world.coordinator.deltas, connect_s=0, answer_s=0)(EpochId(epoch), ALL)
 
 
 def restore(kept: Path, folder: Path) -> None:
@@ -93,7 +81,7 @@ def test_handles_of_a_delta_that_was_half_applied_come_before_those_of_another_o
     assert {delta.state for delta in world.coordinator.epochs.deltas(epoch)} == {"applied"}
     board = world.coordinator.switchboard
     assert board.person(PartyId("insurer"), handle("I000001")) is None
-    assert board.person(BANK, handle("B000007")) is None
+    assert board.person(PartyId("bank"), handle("B000007")) is None
 
 
 def test_what_could_not_be_applied_is_tried_again_with_the_next_question(

@@ -8,10 +8,11 @@ import pytest
 
 from federation.client.config import DataConfig
 from federation.core.clock import FixedClock
-from federation.core.errors import EntenteError, OverlapError, Reason
+from federation.core.errors import OverlapError, Reason
 from federation.core.ids import Handle, PartyId
 from federation.v1 import overlap_pb2 as pb
 from tests.kits.overlap_world import World, make_policy, one_by_one, people, small_world
+from tests.kits.refused import refused
 
 ALL = ("bank", "insurer", "airline")
 BANK, INSURER, AIRLINE = (PartyId(name) for name in ALL)
@@ -24,13 +25,6 @@ VENN = {  # bank 0-9, insurer 5-14, airline 0, 2, ... 18
 @pytest.fixture
 def world(tmp_path: Path, clock: FixedClock) -> World:
     return small_world(tmp_path, clock)
-
-
-def refused(reason: Reason, act: Any, *args: Any) -> str:
-    with pytest.raises(EntenteError) as caught:
-        act(*args)
-    assert caught.value.reason is reason
-    return caught.value.item
 
 
 def venn(world: World, epoch: str) -> dict[tuple[str, ...], int]:

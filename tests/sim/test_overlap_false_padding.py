@@ -13,8 +13,8 @@ from federation.core.clock import FixedClock
 from federation.core.ids import PartyId
 from federation.overlap.plan import REMOVE, STATISTICS
 from federation.v1 import overlap_pb2 as pb
+from tests.kits.overlap_changes import add, counted, remove
 from tests.kits.overlap_world import Direct, World, small_world
-from tests.sim.test_overlap_delta import add, counted, remove
 
 ALONE, ELSEWHERE = "p40", "p12"  # p12 is at the insurer and at the airline
 TIER = "value_tier=unknown"  # nobody's at the bank

@@ -1,7 +1,7 @@
 """Releasing a cube: every cell gets noise, once; it is paid for once; thresholds are on what is shown."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from dp_accounting import DpEvent
 
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
-from federation.core.errors import AuditError, EntenteError, Reason
+from federation.core.errors import AuditError, Reason
 from federation.core.identity import Role
 from federation.core.ids import PartyId
 from federation.policy.specs import CubeSpec
@@ -25,6 +25,7 @@ from gateway.overlap.tables import Tables
 from gateway.release import ReleasePath
 from tests.conftest import NOW
 from tests.kits.overlap_world import Policy, World, small_world
+from tests.kits.refused import refused
 
 ALL = ("bank", "insurer", "airline")
 VENN = CubeSpec(name="venn", partners=ALL, epsilon=1.0, min_count=0)
@@ -111,13 +112,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture
 def desk(built: World) -> Desk:
     return Desk(built)
-
-
-def refused(reason: Reason, act: Callable[[], object]) -> str:
-    with pytest.raises(EntenteError) as caught:
-        act()
-    assert caught.value.reason is reason, caught.value
-    return caught.value.item
 
 
 def test_the_atoms_are_the_exclusive_regions_and_cover_the_whole_domain(desk: Desk) -> None:

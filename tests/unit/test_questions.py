@@ -1,15 +1,14 @@
 """Ad hoc questions: free where something released answers them, else previewed, paid for once, and kept."""
 
-from collections.abc import Callable
-
 import pytest
 
-from federation.core.errors import EntenteError, Reason
+from federation.core.errors import Reason
 from federation.overlap.questions import Question
 from federation.policy.specs import AdHocSpec, CubeSpec, SumSpec
 from federation.privacy.noise import calibrate_sigma
 from gateway.overlap.prices import price_list
 from tests.kits.questions import Asking, Exact, Log, counts, person
+from tests.kits.refused import refused
 
 PEOPLE = [
     *[person(bank="basic")] * 40,
@@ -23,13 +22,6 @@ CROSS = CubeSpec(
     name="cross", partners=("bank", "airline"), by=("bank.tier", "airline.activity"), epsilon=0.5, min_count=0
 )
 STRATEGIC = {"where": {"bank.tier": "high"}, "by": ["airline.activity"]}
-
-
-def refused(reason: Reason, act: Callable[[], object]) -> str:
-    with pytest.raises(EntenteError) as caught:
-        act()
-    assert caught.value.reason is reason, caught.value
-    return caught.value.item
 
 
 @pytest.fixture
