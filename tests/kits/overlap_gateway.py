@@ -66,7 +66,7 @@ class Gateway:
         tables = Tables(
             epochs=coordinator.epochs,
             index=coordinator.index,
-            store=SqlAnswerStore(open_database(None)),
+            store=SqlAnswerStore(open_database(world.folder / "answers.db")),  # one in memory is for one thread
             path=ReleasePath(world.policy, Ledger(), self.log),
             clock=world.clock,
             confirm=Withdrawals(coordinator.deltas, connect_s=self.connect_s, answer_s=self.answer_s),
