@@ -8,7 +8,7 @@ signed, to the last one.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import structlog
@@ -28,8 +28,6 @@ from federation.overlap.batch import (
     Content,
     Random,
     check_content,
-    permutation,
-    reorder,
     sign_receipt,
     verify_chain,
 )
@@ -120,50 +118,51 @@ class Hop:
 
     def _blinded(self, batch: pb.WholeBatch, chain: Chain) -> pb.WholeBatch:
         """A small batch, blinded and, for statistics, shuffled, with a receipt."""
-        manifest, width = chain.manifest, row_bytes(chain.manifest.plan)
+        width = row_bytes(chain.manifest.plan)
         if len(batch.points) % width:
             raise OverlapError(Reason.BAD_POINT, item=f"row {len(batch.points) // width}: wrong length")
         kinds = width // POINT_BYTES
         check_content(chain, Content.of(batch.points, kinds))
-        result = blind(batch.points, self._state.key(manifest.plan.epoch, manifest.index))
-        _note_low_order(manifest, len(result.low_order_rows))
-        points = result.points
-        if manifest.index == STATISTICS:
-            points = reorder(points, permutation(manifest.count, self._random), width)
+        nowhere = self._state.hop_folder(batch.batch_id) / "bucket"  # so few rows are shuffled in memory
+        points = b"".join(self._blinded_rows(chain, [batch.points], nowhere))
         header = sign_receipt(self._identity, batch.header, chain, Content.of(points, kinds).digest)
         return pb.WholeBatch(header=header, points=points)
 
     def _blind_all(self, header: pb.BatchHeader, chain: Chain, folder: Path, chunks: Iterator[bytes]) -> StoredBatch:
         """Blinds and, for statistics, shuffles a batch; signs the result once all of its rows proved right."""
+        rows = self._blinded_rows(chain, chunks, folder / "bucket")
+        content = write_rows(folder / "out.points", rows, row_bytes(chain.manifest.plan))
+        out = StoredBatch(sign_receipt(self._identity, header, chain, content.digest), folder / "out.points", None)
+        out.save()
+        return out
+
+    def _blinded_rows(self, chain: Chain, chunks: Iterable[bytes], scratch: Path) -> Iterator[bytes]:
+        """The rows of a batch blinded and, for statistics, in another order."""
         manifest, width = chain.manifest, row_bytes(chain.manifest.plan)
         key = self._state.key(manifest.plan.epoch, manifest.index)
-        low_order = 0
 
         def blinded() -> Iterator[bytes]:
-            nonlocal low_order
-            done = 0
+            done = low_order = 0
             for chunk in chunks:
                 result = blind(chunk, key)
                 low_order += len(result.low_order_rows)
                 done += len(chunk) // width
                 self._progress("blind", done, manifest.count)
                 yield result.points
+            if low_order:
+                about = {"origin": manifest.origin, "epoch": manifest.plan.epoch, "rows": low_order}
+                _log.warning("low_order_points", **about)
 
-        rows: Iterator[bytes] = blinded()
-        if manifest.index == STATISTICS:
-            rows = shuffled(rows, folder / "bucket", rows=manifest.count, width=width, random=self._random)
-        content = write_rows(folder / "out.points", rows, width)
-        _note_low_order(manifest, low_order)
-        out = StoredBatch(sign_receipt(self._identity, header, chain, content.digest), folder / "out.points", None)
-        out.save()
-        return out
+        if manifest.index != STATISTICS:
+            return blinded()
+        return shuffled(blinded(), scratch, rows=manifest.count, width=width, random=self._random)
 
     def _blind_arriving(self, batch_id: str, folder: Path) -> StoredBatch:
         """Brings a batch into a folder and blinds it, once every proof in its header holds, and within the quota."""
         target, name = folder / "in.points", folder / "in.name"
         for _ in range(2):
             known = name.read_bytes() if name.exists() else b""
-            # Without a name, rows are of nobody knows what.
+            # Without its name nobody knows which batch the rows are of.
             request = pb.GetBatchRequest(batch_id=batch_id, from_row=_rows(target, known) if known else 0)
             parts = self._stub.GetBatch(request)
             try:
@@ -203,11 +202,6 @@ class Hop:
         if chain.next_hop != subject.party:
             raise OverlapError(Reason.BAD_MANIFEST, item=f"next hop {chain.next_hop}")
         return chain
-
-
-def _note_low_order(manifest: pb.Manifest, rows: int) -> None:
-    if rows:
-        _log.warning("low_order_points", origin=manifest.origin, epoch=manifest.plan.epoch, rows=rows)
 
 
 def _rows(target: Path, name: bytes) -> int:

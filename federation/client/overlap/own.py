@@ -1,8 +1,10 @@
 """A partner's own batches of an epoch on its disk: the base once, then one delta after another."""
 
 import json
+import operator
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -40,6 +42,21 @@ MAX_READERS = 2
 _log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """With which memory of an epoch a partner's answers were compared, and that nothing was to be sent any more."""
+
+    epoch: str
+    delta: int
+    answers: tuple[object, ...]
+    """Held here, so that no other object can have the identity of one."""
+
+    def holds(self, epoch: str, delta: int, answers: tuple[object, ...]) -> bool:
+        """Whether memory and answers are still those: what may have changed is another object."""
+        same = len(answers) == len(self.answers) and all(map(operator.is_, answers, self.answers))
+        return same and (epoch, delta) == (self.epoch, self.delta)
+
+
 class OwnBatches:
     """Writes them; what is written is in the partner's state.
 
@@ -68,8 +85,8 @@ class OwnBatches:
     ) -> None:
         self._state, self._identity, self._data, self._handles = state, identity, data, handles
         self._config, self._policy, self._progress, self._random = config, policy, progress, random
-        # By whether only for withdrawals: at which delta of which epoch what was compared last.
-        self._compared: dict[bool, tuple[tuple[object, ...], tuple[object, ...]]] = {}
+        # What was compared last, for withdrawals alone and for everything.
+        self._withdrawn = self._everything = _Compared("", 0, ())
         self._readers: list[tuple[object, CustomerReader]] = []
 
     @property
@@ -78,7 +95,7 @@ class OwnBatches:
 
     def build(self, plan: pb.EpochPlan) -> None:
         """Writes the base and the report of who is in it. Raises DataError where the partner's files are not usable."""
-        files, keys = self._files(withdrawals_only=True), self._keys(plan)
+        eligible, keys = self._eligible(), self._keys(plan)
         with closing(Pool(self._state.folder(plan.epoch), row_bytes(plan), 0)) as pool:
             recorder = Recorder(labels_of(self._party), pool)
             builder = self._builder(plan, recorder)
@@ -89,7 +106,7 @@ class OwnBatches:
 
             with self._steady():
                 self._state.save_own(plan.epoch, build)
-        self._compared[True] = (plan.epoch, 0), files
+        self._withdrawn = _Compared(plan.epoch, 0, eligible)
         report = json.dumps(builder.report(), indent=1, sort_keys=True).encode()
         write_secret(self._config.state / "reports" / f"overlap-{plan.epoch}.json", report)
 
@@ -100,27 +117,27 @@ class OwnBatches:
             DataError: the partner's files are not usable.
             OverlapError: BAD_FIELD for a label that the epoch does not have; TOO_LARGE after ``MAX_DELTAS``.
         """
-        files = self._files(withdrawals_only)
-        last, known = self._compared.get(withdrawals_only, ((), ()))
-        same = len(files) == len(known) and all(one is other for one, other in zip(files, known, strict=True))
-        if same and last == (plan.epoch, self._state.last_delta(plan.epoch)):
+        # Asked for before they are compared with what was sent: what changes meanwhile is another object next time.
+        eligible = self._eligible()
+        answers = eligible if withdrawals_only else (*eligible, *self._holdings())
+        last = self._withdrawn if withdrawals_only else self._everything
+        if last.holds(plan.epoch, self._state.last_delta(plan.epoch), answers):
             return
         with self._steady():
             self._compare(plan, withdrawals_only=withdrawals_only)
-        last = (plan.epoch, self._state.last_delta(plan.epoch))
-        self._compared[True] = last, files[:2]
+        delta = self._state.last_delta(plan.epoch)
+        self._withdrawn = _Compared(plan.epoch, delta, eligible)
         if not withdrawals_only:
-            self._compared[False] = last, files
+            self._everything = _Compared(plan.epoch, delta, answers)
 
-    def _files(self, withdrawals_only: bool) -> tuple[object, ...]:
-        """What the partner's files, consents and rules say now: other objects where it may be something else.
+    def _eligible(self) -> tuple[object, ...]:
+        """Whom files, consents and rules allow in each index now: other objects where it may be others."""
+        return tuple(allowed(self._data, self._party, index) for index in (STATISTICS, SWITCHBOARD))
 
-        Asked for before they are compared with what was sent: what changes meanwhile is another object next time.
-        """
-        party = self._party
-        eligible = [allowed(self._data, party, index) for index in (STATISTICS, SWITCHBOARD)]
-        derived = not withdrawals_only and set(columns_read(party)) != set(party.columns)
-        return (*eligible, *([self._data.holdings()] if derived else []))
+    def _holdings(self) -> tuple[object, ...]:
+        """What else labels are made from, where they are."""
+        derived = set(columns_read(self._party)) != set(self._party.columns)
+        return (self._data.holdings(),) if derived else ()
 
     def _compare(self, plan: pb.EpochPlan, *, withdrawals_only: bool) -> None:
         memory = Memory.load(self._state.memory(plan.epoch))
