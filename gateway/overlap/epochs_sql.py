@@ -63,9 +63,8 @@ class SqlEpochs:
         found = self._look(f"epoch {epoch}", lambda db: db.execute(ask.EPOCH, {"epoch": epoch}).mappings().first())
         if found is None:
             return None
-        return Epoch(
-            EpochId(found["epoch"]), pb.EpochPlan.FromString(found["plan"]), found["state"]
-        )  # a plan of its own
+        plan = pb.EpochPlan.FromString(found["plan"])  # parsed anew, so a caller may change it
+        return Epoch(EpochId(found["epoch"]), plan, found["state"])
 
     def newest_complete(self) -> EpochId | None:
         """See Epochs."""

@@ -62,7 +62,7 @@ def respond(made: Made, asked: Question, *, name: str, epoch: str, min_count: in
         min_count: The declared threshold, in people.
     """
     answer, measure = made.stored.answer, asked.measure
-    least = max(min_count, made.min_k)
+    least = made.threshold(min_count)
     # A person adds at most the cap to a sum, so a sum of k caps is of at least k people.
     floor = least * (measure.cap if measure else 1)
     unit = measure.unit if measure else "people"

@@ -8,7 +8,7 @@ A delta is one transaction of the file of tokens, which also holds the regions. 
 a new name, and only that is read from then on. A process that dies in between copies again when the delta is applied
 again, and until that returned nobody is told that the delta is in.
 
-The counts are exact, so they never leave this package but through ``cubes.CubeRelease``, which adds noise.
+The counts are exact, so they never leave this package but through ``tables.Tables``, which adds noise.
 """
 
 import contextlib

@@ -42,7 +42,7 @@ class LinkRelease:
 
         def answer(made: Made) -> pb.QueryLinksResponse:
             table = made.stored.answer
-            least = max(cube.min_count, made.min_k)
+            least = made.threshold(cube.min_count)
             numbers = zip(table.cells, table.noisy, table.estimates, strict=True)
             cells = {cell: Noisy(drawn, published, 1) for cell, drawn, published in numbers}
             links = find_links(cells, cube.by, table.sigma, coverage=COVERAGE, min_people=least, **bars)

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from federation.core.errors import EntenteError, Reason
-from federation.overlap.matching import l2_sensitivity
 from federation.privacy import noise
 from gateway.overlap.adhoc import Prices
 from gateway.overlap.cubes import PURPOSE, CubeRelease
+from gateway.overlap.tables import sensitivity
 
 PriceList = Callable[[], "list[Price]"]
 OWN = "a question of your own"
@@ -32,25 +32,25 @@ def price_list(cubes: CubeRelease, prices: Prices) -> list[Price]:
     """
     policy = cubes.policy
     done = {cube.cube for cube in cubes.list_cubes().cubes if cube.released}
-    # What, epsilon, tokens of a person, largest value.
+    # What, whether it is released, epsilon, tokens of a person, largest value.
     asked = [
-        (f"cube {name}", cube.epsilon, cube.max_tokens_per_person, cube.sum.cap if cube.sum else 1)
+        (f"cube {name}", name in done, cube.epsilon, cube.max_tokens_per_person, cube.sum.cap if cube.sum else 1)
         for name, cube in sorted(policy.cubes.items())
     ]
     if policy.ad_hoc.allowed:
-        asked.append((OWN, policy.ad_hoc.default_epsilon, policy.ad_hoc.max_tokens_per_person, 1))
+        asked.append((OWN, False, policy.ad_hoc.default_epsilon, policy.ad_hoc.max_tokens_per_person, 1))
     key_type = cubes.newest_key_type()
     found = []
-    for what, epsilon, tokens, cap in asked:
-        sensitivity = l2_sensitivity(key_type, tokens) * cap
+    for what, released, epsilon, tokens, cap in asked:
+        moved = sensitivity(key_type, tokens, cap)
         try:
-            sigma = noise.calibrate_sigma(epsilon, policy.budget.delta, sensitivity)
+            sigma = noise.calibrate_sigma(epsilon, policy.budget.delta, moved)
         except EntenteError as exc:
             if exc.reason is not Reason.BAD_COST:
                 raise
             continue
-        alliance, purpose = prices.preview(PURPOSE, noise.gaussian_event(sigma, sensitivity))
+        alliance, purpose = prices.preview(PURPOSE, noise.gaussian_event(sigma, moved))
         more = alliance.epsilon_after - alliance.epsilon_spent
         fits = alliance.fits and purpose.fits
-        found.append(Price(what, PURPOSE, what.removeprefix("cube ") in done, epsilon, more, fits))
+        found.append(Price(what, PURPOSE, released, epsilon, more, fits))
     return found

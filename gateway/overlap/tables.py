@@ -98,7 +98,12 @@ class Wanted:
     def sensitivity(self) -> float:
         """The most that one person moves the cells in L2, tokens together."""
         measure = self.question.measure
-        return l2_sensitivity(self.key_type, self.tokens) * (measure.cap if measure else 1)
+        return sensitivity(self.key_type, self.tokens, measure.cap if measure else 1)
+
+
+def sensitivity(key_type: str, tokens: int, cap: int) -> float:
+    """The most that one person with so many tokens moves cells to each of which a token adds at most ``cap``, in L2."""
+    return l2_sensitivity(key_type, tokens) * cap
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,11 @@ class Made:
 
     stored: Stored
     min_k: int  # the policy's floor, in people
-    version: str
     drawn: bool
+
+    def threshold(self, min_count: int) -> int:
+        """The people under which a noisy number is not shown: the declared number, or the policy's if that is more."""
+        return max(min_count, self.min_k)
 
 
 class Tables:
@@ -196,12 +204,12 @@ class Tables:
         """
         known = find()
         if known is not None:  # it does not change any more, so whoever gets it waits for nobody
-            return self._leave(caller, wanted, respond, digest, known=known)
+            return self._give(caller, wanted, respond, digest, known=known)
         self._confirm(wanted.epoch, wanted.question.partners)
         with self._lock:
-            return self._leave(caller, wanted, respond, digest, known=find())
+            return self._give(caller, wanted, respond, digest, known=find())
 
-    def _leave(
+    def _give(
         self,
         caller: Caller,
         wanted: Wanted,
@@ -226,7 +234,7 @@ class Tables:
             if stored is None:
                 stored, drawn = self._draw(wanted, cells, version)
             floors = [decision.obligations.min_k or 0 for decision in released.decisions]
-            return respond(Made(stored, max(floors), version, drawn))
+            return respond(Made(stored, max(floors), drawn))
 
         at = self._clock.now()
         facts = [

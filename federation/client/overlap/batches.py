@@ -18,7 +18,7 @@ from federation.client.config import DataConfig
 from federation.client.overlap.data import Data, Handles, allowed
 from federation.client.overlap.files import create_private, shuffled, write_rows
 from federation.client.overlap.labels import Numbers, label_numbers
-from federation.client.overlap.memory import Recorder
+from federation.client.overlap.memory import Pool, Recorder
 from federation.client.overlap.people import Chosen, Customers, People, Rows, Usable
 from federation.client.overlap.progress import Progress
 from federation.client.overlap.stored import StoredBatch
@@ -82,7 +82,7 @@ class BatchBuilder:
         agreement: Its own policy: labels and padding.
         random: For order, padding and nothing else.
         progress: Called with "build", rows done and rows in all.
-        memory: Told who is in the batches.
+        pool: Where blinded rows of the statistics are kept.
         read: Reads the partner's customers.
     """
 
@@ -97,10 +97,10 @@ class BatchBuilder:
         agreement: Agreement,
         random: Random,
         progress: Progress,
-        memory: Recorder,
+        pool: Pool,
         read: Callable[[], Customers],
     ) -> None:
-        self._memory, self._read = memory, read
+        self._pool, self._read = pool, read
         self._plan, self._identity, self._data, self._handles = plan, identity, data, handles
         self._config, self._random = config, random
         self._party: PartySpec = agreement.parties[identity.subject.party]
@@ -110,12 +110,13 @@ class BatchBuilder:
         self._shares: dict[int, Share] = {STATISTICS: Share(), SWITCHBOARD: Share()}
 
     def build(self, keys: Mapping[int, X25519PrivateKey], folder: Path) -> None:
-        """Makes every batch of the epoch in a folder, blinded with the key of its index.
+        """Makes every batch of the epoch in a folder, blinded with the key of its index, and the memory of them.
 
         Raises:
             DataError: MISSING_COLUMN, HALF_EMPTY_COLUMN and what reading the files raises.
         """
-        there, groups = self._groups()
+        recorder = Recorder(labels_of(self._party))
+        there, groups = self._groups(recorder)
         sharers = self.usable(SWITCHBOARD)
         self._total = sum(map(len, groups.values())) + len(sharers)
         batches = batch_keys(self._party)
@@ -124,7 +125,7 @@ class BatchBuilder:
             if index == SWITCHBOARD:
                 everybody = np.arange(len(sharers))
                 handles = self._handles.handles_for(sharers.ids(everybody))
-                self._memory.switchboard(sharers.customer, sharers.person, handles)
+                recorder.switchboard(sharers.customer, sharers.person, handles)
                 people = sharers.chosen(everybody)
             else:
                 people = there.chosen(groups[label])
@@ -133,6 +134,8 @@ class BatchBuilder:
             rows = self.points(index, label, people, padding, keys[index])
             draft = Draft(index, label, rows, len(people) + padding, padding, len(batches), handles)
             self.write(draft, folder / f"{number:03d}.points")
+        self._pool.sync()
+        recorder.save(folder, self._pool.rows)
 
     def report(self) -> dict[str, Any]:
         """Counts for the partner itself, after ``build``; never sent."""
@@ -169,18 +172,18 @@ class BatchBuilder:
         ids = usable.among.ids if len(usable) == len(usable.among.ids) else usable.among.ids.take(pa.array(usable.rows))
         return label_numbers(self._party, self._config.columns, ids, read, self._data.holdings)
 
-    def _groups(self) -> tuple[Usable, dict[str, Rows]]:
+    def _groups(self, recorder: Recorder) -> tuple[Usable, dict[str, Rows]]:
         """Who is in the statistics, and their places by label, each person once: the first of the file counts."""
         usable = self.usable(STATISTICS)
         numbers = self.labels(usable)
-        first = self._memory.statistics(usable.customer, usable.person, numbers)
+        first = recorder.statistics(usable.customer, usable.person, numbers)
         share = self._shares[STATISTICS]
         share.repeated_identifier = len(usable) - len(first)
         share.used = len(first)
         groups = {}
         for number, label in enumerate(labels_of(self._party)):
             mine = first[numbers[first] == number]
-            self._memory.sent(mine)
+            recorder.sent(mine)
             groups[label] = mine
         return usable, groups
 
@@ -235,7 +238,7 @@ class BatchBuilder:
             self._done += len(table)
             self._progress("build", self._done, max(self._total, self._done))
             if index == STATISTICS:
-                self._memory.points(table[: len(real)].tobytes())
+                self._pool.append(table[: len(real)].tobytes())
             yield table.tobytes()
 
     def _hashed(self, texts: pa.Array, dst: bytes, rows: int) -> bytes:

@@ -90,7 +90,7 @@ class DeltaBuilder:
     """Finds what changed, and writes it.
 
     Args:
-        builder: Of the epoch; its recorder's digests and pool are the ones given here.
+        builder: Of the epoch; with the pool that is given here.
         data: The partner's rows.
         handles: Its handle book.
         party: The partner in its own policy.

@@ -74,11 +74,10 @@ class Recorder:
 
     Args:
         labels: Every label that the partner may use.
-        pool: The epoch's rows.
     """
 
-    def __init__(self, labels: Sequence[str], pool: "Pool") -> None:
-        self._labels, self._pool = tuple(labels), pool
+    def __init__(self, labels: Sequence[str]) -> None:
+        self._labels = tuple(labels)
         self._customers, self._sharing = _nothing(CUSTOMERS), _nothing(SHARING)
         self._first: Table = np.empty(0, np.intp)
         self._sent: list[Table] = []
@@ -102,17 +101,12 @@ class Recorder:
         """Says whose rows of the statistics come next, by their place among the customers."""
         self._sent.append(places)
 
-    def points(self, rows: bytes) -> None:
-        """Takes blinded rows of people of the statistics."""
-        self._pool.append(rows)
-
     def switchboard(self, customers: Table, people: Table, handles: Sequence[Handle]) -> None:
         """Takes everybody who is on the switchboard."""
         self._sharing = sharing_of(customers, people, handles)
 
-    def save(self, folder: Path) -> None:
-        """Keeps what was taken down in a new folder, durably, once every batch is built."""
-        self._pool.sync()
+    def save(self, folder: Path, rows: int) -> None:
+        """Keeps what was taken down in a new folder, durably, once every batch is built; ``rows`` were sent in all."""
         order = np.concatenate(self._sent) if self._sent else np.empty(0, np.intp)
         place = np.empty(len(self._customers["customer"]), np.uint32)
         place[order] = np.arange(len(order), dtype=np.uint32)
@@ -120,7 +114,7 @@ class Recorder:
         people["place"] = place[self._first]  # whoever is in the statistics was sent, once
         tables = zip((CUSTOMERS, PEOPLE, SHARING), (self._customers, people, self._sharing), strict=True)
         made = (Revised.part(Kept.empty(shape), np.empty(0, bool), columns) for shape, columns in tables)
-        Renewed(self._labels, *made).save(folder, self._pool.rows)
+        Renewed(self._labels, *made).save(folder, rows)
 
 
 class Pool:

@@ -5,7 +5,6 @@ import operator
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -17,7 +16,7 @@ from federation.client.overlap.batches import BatchBuilder
 from federation.client.overlap.data import Data, Handles, allowed
 from federation.client.overlap.delta import DeltaBuilder
 from federation.client.overlap.labels import columns_read
-from federation.client.overlap.memory import Memory, Pool, Recorder
+from federation.client.overlap.memory import Memory, Pool
 from federation.client.overlap.people import CustomerReader
 from federation.client.overlap.progress import Progress
 from federation.client.overlap.state import EpochState
@@ -31,7 +30,6 @@ from federation.overlap.plan import (
     SWITCHBOARD,
     Agreement,
     key_types_of,
-    labels_of,
     row_bytes,
 )
 from federation.policy.specs import PartySpec
@@ -97,15 +95,9 @@ class OwnBatches:
         """Writes the base and the report of who is in it. Raises DataError where the partner's files are not usable."""
         eligible, keys = self._eligible(), self._keys(plan)
         with closing(Pool(self._state.folder(plan.epoch), row_bytes(plan), 0)) as pool:
-            recorder = Recorder(labels_of(self._party), pool)
-            builder = self._builder(plan, recorder)
-
-            def build(folder: Path) -> None:
-                builder.build(keys, folder)
-                recorder.save(folder)
-
+            builder = self._builder(plan, pool)
             with self._steady():
-                self._state.save_own(plan.epoch, build)
+                self._state.save_own(plan.epoch, lambda folder: builder.build(keys, folder))
         self._withdrawn = _Compared(plan.epoch, 0, eligible)
         report = json.dumps(builder.report(), indent=1, sort_keys=True).encode()
         write_secret(self._config.state / "reports" / f"overlap-{plan.epoch}.json", report)
@@ -144,7 +136,7 @@ class OwnBatches:
         digests = self._digests(plan)
         with closing(Pool(self._state.folder(plan.epoch), row_bytes(plan), memory.rows)) as pool:
             delta = DeltaBuilder(
-                self._builder(plan, Recorder(memory.labels, pool)),
+                self._builder(plan, pool),
                 data=self._data,
                 handles=self._handles,
                 party=self._party,
@@ -165,7 +157,7 @@ class OwnBatches:
     def _keys(self, plan: pb.EpochPlan) -> dict[int, X25519PrivateKey]:
         return {index: self._state.key(plan.epoch, index) for index in (STATISTICS, SWITCHBOARD)}
 
-    def _builder(self, plan: pb.EpochPlan, recorder: Recorder) -> BatchBuilder:
+    def _builder(self, plan: pb.EpochPlan, pool: Pool) -> BatchBuilder:
         return BatchBuilder(
             plan,
             identity=self._identity,
@@ -175,7 +167,7 @@ class OwnBatches:
             agreement=self._policy,
             random=self._random,
             progress=self._progress,
-            memory=recorder,
+            pool=pool,
             read=self._reader(plan).read,
         )
 

@@ -160,7 +160,7 @@ class CustomerReader:
         look = self._derived.read()
         ids, customer, person, usable, *others = look.columns
         given = np.zeros(len(ids), bool)
-        for name, filled in zip(self._names.values(), others, strict=False):
+        for name, filled in zip(self._names.values(), others[: len(self._names)], strict=True):
             if name in self._there:
                 _check_filled(self._config, name, float(1 - filled.mean()) if len(ids) else 1.0)
             given |= filled
