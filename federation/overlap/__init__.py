@@ -36,7 +36,7 @@ Collusion
     - Partners without the gateway learn nothing beyond sizes: finished tokens do not come back to them.
     - All partners' keys together reverse everything: identifiers of low entropy, such as phone numbers, can be tried
       one by one. A partner deletes an epoch's keys when the next one begins.
-    - A partner that lies about its set is not found out. It learns what the answers say, which is noisy for everybody:
+    - A partner that lies about its set or its padding is not found out. It learns what the answers say, which is noisy:
       a crafted set of one moves a number by one (``tests/sim/test_question_attacks.py`` measures what that tells).
 
 Which key type
