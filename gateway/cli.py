@@ -1,7 +1,7 @@
 """The ``entente`` command: the parties' commands, and those that need the gateway's own code (init, gateway, demo).
 
-Heavy parts are imported by the command that needs them, so that help and small commands start fast and a partner-only
-or gateway-only installation works without the other's libraries.
+Heavy parts are imported by the command that needs them, and a group of commands when one of its own is run, so that
+help and small commands start fast and a partner-only or gateway-only installation works without the other's libraries.
 """
 
 import sys
@@ -10,12 +10,13 @@ from typing import Annotated
 
 import typer
 
-from federation.cli import audit, budget, consent, models, offers, overlap, partner, policy, score, train
+from federation.cli import score
 from federation.cli.console import ConfigOption, JsonOption, connect, emit, err, exit_code, out, report, table
+from federation.cli.groups import LazyRoot, add_groups
 from federation.core.errors import ConfigError, DataError, EntenteError, IdentityError, Reason
-from federation.v1 import enrolment_pb2
 
 app = typer.Typer(
+    cls=LazyRoot,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,18 +27,7 @@ gateway_app = typer.Typer(no_args_is_help=True, help="The gateway itself.")
 operator_app = typer.Typer(no_args_is_help=True, help="The operator's work: certificates, runs on a SuperLink.")
 app.add_typer(gateway_app, name="gateway")
 app.add_typer(operator_app, name="operator")
-for name, part in (
-    ("partner", partner),
-    ("overlap", overlap),
-    ("train", train),
-    ("model", models),
-    ("offers", offers),
-    ("consent", consent),
-    ("policy", policy),
-    ("budget", budget),
-    ("audit", audit),
-):
-    app.add_typer(part.app, name=name)
+add_groups(app)
 app.command("score", epilog="Example: entente score --config bank --out scores.parquet")(score.score)
 
 AuthorityOption = Annotated[Path, typer.Option("--ca", help="Folder with the CA's key (ca.key, ca.pem).")]
@@ -86,6 +76,8 @@ def serve(
 @operator_app.command(epilog="Example: entente operator pending --config people/operator")
 def pending(config: ConfigOption, as_json: JsonOption = False) -> None:
     """List certificate requests that wait for a signature."""
+    from federation.v1 import enrolment_pb2
+
     with connect(config) as connection:
         answer = connection.enrolment.ListCertificateRequests(enrolment_pb2.ListCertificateRequestsRequest())
     rows = [
@@ -117,6 +109,7 @@ def approve(
     """
     from federation.core.clock import SystemClock
     from federation.core.identity import request_id_of
+    from federation.v1 import enrolment_pb2
     from gateway.identity.authority import Authority, read_csr
 
     if bool(requests) == every:
@@ -148,6 +141,8 @@ def revoke(
     as_json: JsonOption = False,
 ) -> None:
     """Revoke certificates; in force before the command returns."""
+    from federation.v1 import enrolment_pb2
+
     with connect(config) as connection:
         connection.enrolment.RevokeCertificate(
             enrolment_pb2.RevokeCertificateRequest(serial=serial, party=party, reason=reason)

@@ -1,15 +1,15 @@
 """``entente audit``: is the log what it was, and is every entry in it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from federation.cli.console import ConfigOption, JsonOption, connect, emit, out
-from federation.client.audit.verifier import AuditReport, AuditVerifier, verify_folder
-from federation.client.config import load_client_config
-from federation.client.enrolment import LOG_KEY_FILE
 from federation.core.errors import ConfigError, Reason
+
+if TYPE_CHECKING:
+    from federation.client.audit.verifier import AuditReport
 
 app = typer.Typer(no_args_is_help=True, help="The append-only audit log.")
 SEEN_FILE = "seen-checkpoint"
@@ -27,6 +27,9 @@ def verify(
 
     Exit code 1 when the log does not verify; the message names the first broken entry.
     """
+    from federation.client.audit.verifier import AuditVerifier, verify_folder
+    from federation.client.config import load_client_config
+
     settings = load_client_config(config)
     vkey = _log_key(settings.identity)
     if files is not None:
@@ -42,6 +45,9 @@ def export(
     folder: Annotated[Path, typer.Argument(help="A new folder.")], config: ConfigOption, as_json: JsonOption = False
 ) -> None:
     """Check the log and write a copy that can be verified without the gateway."""
+    from federation.client.audit.verifier import AuditVerifier
+    from federation.client.config import load_client_config
+
     settings = load_client_config(config)
     with connect(config) as connection:
         report = AuditVerifier(connection.audit, _log_key(settings.identity), settings.state / SEEN_FILE).export(folder)
@@ -49,6 +55,8 @@ def export(
 
 
 def _log_key(identity: Path) -> str:
+    from federation.client.enrolment import LOG_KEY_FILE
+
     try:
         return (identity / LOG_KEY_FILE).read_text()
     except OSError as exc:
@@ -56,6 +64,6 @@ def _log_key(identity: Path) -> str:
         raise ConfigError(Reason.MISSING_FILE, item=str(identity / LOG_KEY_FILE), fix=fix) from exc
 
 
-def _to_json(report: AuditReport) -> dict[str, Any]:
+def _to_json(report: "AuditReport") -> dict[str, Any]:
     about = {"old_size": report.old_size, "size": report.size, "root": report.root, "summary": report.summary}
     return {**about, "kinds": dict(report.kinds), "open_intents": list(report.open_intents), "intact": True}

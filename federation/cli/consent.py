@@ -13,11 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 
 from federation.cli.console import ConfigOption, JsonOption, emit, err, out, table
 from federation.cli.partner import workplace
-from federation.client.config import load_client_config
 from federation.client.connection import translated
-from federation.consent.receipt import LANGUAGES, MAX_BYTES, sign_receipt, verify_receipt
-from federation.consent.record import Record, build_record, state_of
-from federation.consent.terms import PurposeTerms
 from federation.core.clock import from_text, to_text
 from federation.core.errors import DataError, EntenteError, Reason
 from federation.core.files import write_secret
@@ -28,6 +24,8 @@ from federation.policy.facts import ConsentFact
 if TYPE_CHECKING:
     from federation.client.consent.importing import Imported
     from federation.client.workplace import Workplace
+    from federation.consent.record import Record
+    from federation.consent.terms import PurposeTerms
 
 app = typer.Typer(no_args_is_help=True, help="Consents of a partner's own customers.")
 CustomerArgument = Annotated[str, typer.Argument(help="The partner's own customer id.")]
@@ -92,6 +90,8 @@ def record(
 @app.command(epilog="Example: entente consent show B00122425 --config bank")
 def show(customer: CustomerArgument, config: ConfigOption, as_json: JsonOption = False) -> None:
     """Show what a customer said, purpose by purpose; with --json the whole records (ISO/IEC TS 27560)."""
+    from federation.consent.record import state_of
+
     with workplace(config) as place:
         _check_known(place.data.customers().index, customer)
         found = place.data.consents.purposes_of(CustomerId(customer))
@@ -171,6 +171,8 @@ def receipt(
     as_json: JsonOption = False,
 ) -> None:
     """Make the receipt that the person gets: the record, the same in plain words, and the partner's signature."""
+    from federation.consent.receipt import sign_receipt
+
     _check_language(lang)
     with workplace(config) as place:
         _check_known(place.data.customers().index, customer)
@@ -189,6 +191,9 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check a receipt's signature, offline; any party of the alliance can."""
+    from federation.client.config import load_client_config
+    from federation.consent.receipt import MAX_BYTES, verify_receipt
+
     _check_language(lang)
     try:
         with file.open("rb") as opened:
@@ -217,16 +222,20 @@ def _progress(quiet: bool) -> "Iterator[Callable[[Imported], None]]":
         yield show
 
 
-def _record(place: "Workplace", customer: str, purpose: str) -> Record:
+def _record(place: "Workplace", customer: str, purpose: str) -> "Record":
     """Raises DataError (BAD_FIELD) naming what is missing."""
+    from federation.consent.record import build_record
+
     declared = _check_purpose(place, purpose)[purpose]
     said, record_id = place.data.consents.history_of(CustomerId(customer), purpose)
     terms = place.config.consent
     return build_record(customer, said, purpose=declared, terms=terms, at=place.clock.now(), record_id=record_id)
 
 
-def _check_purpose(place: "Workplace", purpose: str, also: Container[str] = ()) -> dict[str, PurposeTerms]:
+def _check_purpose(place: "Workplace", purpose: str, also: Container[str] = ()) -> "dict[str, PurposeTerms]":
     """The purposes that the partner's policy declares. Raises DataError (BAD_FIELD) for another that is not in also."""
+    from federation.consent.terms import PurposeTerms
+
     declared = yaml.safe_load(place.policy.files["purposes.yaml"])["purposes"]  # valid: the policy was loaded from it
     known = {entry["id"]: PurposeTerms.model_validate(entry) for entry in declared}
     if purpose not in known and purpose not in also:
@@ -235,6 +244,8 @@ def _check_purpose(place: "Workplace", purpose: str, also: Container[str] = ()) 
 
 
 def _check_language(lang: str) -> None:
+    from federation.consent.receipt import LANGUAGES
+
     if lang not in LANGUAGES:
         raise typer.BadParameter("give en or zh", param_hint="--lang")
 

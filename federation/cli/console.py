@@ -9,20 +9,19 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from federation.client.config import load_client_config
-from federation.client.connection import Connection, translated
 from federation.core.errors import CATALOG, EntenteError
-from federation.core.identity import load_identity
-from federation.v1 import common_pb2
+
+if TYPE_CHECKING:
+    from federation.client.connection import Connection
+    from federation.v1 import common_pb2
 
 T = TypeVar("T")
 out = Console(highlight=False, soft_wrap=True)
@@ -106,8 +105,12 @@ def table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
 
 
 @contextmanager
-def connect(config: Path, timeout_s: float = 10.0) -> Iterator[Connection]:
+def connect(config: Path, timeout_s: float = 10.0) -> "Iterator[Connection]":
     """A connection as the party of a configuration; RPC errors within come out as EntenteError."""
+    from federation.client.config import load_client_config
+    from federation.client.connection import Connection, translated
+    from federation.core.identity import load_identity
+
     settings = load_client_config(config)
     with Connection(settings.gateway, load_identity(settings.identity)) as connection:
         connection.wait_ready(timeout_s)
@@ -115,8 +118,10 @@ def connect(config: Path, timeout_s: float = 10.0) -> Iterator[Connection]:
             yield connection
 
 
-def follow(stream: Iterable[T], progress_of: Callable[[T], common_pb2.Progress], quiet: bool) -> T | None:
+def follow(stream: Iterable[T], progress_of: "Callable[[T], common_pb2.Progress]", quiet: bool) -> T | None:
     """Draws a bar for each stage of a stream, on standard error, and returns the last message."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
     last: T | None = None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=quiet, transient=not err.is_terminal) as bars:

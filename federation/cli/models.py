@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out, table
-from federation.client.config import FILE_NAME
 from federation.v1 import models_pb2 as pb
 
 if TYPE_CHECKING:
@@ -81,6 +80,8 @@ def compare(first: VersionArgument, second: VersionArgument, config: ConfigOptio
 
     A person gets the public set's answer. A partner compares on its own customers who may be scored; that stays there.
     """
+    from federation.client.config import FILE_NAME
+
     own = (config / FILE_NAME).is_file() or config.name == FILE_NAME
     value = _compare_own(config, first, second) if own else _compare_public(config, first, second)
 

@@ -12,14 +12,11 @@ import yaml
 
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, emit, err, out, table
 from federation.cli.partner_report import report
-from federation.client.config import CLIENT_FILE_NAME, FILE_NAME, load_partner_config
 from federation.client.connection import Connection, translated
-from federation.client.enrolment import copy_policy, enrol, load_invitation, starting_terms
 from federation.core.clock import SystemClock
 from federation.core.errors import ConfigError, EntenteError, Reason
 from federation.core.files import keep_secret
 from federation.core.identity import Role
-from federation.policy.load import load_policy
 from federation.v1 import enrolment_pb2
 
 if TYPE_CHECKING:
@@ -54,6 +51,10 @@ def enrol_command(
     For a person (compliance, marketing, auditor) it writes client.yaml instead.
     Prints the request's id: read it out to the operator, who approves exactly that. Run it again to continue.
     """
+    from federation.client.config import CLIENT_FILE_NAME, FILE_NAME, load_partner_config
+    from federation.client.enrolment import copy_policy, enrol, load_invitation, starting_terms
+    from federation.policy.load import load_policy
+
     invited = load_invitation(invitation)
     person = invited.role is not Role.PARTNER
     data = data or Path()
@@ -170,6 +171,7 @@ def supernode(
     """
     import threading
 
+    from federation.client.config import load_partner_config
     from federation.client.stock.runner import serve
     from federation.training.flower_runtime import TaskDoor
 
@@ -256,6 +258,7 @@ def _proposals(place: "Workplace") -> list[dict[str, Any]]:
 @contextmanager
 def workplace(config: Path) -> Iterator["Workplace"]:
     """A partner's workplace for the length of a command."""
+    from federation.client.config import load_partner_config
     from federation.client.workplace import open_workplace
 
     place = open_workplace(load_partner_config(config), SystemClock())

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from federation.cli.console import ConfigOption, JsonOption, emit, out, table
-from federation.client.config import load_partner_config
 from federation.core.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ def report(
 
     Reads the partner's own files, sends nothing and spends nothing. Exit code 3 where a finding stops the partner.
     """
+    from federation.client.config import load_partner_config
     from federation.client.report.advice import STOP, advise
     from federation.client.report.page import write_page
     from federation.client.report.report import keep_report, last_report, make_report, read_reference

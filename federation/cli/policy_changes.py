@@ -1,7 +1,7 @@
 """``entente policy diff|replay``: what a change of the rules changes, in words and on recorded decisions."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,11 +15,12 @@ from federation.cli.policy_tools import (
     since_of,
     versions_at,
 )
-from federation.client.config import load_client_config
 from federation.core.clock import SystemClock
 from federation.core.identity import Role, load_identity
-from federation.policy.diff import Change, changes
-from federation.policy.replay import Comparison, compare, repeat
+
+if TYPE_CHECKING:
+    from federation.policy.diff import Change
+    from federation.policy.replay import Comparison
 
 _READS_LOG = frozenset({Role.COMPLIANCE, Role.AUDITOR, Role.OPERATOR})
 _COLOURS = {"looser": "yellow", "open": "yellow", "stricter": "green", "words": "dim"}
@@ -38,6 +39,10 @@ def diff(
     Decisions come from the gateway's log (compliance, auditor, operator) or from a folder of `audit export`; a partner
     without either sees the words only.
     """
+    from federation.client.config import load_client_config
+    from federation.policy.diff import changes
+    from federation.policy.replay import compare
+
     start = since_of(since, SystemClock().now())
     role = None if config is None else load_identity(load_client_config(config).identity).subject.role
     with optional(config) as connection:
@@ -66,6 +71,8 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Make every recorded decision again under the version that made it. Exit code 1 when one comes out otherwise."""
+    from federation.policy.replay import repeat
+
     start = since_of(since, SystemClock().now())
     with optional(config) as connection:
         done = repeat(decisions_of(connection, log, start), versions_at(connection))
@@ -89,7 +96,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: entente policy replay --config people/auditor")(replay)
 
 
-def _show_changes(found: Sequence[Change]) -> None:
+def _show_changes(found: "Sequence[Change]") -> None:
     if not found:
         out.print("Nothing changes.")
     for change in found:
@@ -99,7 +106,7 @@ def _show_changes(found: Sequence[Change]) -> None:
         out.print(f"{where}: {change.text}  ({change.file}; concerns {concerns})", markup=False)
 
 
-def _show_replay(replayed: Comparison) -> None:
+def _show_replay(replayed: "Comparison") -> None:
     flips = replayed.to_permit + replayed.to_refuse
     out.print(f"{replayed.considered} recorded decisions replayed, {flips} would flip:")
     out.print(f"  {replayed.to_permit} refused would be permitted, {replayed.to_refuse} permitted would be refused")
@@ -123,7 +130,7 @@ def _show_replay(replayed: Comparison) -> None:
         out.print(shown)
 
 
-def _replayed_json(replayed: Comparison) -> dict[str, Any]:
+def _replayed_json(replayed: "Comparison") -> dict[str, Any]:
     names = ("considered", "to_permit", "to_refuse", "other_reasons", "other_duties", "still_refused")
     rules = [{"way": way, "rule": rule, "count": count} for (way, rule), count in replayed.rules.most_common()]
     samples = [sample.to_json() for sample in replayed.samples]

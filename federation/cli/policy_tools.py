@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,11 +16,12 @@ from federation.client.connection import Connection, translated
 from federation.core.clock import from_text
 from federation.core.errors import AuditError, ConfigError, DataError, EntenteError, PolicyError, Reason
 from federation.core.ids import PolicyVersion
-from federation.policy.load import load_policy, parse_policy
-from federation.policy.policy_set import PolicySet
 from federation.policy.records import Recorded, recorded
 from federation.v1 import audit_pb2
 from federation.v1 import policy_pb2 as pb
+
+if TYPE_CHECKING:
+    from federation.policy.policy_set import PolicySet
 
 OptionalConfig = Annotated[
     Path | None,
@@ -55,11 +56,13 @@ def since_of(text: str, now: datetime) -> datetime | None:
         raise typer.BadParameter("give days as 30d, or a date as 2026-11-01") from exc
 
 
-def versions_at(connection: Connection | None) -> Callable[[PolicyVersion], PolicySet]:
+def versions_at(connection: Connection | None) -> "Callable[[PolicyVersion], PolicySet]":
     """Fetches versions from a gateway, each once, and checks that they are what they are called."""
+    from federation.policy.load import parse_policy
+
     known: dict[str, PolicySet] = {}
 
-    def fetch(version: PolicyVersion) -> PolicySet:
+    def fetch(version: PolicyVersion) -> "PolicySet":
         if version not in known:
             if connection is None:
                 raise ConfigError(Reason.BAD_CONFIG, item=f"version {version[:12]}", fix="Say --config too.")
@@ -73,8 +76,10 @@ def versions_at(connection: Connection | None) -> Callable[[PolicyVersion], Poli
     return fetch
 
 
-def policy_of(name: str, connection: Connection | None) -> PolicySet:
+def policy_of(name: str, connection: Connection | None) -> "PolicySet":
     """A folder, a version by its first digits, or ``active``."""
+    from federation.policy.load import load_policy
+
     if Path(name).is_dir():
         return load_policy(Path(name))
     if name == "active":

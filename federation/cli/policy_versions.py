@@ -3,23 +3,27 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from federation.cli.console import ConfigOption, JsonOption, connect, emit, out
 from federation.cli.policy_tools import CALL_S, proposal_json
-from federation.client.config import load_client_config
-from federation.client.policy_steps import PolicySteps, verify_history
 from federation.core.clock import SystemClock
 from federation.core.identity import load_identity
 from federation.v1 import policy_pb2 as pb
+
+if TYPE_CHECKING:
+    from federation.client.policy_steps import PolicySteps
 
 VersionArgument = Annotated[str, typer.Argument(help="The version, at least its first six digits.")]
 
 
 @contextmanager
-def _steps(config: Path) -> Iterator[PolicySteps]:
+def _steps(config: Path) -> "Iterator[PolicySteps]":
+    from federation.client.config import load_client_config
+    from federation.client.policy_steps import PolicySteps
+
     with connect(config) as connection:
         yield PolicySteps(connection.policy, load_identity(load_client_config(config).identity), SystemClock())
 
@@ -93,6 +97,9 @@ def rollback(
 
 def history(config: ConfigOption, as_json: JsonOption = False) -> None:
     """Show every proposal and step, with each signature checked here. Exit code 1 when one does not hold."""
+    from federation.client.config import load_client_config
+    from federation.client.policy_steps import verify_history
+
     identity = load_identity(load_client_config(config).identity)
     with connect(config) as connection:
         answer = connection.policy.ListPolicySteps(pb.ListPolicyStepsRequest(), timeout=CALL_S)

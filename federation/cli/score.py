@@ -4,12 +4,9 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from typer import Option
 
 from federation.cli.console import ConfigOption, JsonOption, emit, err, out, table
-from federation.cli.partner import workplace
-from federation.client.connection import translated
 
 
 def score(
@@ -25,6 +22,10 @@ def score(
 
     The own policy is asked about each customer; the card's signature is verified before the model is used.
     """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    from federation.cli.partner import workplace
+    from federation.client.connection import translated
     from federation.client.models import ModelShelf
     from federation.client.scoring import score_customers
     from federation.training.saved import load_model

@@ -11,7 +11,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, err, out, table
 from federation.cli.export import check_targets
-from federation.client.config import load_client_config, load_partner_config
 from federation.client.connection import translated
 from federation.core.clock import SystemClock
 from federation.core.errors import DataError, Reason, TrainingError
@@ -159,11 +158,14 @@ def find_run(stub: "TrainingServiceStub", run_id: str, ca: "Certificate") -> Fou
 
 
 def _ca(config: Path) -> "Certificate":
+    from federation.client.config import load_client_config
+
     return load_identity(load_client_config(config).identity).ca
 
 
 @contextmanager
 def _partner(config: Path) -> Iterator["Workplace"]:
+    from federation.client.config import load_partner_config
     from federation.client.workplace import open_workplace
 
     place = open_workplace(load_partner_config(config), SystemClock())

@@ -12,7 +12,6 @@ import typer
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect
 from federation.cli.partner import workplace
 from federation.cli.train_runs import show_run
-from federation.client.config import FILE_NAME
 from federation.client.connection import translated
 from federation.core.errors import EntenteError, Reason, TrainingError
 from federation.v1 import training_pb2 as pb
@@ -115,4 +114,6 @@ def _find(listed: pb.ListRunsResponse, run_id: str) -> pb.RunInfo:
 
 
 def _is_partner(config: Path) -> bool:
+    from federation.client.config import FILE_NAME
+
     return (config / FILE_NAME).is_file() or config.name == FILE_NAME

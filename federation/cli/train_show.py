@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out
-from federation.client.config import load_client_config
 from federation.v1 import training_pb2 as pb
 
 
@@ -24,6 +23,7 @@ def show(
     """Show the model card of a finished run; its signature is verified first."""
     from federation.cli.export import need
     from federation.cli.model_card import print_card
+    from federation.client.config import load_client_config
     from federation.core.identity import load_identity
     from federation.training.signed_card import save_model, verify_card
 

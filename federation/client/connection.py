@@ -12,7 +12,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from federation.client.egress import EgressLedger, RecordedChannel
+from federation.client.channel import Record, RecordedChannel
 from federation.core.errors import EntenteError, Reason, TransportError
 from federation.core.identity import Identity
 from federation.v1.audit_pb2_grpc import AuditServiceStub
@@ -44,11 +44,11 @@ class Connection:
         target: ``host:port`` of the gateway.
         identity: The caller's key and certificate; None for the enrolment port, where only ``ca_pem`` is used.
         ca_pem: The alliance CA, where there is no identity yet.
-        egress: Records what leaves; every partner has one.
+        record: Keeps what leaves, before it leaves; every partner's egress ledger does.
     """
 
     def __init__(
-        self, target: str, identity: Identity | None, *, ca_pem: bytes = b"", egress: EgressLedger | None = None
+        self, target: str, identity: Identity | None, *, ca_pem: bytes = b"", record: Record | None = None
     ) -> None:
         if identity is not None:
             credentials = grpc.ssl_channel_credentials(identity.ca_pem, identity.key_pem, identity.certificate_pem)
@@ -56,7 +56,7 @@ class Connection:
             credentials = grpc.ssl_channel_credentials(ca_pem)
         channel = grpc.secure_channel(target, credentials, options=OPTIONS)
         self.target = target
-        self.channel: grpc.Channel = RecordedChannel(channel, egress) if egress is not None else channel
+        self.channel: grpc.Channel = RecordedChannel(channel, record) if record is not None else channel
         self.enrolment = EnrolmentServiceStub(self.channel)
         self.overlap = OverlapServiceStub(self.channel)
         self.training = TrainingServiceStub(self.channel)

@@ -7,11 +7,9 @@ inspection; what they hold is what the partner sent, so guard it like the partne
 
 import hashlib
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, func, insert, select
 
 from federation.core.clock import Clock, to_text
@@ -56,52 +54,3 @@ class EgressLedger:
         with self._engine.begin() as db:
             rows = db.execute(query).all()
         return [{"method": method, "messages": n, "bytes": total} for method, n, total in rows]
-
-
-class RecordedChannel(grpc.Channel):
-    """A channel whose every outgoing message passes the egress ledger, after serialization and before encryption."""
-
-    def __init__(self, inner: grpc.Channel, egress: EgressLedger) -> None:
-        self._inner, self._egress = inner, egress
-
-    def _recording(self, method: str, serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
-        def recorded(message: Any) -> bytes:
-            data = serialize(message) if serialize is not None else bytes(message)
-            self._egress.record(method, data)
-            return data
-
-        return recorded
-
-    def unary_unary(self, method: str, request_serializer: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As grpc.Channel."""
-        return self._inner.unary_unary(method, self._recording(method, request_serializer), *args, **kwargs)
-
-    def unary_stream(self, method: str, request_serializer: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As grpc.Channel."""
-        return self._inner.unary_stream(method, self._recording(method, request_serializer), *args, **kwargs)
-
-    def stream_unary(self, method: str, request_serializer: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As grpc.Channel."""
-        return self._inner.stream_unary(method, self._recording(method, request_serializer), *args, **kwargs)
-
-    def stream_stream(self, method: str, request_serializer: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As grpc.Channel."""
-        return self._inner.stream_stream(method, self._recording(method, request_serializer), *args, **kwargs)
-
-    def subscribe(self, callback: Any, try_to_connect: bool | None = False) -> None:
-        """As grpc.Channel."""
-        self._inner.subscribe(callback, bool(try_to_connect))
-
-    def unsubscribe(self, callback: Any) -> None:
-        """As grpc.Channel."""
-        self._inner.unsubscribe(callback)
-
-    def close(self) -> None:
-        """As grpc.Channel."""
-        self._inner.close()
-
-    def __enter__(self) -> "RecordedChannel":
-        return self
-
-    def __exit__(self, *_args: object) -> None:
-        self.close()

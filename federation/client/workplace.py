@@ -63,7 +63,7 @@ def open_workplace(config: PartnerConfig, clock: Clock) -> Workplace:
     tap = os.environ.get(TAP_VARIABLE)
     tap_folder = Path(tap) / config.party if tap else None
     egress = EgressLedger(open_database(config.state / EGRESS_FILE), clock, tap_folder)
-    connection = Connection(config.gateway, identity, egress=egress)
+    connection = Connection(config.gateway, identity, record=egress.record)
     handles = HandleBook(engine)
     terms = config.consent
     book = ConsentBook(config.data.consents, engine, clock, lambda purpose: terms is not None and terms.covers(purpose))

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from federation.cli.groups import GROUPS
+
 BLOCK = """
 import sys
 class Block:
@@ -18,19 +20,26 @@ DEMO_ONLY = {"sklearn", "matplotlib", "jinja2", "psutil"}
 GATEWAY_ONLY = {"duckdb", "grpc_health", "grpc_reflection"}
 PARTNER_ONLY = {"torch", "opacus", "gmpy2", "phonenumbers", "pandas"}
 PEOPLE_ONLY = {"dp_accounting", "flwr", "numpy", "safetensors"}
+CLI = ", ".join(["gateway.cli", *(group.module for group in GROUPS.values())])
+# What people's commands import when they run.
+PEOPLE = (
+    "federation.client.config, federation.client.connection, federation.client.enrolment, "
+    "federation.client.audit.verifier, federation.client.policy_steps, federation.policy.diff, "
+    "federation.policy.replay, federation.policy.load, federation.consent.receipt"
+)
 
 
 @pytest.mark.parametrize(
     ("blocked", "modules"),
     [
-        (PARTNER_ONLY | DEMO_ONLY, "gateway.server, gateway.cli"),
+        (PARTNER_ONLY | DEMO_ONLY, f"gateway.server, {CLI}"),
         (
             GATEWAY_ONLY | DEMO_ONLY,
-            "gateway.cli, federation.client.workplace, federation.client.overlap.agent, "
+            f"{CLI}, federation.client.workplace, federation.client.overlap.agent, "
             "federation.client.training.agent, federation.client.offers.proposer, "
             "federation.client.offers.inbox, federation.training.saved",
         ),
-        (PARTNER_ONLY | GATEWAY_ONLY | DEMO_ONLY | PEOPLE_ONLY, "gateway.cli"),
+        (PARTNER_ONLY | GATEWAY_ONLY | DEMO_ONLY | PEOPLE_ONLY, f"{CLI}, {PEOPLE}"),
     ],
     ids=["gateway", "partner", "people"],
 )

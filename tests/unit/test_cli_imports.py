@@ -1,0 +1,46 @@
+"""Help and small commands start fast: what they import, never how long it takes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from federation.cli.groups import GROUPS, load_group
+
+HEAVY = {"sqlalchemy", "torch", "duckdb", "flwr", "numpy", "pandas", "pydantic"}
+NETWORK = {"grpc", "cryptography"}
+TELL = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+
+
+def imported_by(code: str) -> set[str]:
+    """Top-level names of the modules that a fresh interpreter has after the code."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{TELL}"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("arguments", ["--help", "score --help", "init --help", "budget show --help", "audit --help"])
+def test_help_imports_no_library_that_only_the_work_needs(arguments: str) -> None:
+    code = f"from gateway.cli import app\napp({arguments.split()!r}, standalone_mode=False)"
+    found = imported_by(code)
+    assert {"gateway", "federation", "rich"} <= found
+    assert not found & (HEAVY | NETWORK)
+
+
+def test_a_gateway_can_be_called_without_a_database() -> None:
+    assert "sqlalchemy" not in imported_by("import federation.client.connection")
+
+
+def test_no_group_imports_a_library_before_a_command_of_it_runs() -> None:
+    found = imported_by("import " + ", ".join(group.module for group in GROUPS.values()))
+    assert not found & HEAVY
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_the_list_of_commands_says_of_a_group_what_the_group_says_of_itself(name: str) -> None:
+    group = load_group(name)
+    assert group.help == GROUPS[name].help
+    assert group.commands
+    assert (group.short_help, group.hidden, group.deprecated) == (None, False, False)  # the list would show these too
