@@ -12,17 +12,19 @@ import yaml
 
 from federation.core.errors import EntenteError, Reason
 from federation.policy.load import load_policy
-from gateway.alliance import create_alliance
 from gateway.demo.processes import ENTENTE, run_command
 from gateway.demo.record import Partner, Story
 from gateway.demo.stage import PARTNERS, Stage
-from gateway.demo.synthetic import make_alliance
 
 ENROL_S = 60
 
 
 def enrol(stage: Stage) -> tuple[Story, str]:
     """Makes the alliance, enrols the partners, starts the agents."""
+    # Loaded here, because a demonstration that goes on with a later step needs neither.
+    from gateway.alliance import create_alliance  # noqa: PLC0415
+    from gateway.demo.synthetic import make_alliance  # noqa: PLC0415
+
     if stage.story.synthetic and not (stage.data / "truth.json").exists():
         stage.show("making a synthetic alliance", 0, 5)
         scratch = stage.data.with_name("data.unfinished")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from federation.client.audit.verifier import AuditReport
-from federation.plots.tables import count_of, noise_of
+from federation.plots.answers import count_of, noise_of
 from federation.plots.values import Noise, Region
 from federation.v1 import budget_pb2, overlap_pb2
 from gateway.demo.record import (

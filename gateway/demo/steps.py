@@ -8,7 +8,7 @@ from typing import Any
 from federation.client.audit.verifier import AuditVerifier
 from federation.client.enrolment import LOG_KEY_FILE
 from federation.core.errors import EntenteError, Reason
-from federation.plots.tables import cross_table
+from federation.plots.answers import cross_table
 from federation.policy.load import load_policy
 from federation.v1 import budget_pb2, offers_pb2, overlap_pb2, training_pb2
 from gateway.demo import readings

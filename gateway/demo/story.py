@@ -15,7 +15,6 @@ from federation.core.files import write_secret
 from gateway.demo import steps
 from gateway.demo.enrolling import enrol
 from gateway.demo.processes import Processes
-from gateway.demo.report import render
 from gateway.demo.stage import PARTNERS, PROGRESS_FILE, Stage, StepFunction
 
 REPORT_FILE = "report.html"
@@ -50,6 +49,8 @@ def play(folder: Path, data: Path | None, *, fresh: bool = False, quiet: bool = 
     finally:
         stage.processes.stop()
     stage.finish()
+    from gateway.demo.report import render  # noqa: PLC0415 - plots: a second to load, and only a finished story has them
+
     report = stage.folder / REPORT_FILE
     report.write_text(render(stage.story))
     return report

@@ -8,20 +8,23 @@ pooled file would be unlawful and the partners' own numbers would stay with them
 Columns are encoded as the joint model's are. Only rows with a live ``model_training`` consent are used, as in the joint
 training; a person who is a customer of two partners counts twice, as there. The judge is ``test.csv``: nobody's
 customers.
+
+The libraries are loaded where they are used: one step of the demonstration needs them, and each start would wait.
 """
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from federation.core.errors import DataError, Reason
 from federation.training.features import MARKETING_V1
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FEATURES = tuple(feature.name for feature in MARKETING_V1.features)
 PURPOSE, LABEL = "model_training", "accepted_offer"
@@ -68,6 +71,8 @@ def measure(data: Path, at: datetime) -> Yardsticks:
     Raises:
         DataError: MISSING_FILE, MISSING_COLUMN, BAD_TIME, or BAD_FIELD where a file holds only one kind of label.
     """
+    import pandas as pd  # noqa: PLC0415 - as the module says
+
     if at.tzinfo is None:
         raise DataError(Reason.BAD_TIME, item="at: time without zone")
     test = _read(data / "test.csv", (*FEATURES, LABEL))
@@ -96,6 +101,8 @@ def judge(name: str, scores: Floats, labels: Labels, *, rows: int) -> Curve:
     Raises:
         DataError: BAD_FIELD where the shapes differ, a score is not finite or the labels are all the same.
     """
+    from sklearn.metrics import roc_auc_score, roc_curve  # noqa: PLC0415 - as the module says
+
     if scores.shape != labels.shape or scores.ndim != 1 or not np.isfinite(scores).all():
         raise DataError(Reason.BAD_FIELD, item=f"{name}: scores must be finite, one a label")
     if len(np.unique(labels)) != 2:
@@ -119,8 +126,10 @@ def judge(name: str, scores: Floats, labels: Labels, *, rows: int) -> Curve:
     )
 
 
-def _fit_and_judge(name: str, rows: pd.DataFrame, test: pd.DataFrame) -> Curve:
+def _fit_and_judge(name: str, rows: "pd.DataFrame", test: "pd.DataFrame") -> Curve:
     """A plain logistic regression on ``rows``, judged on ``test``."""
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - as the module says
+
     if rows[LABEL].nunique() != 2:
         raise DataError(Reason.BAD_FIELD, item=f"{name}: the rows need takers and non-takers")
     model = LogisticRegression(C=INVERSE_REGULARISATION, max_iter=1000)
@@ -129,8 +138,10 @@ def _fit_and_judge(name: str, rows: pd.DataFrame, test: pd.DataFrame) -> Curve:
     return judge(name, scores, test[LABEL].to_numpy(np.int64), rows=len(rows))
 
 
-def _read_agreed(folder: Path, at: datetime) -> pd.DataFrame:
+def _read_agreed(folder: Path, at: datetime) -> "pd.DataFrame":
     """The customers of one partner whose consent for training is given and not expired."""
+    import pandas as pd  # noqa: PLC0415 - as the module says
+
     customers = _read(folder / "customers.csv", ("customer_id", *FEATURES, LABEL))
     consents = _read(folder / "consents.csv", ("customer_id", "purpose", "status", "given_at", "expires_at"))
     given = consents[(consents["purpose"] == PURPOSE) & (consents["status"] == "given")]
@@ -140,8 +151,10 @@ def _read_agreed(folder: Path, at: datetime) -> pd.DataFrame:
     return customers[customers["customer_id"].isin(live)]
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+def _read(path: Path, columns: tuple[str, ...]) -> "pd.DataFrame":
     """The named columns of a CSV file."""
+    import pandas as pd  # noqa: PLC0415 - as the module says
+
     try:
         table = pd.read_csv(path, usecols=lambda name: name in columns)
     except (OSError, ValueError) as exc:

@@ -10,8 +10,8 @@ from federation.cli import console, questions
 from federation.cli.export import check_targets, rows, to_json, write_csv, write_parquet, write_plot
 from federation.cli.overlap import app
 from federation.core.errors import ConfigError, Reason
+from federation.plots.answers import by_region, cross_table
 from federation.plots.svg import VARIABLES
-from federation.plots.tables import by_region, cross_table
 from federation.policy.specs import CubeSpec
 from federation.v1 import overlap_pb2 as pb
 from tests.kits.questions import Asking, Exact, person
