@@ -13,6 +13,7 @@ from federation.cli import groups
 from federation.core.clock import FixedClock
 from federation.policy.load import load_policy
 from gateway.alliance import create_alliance, shipped_policies
+from tests.kits.command import entente
 
 ENTENTE = (sys.executable, "-c", "from gateway.cli import main; main()")
 GROUPS = {
@@ -43,14 +44,15 @@ GROUPS = {
 }
 
 
-def entente(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def in_a_shell(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """As a process of its own."""
     return subprocess.run([*ENTENTE, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture(scope="module")
 def alliance(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "alliance"
-    made = entente("init", str(folder), "--json", "--port", "17943")
+    made = in_a_shell("init", str(folder), "--json", "--port", "17943")
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)["partners"] == ["bank", "insurer", "airline"]
     return folder
@@ -87,7 +89,7 @@ def test_secrets_can_be_read_by_their_owner_only(alliance: Path) -> None:
 
 
 def test_a_gateway_that_is_away_is_exit_code_4_and_json_on_request(alliance: Path) -> None:
-    away = entente("budget", "show", "--config", str(alliance / "people" / "compliance"), "--json")
+    away = in_a_shell("budget", "show", "--config", str(alliance / "people" / "compliance"), "--json")
     assert (away.returncode, away.stdout) == (4, "")
     error = json.loads(away.stderr)["error"]
     assert (error["reason"], error["retryable"]) == ("UNAVAILABLE", True)
@@ -95,7 +97,7 @@ def test_a_gateway_that_is_away_is_exit_code_4_and_json_on_request(alliance: Pat
 
 
 def test_a_missing_configuration_is_exit_code_3_and_named(tmp_path: Path) -> None:
-    missing = entente("partner", "status", "--config", str(tmp_path))
+    missing = in_a_shell("partner", "status", "--config", str(tmp_path))
     assert missing.returncode == 3
     assert "partner.yaml" in missing.stderr
     assert "Traceback" not in missing.stderr
@@ -118,7 +120,7 @@ def test_a_wrong_configuration_key_is_named(tmp_path: Path, line: str, says: str
 
 def test_wrong_usage_is_exit_code_2() -> None:
     assert entente("overlap", "query").returncode == 2
-    assert entente("nonsense").returncode == 2
+    assert in_a_shell("nonsense").returncode == 2
 
 
 def test_policy_check_names_file_line_and_key(tmp_path: Path) -> None:

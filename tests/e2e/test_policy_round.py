@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,9 +14,8 @@ import yaml
 from federation.core.clock import SystemClock
 from federation.core.files import write_secret
 from federation.v1 import offers_pb2, policy_pb2
+from tests.kits.command import entente
 from tests.kits.two_gateways import Pair, offer, two_gateways
-
-ENTENTE = (sys.executable, "-c", "from gateway.cli import main; main()")
 
 
 @dataclass
@@ -29,8 +26,8 @@ class Tour:
     folder: Path
 
     def run(self, *words: str, party: str = "", code: int = 0) -> Any:
-        command = [*ENTENTE, "policy", *words, "--json"] + (["--config", str(self.config(party))] if party else [])
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        config = ("--config", str(self.config(party))) if party else ()
+        done = entente("policy", *words, "--json", *config)
         assert done.returncode == code, done.stdout + done.stderr
         return json.loads(done.stdout or done.stderr)
 

@@ -26,6 +26,7 @@ from gateway.demo.record import Story
 from gateway.demo.stage import Stage
 from gateway.demo.story import STEPS
 from gateway.demo.synthetic import make_alliance
+from tests.kits.command import entente
 
 ENTENTE = (sys.executable, "-c", "from gateway.cli import main; main()")
 PARTNERS = ("bank", "insurer", "airline")
@@ -124,7 +125,8 @@ def model_on_shelf(played: Played, party: str) -> Path:
 
 
 def run_entente(*arguments: str) -> dict[str, Any]:
-    done = subprocess.run([*ENTENTE, *arguments, "--json"], check=True, capture_output=True, text=True, timeout=120)
+    done = entente(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
 
@@ -222,8 +224,7 @@ class Marketing:
         self.people = folder / "alliance" / "people"
 
     def run(self, *arguments: str, role: str = "marketing") -> "subprocess.CompletedProcess[str]":
-        command = [*ENTENTE, *arguments, "--json", "--config", str(self.people / role)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return entente(*arguments, "--json", "--config", str(self.people / role))
 
     def ask(self, *arguments: str, role: str = "marketing") -> dict[str, Any]:
         done = self.run(*arguments, role=role)

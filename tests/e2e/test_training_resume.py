@@ -22,6 +22,7 @@ from federation.v1 import training_pb2 as pb
 from gateway.alliance import create_alliance
 from gateway.demo.enrolling import free_ports
 from gateway.demo.synthetic import make_alliance
+from tests.kits.command import entente
 
 ENTENTE = (sys.executable, "-c", "from gateway.cli import main; main()")
 PARTNERS = ("bank", "insurer", "airline")
@@ -62,8 +63,7 @@ class Tour:
         return self.base / party if party in PARTNERS else self.alliance / "people" / party
 
     def run(self, *words: str, party: str, code: int = 0) -> Any:
-        command = [*ENTENTE, *words, "--config", str(self.config(party)), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = entente(*words, "--config", str(self.config(party)), "--json")
         assert done.returncode == code, done.stdout + done.stderr
         return json.loads((done.stdout or done.stderr).strip().splitlines()[-1])
 
