@@ -26,7 +26,8 @@ from tests.kits.command import entente
 
 ENTENTE = (sys.executable, "-c", "from gateway.cli import main; main()")
 PARTNERS = ("bank", "insurer", "airline")
-ROUNDS = 150
+ROUNDS = 40
+"""Enough that a run is in its midst when it is killed, and again when it is paused."""
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 

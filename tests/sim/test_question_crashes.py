@@ -16,12 +16,12 @@ the asker asks again. What is promised then:
 
 import os
 import random
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from greenlet import getcurrent, greenlet
 from sqlalchemy import text
 
 from federation.core.database import open_database
@@ -48,6 +48,10 @@ LIMITS = {"epsilon": 2.5, "purposes": {"overlap_statistics": 2.2}}
 pytestmark = pytest.mark.sim
 
 
+ENGINES = {name: open_database(None) for name in ("budget", "answers")}
+"""The databases of every world, one after the other: they keep the statements that were compiled for them."""
+
+
 class Crash(BaseException):
     """kill -9: nothing may catch it."""
 
@@ -58,10 +62,9 @@ class Process:
     def __init__(self, world: "World", number: int) -> None:
         self.world, self.party = world, f"user-{number}"
         self.asks = world.random.choices([*CUBES, *QUESTIONS], k=world.random.randint(1, MOST_QUESTIONS))
-        self.go, self.doomed, self.done = threading.Semaphore(0), False, False
-        self.asked: Any = None
-        self.failure: BaseException | None = None
-        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.doomed, self.done = False, False
+        # Only one process goes on at a time, so they need no threads, whose handing over took longer than their work.
+        self.fiber = greenlet(self.run)
         self.open()
 
     def open(self) -> None:
@@ -90,8 +93,7 @@ class Process:
     def stop(self, where: str) -> None:
         """Hands the turn back and waits for the next one."""
         self.world.trace.append(f"{self.party} {where}")
-        self.world.turn.release()
-        self.go.acquire()
+        self.world.fiber.switch()
         if self.doomed:
             raise Crash
         self.desk.clock.at = self.world.at
@@ -125,22 +127,17 @@ class Process:
         return "intent", self.party
 
     def run(self) -> None:
-        self.go.acquire()
-        try:
-            while self.asks:
-                try:
-                    self.ask(self.asks[0])
-                except BudgetError:
-                    self.world.refused += 1
-                except Crash:
-                    self.world.crashes += 1
-                    self.open()
-                    continue  # the asker saw a lost connection, and asks again
-                self.asks.pop(0)
-        except BaseException as exc:  # raised again by the world, in the test's thread
-            self.failure = exc
+        while self.asks:
+            try:
+                self.ask(self.asks[0])
+            except BudgetError:
+                self.world.refused += 1
+            except Crash:
+                self.world.crashes += 1
+                self.open()
+                continue  # the asker saw a lost connection, and asks again
+            self.asks.pop(0)
         self.done = True
-        self.world.turn.release()
 
     def ask(self, what: Any) -> None:
         if isinstance(what, CubeSpec):
@@ -160,31 +157,28 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.engines = {name: open_database(None) for name in ("budget", "answers")}
+        self.engines = ENGINES
+        for engine in ENGINES.values():
+            with engine.begin() as connection:
+                for name in connection.scalars(text("SELECT name FROM sqlite_master WHERE type = 'table'")).all():
+                    connection.execute(text(f"DELETE FROM {name}"))
         self.log: list[tuple[str, Mapping[str, Any]]] = []  # on disk
         self.answers: dict[tuple[str, ...], dict[Any, int]] = {}
         self.trace: list[str] = []
-        self.turn = threading.Semaphore(0)
+        self.fiber = getcurrent()
         self.at = NOW
         self.drawn = self.wasted = self.crashes = self.refused = 0
         self.processes = [Process(self, number) for number in range(PROCESSES)]
 
     def play(self) -> None:
-        for process in self.processes:
-            process.thread.start()
         while waiting := [process for process in self.processes if not process.done]:
             chance = self.random.random()
             chosen = self.random.choice(waiting)
             if chance < CRASH_RATE and self.trace:
-                chosen.doomed = chosen.thread.is_alive() and bool(chosen.asks) and self.under_way(chosen)
+                chosen.doomed = bool(chosen.asks) and self.under_way(chosen)
             elif chance < CRASH_RATE + JUMP_RATE:
                 self.at = NOW + timedelta(days=self.random.choice([-400, -40, -1, 0, 1, 40, 400]))
-            chosen.go.release()
-            self.turn.acquire()
-        for process in self.processes:
-            process.thread.join()
-            if process.failure is not None:
-                raise process.failure
+            chosen.fiber.switch()  # what it raises ends the test
 
     def under_way(self, process: Process) -> bool:
         """Whether it has made a first step: before that there is nothing to kill."""
@@ -199,8 +193,6 @@ class World:
         published = [opendp_noise.gaussian_event(answer.sigma, 1.0) for answer in stored]
         assert epsilon_of(published, DELTA) <= overview.scopes[0].epsilon_spent + 1e-9
         assert len(stored) <= len(overview.entries)
-        for engine in self.engines.values():
-            engine.dispose()
 
 
 @pytest.mark.parametrize("part", range(PARTS))
