@@ -13,6 +13,7 @@ Source: Abadi et al. 2016, arXiv:1607.00133 (DP-SGD); Mironov, Talwar, Zhang 201
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dp_accounting import (
     ComposedDpEvent,
@@ -66,6 +67,7 @@ def person_event(steps: Steps, partners: int) -> DpEvent:
     return ComposedDpEvent([event for _ in range(partners) for event in run_events(steps)])
 
 
+@lru_cache(maxsize=256)
 def calibrate_steps(epsilon: float, delta: float, sampling_rate: float, steps: int, partners: int) -> float:
     """The smallest noise multiplier (within ``TOLERANCE``) with which a run under local noise stays within epsilon.
 
@@ -79,7 +81,14 @@ def calibrate_steps(epsilon: float, delta: float, sampling_rate: float, steps: i
     Raises:
         BudgetError: BAD_COST where no noise is enough.
     """
-    return calibrate(epsilon, delta, lambda noise: person_event(Steps(noise, sampling_rate, steps), partners))
+
+    def event_of(noise: float) -> DpEvent:
+        # The loss of ``person_event``, because Renyi losses add up; the sampled Gaussian's series is summed once for
+        # all partners. It takes a second of a search all the same, so found values are kept.
+        together = Steps(noise, sampling_rate, steps * partners)
+        return ComposedDpEvent([SelfComposedDpEvent(size_event(), partners), together.event()])
+
+    return calibrate(epsilon, delta, event_of)
 
 
 def calibrate_sums(epsilon: float, delta: float, attempts: int) -> float:
