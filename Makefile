@@ -8,12 +8,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test test-fast lint proto bench-overlap bench-policy bench-training clean
+.PHONY: help setup demo test test-fast soak lint proto bench-overlap bench-policy bench-training clean
 
 help:
 	@echo "make demo            the whole story on a built-in alliance; DATA=DIR for your own"
 	@echo "make test            everything CI runs: lint, contract check, all tests"
 	@echo "make test-fast       unit and contract tests only"
+	@echo "make soak            attacks, crashes and epochs ten times over; hours"
 	@echo "make lint | proto    ruff, mypy, import-linter, buf | regenerate federation/v1"
 	@echo "make bench-overlap | bench-policy | bench-training   BENCH=short for under a minute"
 
@@ -49,6 +50,10 @@ test-fast: $(VENV)/.dev
 
 test: lint
 	$(BIN)/pytest -n 2
+
+# What repeats by seed, in full (ENTENTE_LONG); a test's usual time limit is not meant for that.
+soak: $(VENV)/.dev
+	ENTENTE_LONG=1 $(BIN)/pytest -n 2 --timeout 7200 $$(grep -rlE 'environ.*ENTENTE_LONG' tests --include='test_*.py')
 
 bench-overlap: BENCHES := overlap overlap_delta questions
 bench-policy: BENCHES := policy consent
