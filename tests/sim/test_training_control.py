@@ -11,6 +11,7 @@ from federation.core.identity import Role
 from federation.training.plan import proposal_digest
 from federation.v1 import training_pb2 as pb
 from gateway.training.desk import MAX_WAITING
+from gateway.training.runner import Patience
 from gateway.training.runs import APPROVED, FAILED, FINISHED, PAUSED, PROPOSED, RUNNING, STOPPED, RunRecord
 from tests.kits.exact import undisturbed, without_noise
 from tests.kits.kill import World
@@ -20,6 +21,10 @@ SPECS = {"summed": SUMMED.model_copy(update={"rounds": 4}), "local": SPEC.model_
 MARKETING, OPERATOR = make_caller(), make_caller("operator", Role.OPERATOR)
 BANK = make_caller("bank", Role.PARTNER)
 MANUAL = Limits(training_approval="manual")
+
+
+PAUSE_S = Patience().partners_s + 60
+"""Longer than a run waits for partners that are away; the gateway looks twice in each of these seconds."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -72,7 +77,7 @@ def test_pause_holds_after_the_round_and_the_model_is_the_same(mode: str, tmp_pa
 
     def pause(run_id: str) -> None:
         assert world.service.control.pause(MARKETING, run_id, "lunch").state == PAUSED
-        later(world, 3_600, lambda: resume(run_id))
+        later(world, PAUSE_S, lambda: resume(run_id))
 
     after_round(world, 1, pause)
     assert world.play().state == FINISHED
