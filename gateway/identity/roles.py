@@ -54,10 +54,12 @@ ROLES: dict[str, frozenset[Role]] = {
     "OfferService/PullInbox": frozenset({_P}),
     "OfferService/AcknowledgeOffers": frozenset({_P}),
     "OfferService/ListDecisions": frozenset({_C, _A}),
-    "AuditService/GetCheckpoint": _ALL,
+    # The log grows by what is decided: to a partner that proposes offers, or marketing that has them proposed, its size
+    # would say how each was decided, and so who is the recipient's customer.
+    "AuditService/GetCheckpoint": frozenset({_C, _A, _O}),
     "AuditService/ListEntries": frozenset({_C, _A, _O}),
-    "AuditService/GetInclusionProof": _ALL,
-    "AuditService/GetConsistencyProof": _ALL,
+    "AuditService/GetInclusionProof": frozenset({_C, _A, _O}),
+    "AuditService/GetConsistencyProof": frozenset({_C, _A, _O}),
 }
 """``Service/Method`` without the package, to the roles that may call it."""
 

@@ -110,8 +110,8 @@ class OfferBook(Protocol):
         """
         ...
 
-    def waiting(self, limit: int) -> list[Proposal]:
-        """Proposals to decide, oldest first; also those that a crash left half decided."""
+    def waiting(self, limit: int, recipient: PartyId | None = None) -> list[Proposal]:
+        """Proposals to decide, of one recipient or of all, oldest first; also those that a crash left half decided."""
         ...
 
     def address(

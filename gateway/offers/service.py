@@ -6,7 +6,8 @@ on its own side (decided as if the recipient had the best possible consent). Whe
 customer, that customer's consent, and how many offers other partners made are never told: else proposing an offer for
 everyone would read out the recipient's customer list. The receipt says "accepted"; the decision is in the audit log,
 for compliance. For the same reason a proposal is decided *after* its receipt is filed: how long the decision takes
-tells nothing. ``serve`` decides at once, and ``pull`` first decides what is waiting.
+tells nothing. ``serve`` decides at once, and ``pull`` first decides what is waiting for the caller's inbox, not what
+the caller proposed: it would wait longer for what is permitted. Nor may a proposer see how much the audit log grew.
 
 Order for one offer: decision, audit intent, masked into the inbox but not visible, audit outcome, visible. A crash in
 between decides it again: the log then shows an intent without an outcome, and the inbox has the offer once.
@@ -103,18 +104,18 @@ class OfferDesk:
         self._wake.set()
         return [filed[offer.offer_id] for offer in offers]
 
-    def decide_waiting(self) -> int:
-        """Decides every proposal that waits; returns how many.
+    def decide_waiting(self, recipient: PartyId | None = None) -> int:
+        """Decides every proposal that waits, for one recipient or for all; returns how many.
 
         Raises:
             AuditError: the log cannot be written; what is undecided goes on waiting.
             OfferError: UNAVAILABLE where another process hangs while it decides.
         """
         count = 0
-        while self._book.waiting(1):
+        while self._book.waiting(1, recipient):
             with self._turn:
                 # Asked again: another process may have decided them while this one waited for its turn.
-                waiting = self._book.waiting(CHUNK)
+                waiting = self._book.waiting(CHUNK, recipient)
                 queued: list[int] = []
                 refused: list[int] = []
                 try:
@@ -151,7 +152,7 @@ class OfferDesk:
         Raises:
             AuditError: a refusal could not be logged; nothing is handed out.
         """
-        self.decide_waiting()
+        self.decide_waiting(caller.party)
         at, terms = self._clock.now(), self._terms()
         ready: list[Delivery] = []
         after = 0

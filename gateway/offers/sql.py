@@ -65,9 +65,11 @@ class SqlOfferBook:
                     known[offer.offer_id] = receipt
         return [known[offer.offer_id] for offer, _ in answers]
 
-    def waiting(self, limit: int) -> list[Proposal]:
+    def waiting(self, limit: int, recipient: PartyId | None = None) -> list[Proposal]:
         """See OfferBook."""
         query = select(offers).where(offers.c.state.in_(("pending", "held"))).order_by(offers.c.number).limit(limit)
+        if recipient is not None:
+            query = query.where(offers.c.recipient == recipient)
         with self._reading.begin() as connection:
             return [to_proposal(row) for row in connection.execute(query)]
 

@@ -92,6 +92,9 @@ def test_what_waits_is_returned_whole_and_oldest_first(opened: Opened) -> None:
     opened.file(*offers)
     assert [proposal.offer for proposal in opened.book.waiting(2)] == offers[:2]
     assert opened.book.waiting(1)[0].caller == caller(BANK)
+    mine = offers[0].recipient
+    assert [proposal.offer for proposal in opened.book.waiting(9, mine)] == [o for o in offers if o.recipient == mine]
+    assert opened.book.waiting(9, PartyId("nobody")) == []
 
 
 def test_held_is_not_visible_and_waits_again(opened: Opened) -> None:

@@ -150,13 +150,27 @@ def test_a_role_may_not_call_what_is_not_its_own(door: Door) -> None:
     assert (error.reason, error.item) == (Reason.ROLE_NOT_ALLOWED, "partner calling ListCertificateRequests")
 
 
+def test_the_size_of_the_audit_log_is_not_for_those_whose_offers_make_it_grow(door: Door) -> None:
+    """It grows by one for what is refused at the recipient, by two for what is permitted there."""
+    for role in (Role.PARTNER, Role.MARKETING):
+        with Connection(door.address, door.identity(Subject("skyline", role, PartyId("bank")))) as connection:
+            calls = connection.audit
+            for call in (
+                lambda calls=calls: calls.GetCheckpoint(audit_pb2.GetCheckpointRequest(), timeout=60),
+                lambda calls=calls: calls.GetInclusionProof(audit_pb2.GetInclusionProofRequest(), timeout=60),
+                lambda calls=calls: calls.GetConsistencyProof(audit_pb2.GetConsistencyProofRequest(), timeout=60),
+            ):
+                assert refusal(call).reason is Reason.ROLE_NOT_ALLOWED
+
+
 def test_a_fault_inside_shows_an_incident_and_nothing_else(door: Door) -> None:
-    with Connection(door.address, door.identity()) as connection:
+    auditor = Subject("skyline", Role.AUDITOR, PartyId("ops"))
+    with Connection(door.address, door.identity(auditor)) as connection:
         with pytest.raises(grpc.RpcError) as caught:
             connection.audit.GetCheckpoint(audit_pb2.GetCheckpointRequest(), timeout=60)
         with pytest.raises(EntenteError) as translated_error:
             raise_translated(caught.value)
-        assert who(connection).party == "bank"  # the process lives on
+        assert who(connection).party == "ops"  # the process lives on
     assert translated_error.value.reason is Reason.INTERNAL
     assert translated_error.value.detail.startswith("incident ")
     shown = f"{caught.value.details()}{caught.value.trailing_metadata()}"  # type: ignore[attr-defined]
