@@ -3,8 +3,8 @@
 Batches come in and go out through ``carrying``. The gateway holds no key and cannot make a batch that a hop accepts.
 
 A blinded batch is kept until the next stage is durable; when an epoch is complete all its batches are removed, and so
-are the tokens and counts of earlier epochs: their partners delete their keys then, so that no withdrawal could reach
-them. Deltas to the newest complete epoch (``deltas``) come in like any batch.
+are the tokens and counts of earlier epochs, and of those that were abandoned: their partners delete their keys then, so
+that no withdrawal could reach them. Deltas to the newest complete epoch (``deltas``) come in like any batch.
 """
 
 import threading
@@ -160,6 +160,7 @@ class Coordinator:
             # Meanwhile no delta is applied, which would meet half of each epoch, and no other epoch is begun.
             with self.deltas.held(), self._lock:
                 if known_epoch(self.epochs, epoch).state != "open":
+                    self._retire()
                     raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch} was abandoned")
                 self.switchboard.replace(epoch, handle_batches(self._spool, current.plan, batches), keys)
                 abandoned = self.epochs.complete(epoch, self._clock.now())
@@ -170,10 +171,12 @@ class Coordinator:
         _log.info("epoch_complete", epoch=epoch, rejected_rows=sum(batch.rejected for batch in batches))
 
     def _retire(self) -> None:
-        """Removes what only fresh answers of earlier epochs would need."""
+        """Removes what only fresh answers of earlier epochs would need, and all of epochs that were abandoned."""
         for epoch in self.epochs.replaced():
             self.index.retire(epoch)
             self.switchboard.retire(epoch)
+        for epoch in self.epochs.abandoned():  # its index may have been built before it was
+            self.index.remove(epoch)
 
     def _free_name(self) -> str:
         day = self._clock.now().date().isoformat()

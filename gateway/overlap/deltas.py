@@ -103,13 +103,12 @@ class Deltas:
         """
         done = False
         with self._settling:
-            while (ready := self._ready()) is not None:
-                try:
+            try:
+                while (ready := self._ready()) is not None:
                     self._apply(*ready)
-                except Exception:
-                    _log.exception("delta_waits", origin=ready[1].origin, sequence=ready[1].sequence)
-                    break
-                done = True
+                    done = True
+            except Exception:
+                _log.exception("deltas_wait")
         if done:
             self.changed()
         return done

@@ -198,6 +198,10 @@ class Epochs(Protocol):
         """Complete epochs but for the newest."""
         ...
 
+    def abandoned(self) -> list[EpochId]:
+        """Epochs that were never complete and will not be."""
+        ...
+
 
 def known_epoch(epochs: Epochs, name: str) -> Epoch:
     """An epoch by name. Raises OverlapError (UNKNOWN_EPOCH)."""

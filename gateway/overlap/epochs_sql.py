@@ -103,7 +103,7 @@ class SqlEpochs:
             if sequence <= len(states):
                 return
             if sequence != len(states) + 1 or states.count("open") >= MAX_WAITING or "failed" in states:
-                item = f"delta {sequence} of {origin}; {len(states)} came, {states.count('applied')} are in the index"
+                item = f"delta {sequence} of {origin}; {len(states)} came"
                 raise OverlapError(Reason.OUT_OF_SEQUENCE, item=item)
             about = {"epoch": epoch, "origin": origin, "sequence": sequence}
             db.execute(insert(_DELTAS).values(**about, state="open"))
@@ -192,6 +192,12 @@ class SqlEpochs:
         query = select(_EPOCHS.c.epoch).where(_EPOCHS.c.state == "complete").order_by(_EPOCHS.c.number.desc())
         with self._reading.begin() as db:
             return [EpochId(name) for name in db.execute(query.offset(1)).scalars()]
+
+    def abandoned(self) -> list[EpochId]:
+        """See Epochs."""
+        query = select(_EPOCHS.c.epoch).where(_EPOCHS.c.state == "abandoned")
+        with self._reading.begin() as db:
+            return [EpochId(name) for name in db.execute(query).scalars()]
 
     def _look(self, what: str, read: Callable[[Connection], _Found]) -> _Found:
         """What was read before, as long as the database is as it was. Everybody gets the same: none may change it."""

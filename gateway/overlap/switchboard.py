@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 
+from federation.core.database import reading
 from federation.core.errors import OverlapError, Reason
 from federation.core.files import sync_folder
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES, EpochId, Handle, PartyId, Token
@@ -72,6 +73,7 @@ class Switchboard:
 
     def __init__(self, engine: Engine, files: DuckFiles) -> None:
         self._engine, self._files = engine, files
+        self._reading = reading(engine)  # who only looks does not wait for an epoch that is put in its place
         _META.create_all(engine)
 
     def replace(self, epoch: str, batches: Iterable[HandleBatch], key_types: int = 1) -> None:
@@ -171,21 +173,21 @@ class Switchboard:
 
     def epoch(self) -> EpochId | None:
         """The epoch that is held."""
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             name = db.execute(select(_EPOCH.c.epoch)).scalar()
         return EpochId(name) if name is not None else None
 
     def person(self, party: PartyId, handle: Handle) -> Token | None:
         """The person that a partner calls by a handle; None for a handle that is not in the epoch."""
         query = select(_ROWS.c.token).where(_ROWS.c.party == party, _ROWS.c.handle == handle)
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             token = db.execute(query).scalar()
         return Token(token) if token is not None else None
 
     def handle_at(self, token: Token, party: PartyId) -> Handle | None:
         """A partner's handle of a person; of several, always the smallest."""
         query = select(_ROWS.c.handle).where(_ROWS.c.token == token, _ROWS.c.party == party)
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             handle = db.execute(query.order_by(_ROWS.c.handle).limit(1)).scalar()
         return Handle(handle) if handle is not None else None
 

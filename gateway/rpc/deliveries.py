@@ -31,6 +31,8 @@ class Deliveries:
     def __init__(self, carrier: Carrier, settle: Callable[[], object], motion: Motion) -> None:
         self._carrier, self._settle, self._motion = carrier, settle, motion
         self._going_on: set[asyncio.Task[Any]] = set()
+        self._settler: asyncio.Task[None] | None = None
+        self._due = False
 
     async def get(self, party: PartyId, request: pb.GetBatchRequest) -> AsyncIterator[pb.GetBatchResponse]:
         """The batch whose turn at a partner it is."""
@@ -105,7 +107,19 @@ class Deliveries:
         for hop in {chain.next_hop or "" for chain in chains}:
             await self._motion.step(hop)
         if any(chain.manifest.sequence and chain.next_hop is None for chain in chains):
-            self._begin(asyncio.to_thread(self._settle))  # who delivered it is not its origin, and does not wait
+            self._settle_soon()  # who delivered it is not its origin, and does not wait
+
+    def _settle_soon(self) -> None:
+        """Settles in one thread, however many deliveries ask for it meanwhile; then once more."""
+
+        async def settle() -> None:
+            while self._due:
+                self._due = False
+                await asyncio.to_thread(self._settle)
+
+        self._due = True
+        if self._settler is None or self._settler.done():
+            self._settler = self._begin(settle())
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Does something whole, also where the connection that asked for it is lost meanwhile."""

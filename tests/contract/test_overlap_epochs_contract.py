@@ -132,6 +132,7 @@ def test_one_epoch_is_open_at_a_time(epochs: SqlEpochs) -> None:
     assert epochs.batch(abandoned[0]) is None
     assert {task.epoch for task in epochs.tasks(A)} == {"e2"}
     assert epochs.open_batches() == {batch.batch_id for batch in epochs.batches("e2")}
+    assert (epochs.abandoned(), epochs.replaced()) == (["e1"], [])
 
 
 DELTA = [(1, 3, ""), (2, 3, ""), (1, 2, "x=1"), (2, 2, "")]

@@ -123,3 +123,4 @@ def test_an_epoch_that_is_begun_while_another_is_completed_abandons_it_whole(
         world.coordinator.finish(second)
     assert caught.value.reason is Reason.UNKNOWN_EPOCH
     assert world.coordinator.epochs.newest_complete() == world.coordinator.switchboard.epoch() == first
+    assert not list((tmp_path / "gateway" / "overlap" / "index").glob(f"{second}*"))  # no token of it is left
