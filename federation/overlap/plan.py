@@ -17,6 +17,8 @@ from federation.v1 import overlap_pb2 as pb
 
 RULES = "1"
 """Version of the normalisation rules. Raise it with any change that gives one identifier another normal form."""
+PROTOCOL = 2
+"""Version of how points are blinded. In the first one a partner's own rows were under its key as a hop."""
 KEY_TYPES = ("email", "phone", "national_id")
 ANY = "any"
 """Asks for all key types at once."""
@@ -135,6 +137,7 @@ def check_plan(plan: pb.EpochPlan, alliance: str, agreement: Agreement) -> None:
         for field, good in (
             ("alliance", plan.alliance == alliance),
             ("rules", plan.rules == RULES),
+            ("protocol", plan.protocol == PROTOCOL),
             ("key_type", _is_key_type(plan.key_type)),
             ("partners", MIN_PARTNERS <= len(partners) <= MAX_PARTNERS and partners == partners_of(agreement)),
         )

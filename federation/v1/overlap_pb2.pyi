@@ -83,6 +83,7 @@ class EpochPlan(_message.Message):
     KEY_TYPE_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
     PARTNERS_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
     alliance: _builtins.str
     epoch: _builtins.str
     """Public name of the epoch, for example "2026-11-01.1"; part of the hash-to-curve domain."""
@@ -90,6 +91,8 @@ class EpochPlan(_message.Message):
     """"email", "phone" or "national_id", or several in this order joined by "+": then a row has one point of each."""
     rules: _builtins.str
     """Version of the normalisation rules; partners with different rules overlap at zero."""
+    protocol: _builtins.int
+    """Version of how points are blinded; partners with different versions refuse each other's batches."""
     @_builtins.property
     def partners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Every partner of the epoch in the order of the ring: a batch goes from its origin to the next ones round to the end."""
@@ -102,10 +105,11 @@ class EpochPlan(_message.Message):
         key_type: _builtins.str = ...,
         rules: _builtins.str = ...,
         partners: _abc.Iterable[_builtins.str] | None = ...,
+        protocol: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alliance", b"alliance", "epoch", b"epoch", "key_type", b"key_type", "partners", b"partners", "rules", b"rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alliance", b"alliance", "epoch", b"epoch", "key_type", b"key_type", "partners", b"partners", "protocol", b"protocol", "rules", b"rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -474,8 +478,13 @@ class BatchHeader(_message.Message):
     MANIFEST_FIELD_NUMBER: _builtins.int
     RECEIPTS_FIELD_NUMBER: _builtins.int
     PADDING_FIELD_NUMBER: _builtins.int
+    CONVERSION_FIELD_NUMBER: _builtins.int
     padding: _builtins.int
     """From the origin to the gateway only: how many rows are random padding. Never shown to hops."""
+    conversion: _builtins.bytes
+    """From the origin to the gateway only, never shown to hops: the scalar that turns points under the origin's own key
+    into points under its key as a hop, 32 bytes; empty where these are one key.
+    """
     @_builtins.property
     def manifest(self) -> _common_pb2.Signed: ...
     @_builtins.property
@@ -488,10 +497,11 @@ class BatchHeader(_message.Message):
         manifest: _common_pb2.Signed | None = ...,
         receipts: _abc.Iterable[_common_pb2.Signed] | None = ...,
         padding: _builtins.int = ...,
+        conversion: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "padding", b"padding", "receipts", b"receipts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversion", b"conversion", "manifest", b"manifest", "padding", b"padding", "receipts", b"receipts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

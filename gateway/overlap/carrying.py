@@ -141,6 +141,7 @@ class Carrier:
                     manifest=expected.header.manifest,
                     receipts=expected.header.receipts,
                     padding=expected.header.padding or now.header.padding,
+                    conversion=expected.header.conversion or now.header.conversion,
                 )
                 steps.append(Step(batch_id, header, chain.next_hop, len(incoming.low_order)))
                 passed += [(batch_id, chain.position - 1)] if chain.position else []
@@ -188,7 +189,7 @@ class Carrier:
         return [(one.chain, answers[one.batch.batch_id]) for one in expected]
 
     def carry(self, party: PartyId, batch_id: str, from_row: int = 0) -> tuple[pb.BatchHeader, Iterator[bytes]]:
-        """The batch that a partner was asked to blind, from a row on; its header says nothing of padding.
+        """The batch that a partner was asked to blind, from a row on; its header has nothing that is for the gateway.
 
         Raises:
             OverlapError: UNKNOWN_BATCH for anything that is not that partner's turn.
@@ -231,6 +232,8 @@ class Carrier:
             raise IdentityError(Reason.PARTY_MISMATCH, item=f"batch of {manifest.origin}, position {chain.position}")
         if header.padding > (manifest.count if chain.position == 0 else 0):
             raise OverlapError(Reason.BAD_FIELD, item="field padding")
+        if len(header.conversion) not in ({0} if chain.position else {0, POINT_BYTES}):
+            raise OverlapError(Reason.BAD_FIELD, item="field conversion")
         if known_epoch(self._epochs, manifest.plan.epoch).plan != manifest.plan:
             raise OverlapError(Reason.BAD_MANIFEST, item="field plan")
         return chain

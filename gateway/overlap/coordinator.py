@@ -20,6 +20,7 @@ from federation.core.ids import EpochId, PartyId
 from federation.overlap.plan import (
     MAX_PARTNERS,
     MIN_PARTNERS,
+    PROTOCOL,
     RULES,
     batch_keys,
     check_epoch_name,
@@ -104,7 +105,12 @@ class Coordinator:
             if not MIN_PARTNERS <= len(partners) <= MAX_PARTNERS:
                 raise OverlapError(Reason.TOO_FEW_PARTNERS, item=f"{len(partners)} partners in the policy")
             plan = pb.EpochPlan(
-                alliance=self._alliance, epoch=name, key_type=key_type or "email", rules=RULES, partners=partners
+                alliance=self._alliance,
+                epoch=name,
+                key_type=key_type or "email",
+                rules=RULES,
+                partners=partners,
+                protocol=PROTOCOL,
             )
             expected = {party: batch_keys(agreement.parties[party]) for party in partners}
             for abandoned in self.epochs.create(plan, expected, self._clock.now()):

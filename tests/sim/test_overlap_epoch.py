@@ -10,7 +10,9 @@ from federation.client.config import DataConfig
 from federation.core.clock import FixedClock
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import Handle, PartyId
+from federation.overlap.plan import PROTOCOL
 from federation.v1 import overlap_pb2 as pb
+from gateway.overlap.arrived import handle_batches, token_batches
 from tests.kits.overlap_world import World, make_policy, one_by_one, people, small_world
 from tests.kits.refused import refused
 
@@ -74,11 +76,11 @@ def test_the_switchboard_joins_handles_of_people_who_agreed_to_offers(tmp_path: 
 def test_the_two_indexes_share_no_token(world: World) -> None:
     epoch = world.coordinator.begin("", "email")
     world.work()
-    tokens: dict[int, set[bytes]] = {pb.INDEX_STATISTICS: set(), pb.INDEX_SWITCHBOARD: set()}
-    for batch in world.coordinator.epochs.batches(epoch):
-        data = b"".join(world.coordinator._spool.chunks(batch.batch_id, batch.position, 32))
-        tokens[batch.index] |= {data[at : at + 32] for at in range(0, len(data), 32)}
-    statistics, switchboard = tokens.values()
+    batches, spool, plan = world.coordinator.epochs.batches(epoch), world.coordinator._spool, world.plan(epoch)
+    statistics, switchboard = (
+        {chunk[at : at + 32] for one in made for chunk in one.chunks for at in range(0, len(chunk), 32)}
+        for made in (token_batches(spool, plan, batches), handle_batches(spool, plan, batches))
+    )
     assert len(statistics) == len(switchboard) == sum(VENN.values())
     assert not statistics & switchboard
 
@@ -114,7 +116,8 @@ def test_keys_are_secret_and_fresh_for_every_epoch_and_index(world: World, tmp_p
         files = list((tmp_path / "bank" / "epochs" / name).glob("*.key"))
         keys += [path.read_bytes() for path in files]
         assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
-    assert len(set(keys)) == len(keys) == 4
+    assert {len(key) for key in keys} == {32, 64}  # of own rows with what the gateway is given for them
+    assert len(set(keys)) == len(keys) == 8
 
 
 def test_a_new_epoch_re_keys_while_the_old_one_answers_and_then_the_old_keys_are_gone(
@@ -264,6 +267,7 @@ def test_consent_states_go_first_and_only_for_real_customers(
     [
         ("alliance", {"alliance": "other"}),
         ("rules", {"rules": "0"}),
+        ("protocol", {"protocol": 0}),  # of a gateway that takes no key off
         ("key_type", {"key_type": "passport"}),
         ("partners", {"partners": ["bank", "insurer"]}),
         ("partners", {"partners": ["insurer", "bank", "airline"]}),
@@ -272,6 +276,7 @@ def test_consent_states_go_first_and_only_for_real_customers(
 )
 def test_an_agent_refuses_a_plan_that_is_not_the_agreement(world: World, field: str, change: dict[str, Any]) -> None:
     plan = {"alliance": "skyline", "epoch": "e1", "key_type": "email", "rules": "1", "partners": sorted(ALL)}
+    plan |= {"protocol": PROTOCOL}
     assert field in refused(Reason.BAD_MANIFEST, world.agents["bank"].submit, pb.EpochPlan(**{**plan, **change}))
 
 

@@ -28,6 +28,7 @@ from federation.core.ids import HANDLE_BYTES, POINT_BYTES, Handle
 from federation.overlap.batch import Random, padding_rows, sign_manifest
 from federation.overlap.blind import CHUNK_ROWS, blind
 from federation.overlap.hash_to_curve import domain, hash_column, hash_to_curve
+from federation.overlap.own_key import OwnKey
 from federation.overlap.plan import (
     BASE,
     INDEX_NAMES,
@@ -52,6 +53,7 @@ class Draft:
     count: int  # rows, padding included
     padding: int
     batches: int
+    conversion: bytes  # as the header's
     handles: Sequence[Handle] = ()  # of the rows before the padding; switchboard only
     operation: int = BASE
     sequence: int = 0
@@ -109,8 +111,8 @@ class BatchBuilder:
         self._progress, self._done, self._total = progress, 0, 0
         self._shares: dict[int, Share] = {STATISTICS: Share(), SWITCHBOARD: Share()}
 
-    def build(self, keys: Mapping[int, X25519PrivateKey], folder: Path) -> None:
-        """Makes every batch of the epoch in a folder, blinded with the key of its index, and the memory of them.
+    def build(self, keys: Mapping[int, OwnKey], folder: Path) -> None:
+        """Makes every batch of the epoch in a folder, blinded with the own key of its index, and the memory of them.
 
         Raises:
             DataError: MISSING_COLUMN, HALF_EMPTY_COLUMN and what reading the files raises.
@@ -131,8 +133,9 @@ class BatchBuilder:
                 people = there.chosen(groups[label])
             padding = padding_rows(len(people), self._party.pad_to)
             self._shares[index].padding += padding
-            rows = self.points(index, label, people, padding, keys[index])
-            draft = Draft(index, label, rows, len(people) + padding, padding, len(batches), handles)
+            own = keys[index]
+            rows = self.points(index, label, people, padding, own.key)
+            draft = Draft(index, label, rows, len(people) + padding, padding, len(batches), own.conversion, handles)
             self.write(draft, folder / f"{number:03d}.points")
         self._pool.sync()
         recorder.save(folder, self._pool.rows)
@@ -218,7 +221,7 @@ class BatchBuilder:
             operation=draft.operation,
             sequence=draft.sequence,
         )
-        header.padding = draft.padding
+        header.padding, header.conversion = draft.padding, draft.conversion
         StoredBatch(header, target, None).save()
 
     def points(

@@ -25,7 +25,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.digests import Digests, Table, are_equal, find
 from federation.client.overlap.batches import BatchBuilder, Draft
@@ -44,6 +43,7 @@ from federation.client.overlap.memory import (
 from federation.client.overlap.people import People, Rows
 from federation.core.ids import Handle
 from federation.overlap.batch import padding_rows
+from federation.overlap.own_key import OwnKey
 from federation.overlap.plan import ADD, REMOVE, STATISTICS, SWITCHBOARD, delta_keys, labels_of
 from federation.policy.specs import PartySpec
 
@@ -147,7 +147,7 @@ class DeltaBuilder:
         joins = (sharers.people(new), handles)
         return self._changes(now, touched, sharing, leaves, joins)
 
-    def write(self, changes: Changes, sequence: int, keys: Mapping[int, X25519PrivateKey], folder: Path) -> None:
+    def write(self, changes: Changes, sequence: int, keys: Mapping[int, OwnKey], folder: Path) -> None:
         """Writes every batch of a delta and the memory after it."""
         shape = delta_keys(self._party, adds=changes.adds)
         builder, first = self._builder, self._pool.rows
@@ -165,7 +165,7 @@ class DeltaBuilder:
             rows = max(len(given), len(sent) + len(people))
             padding = padding_rows(rows, self._party.pad_to)
             random_rows = rows - len(sent) - len(people) + padding
-            points: Iterator[bytes] = builder.points(index, label, people, random_rows, keys[index])
+            points: Iterator[bytes] = builder.points(index, label, people, random_rows, keys[index].key)
             draft = Draft(
                 index=index,
                 label=label,
@@ -173,6 +173,7 @@ class DeltaBuilder:
                 count=rows + padding,
                 padding=padding,
                 batches=len(shape),
+                conversion=keys[index].conversion,
                 handles=given,
                 operation=operation,
                 sequence=sequence,

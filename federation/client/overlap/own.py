@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import PartnerConfig
 from federation.client.digests import KEY_BYTES, Digests
@@ -24,6 +23,7 @@ from federation.core.errors import DataError, OverlapError, Reason
 from federation.core.files import write_secret
 from federation.core.identity import Identity
 from federation.overlap.batch import Random
+from federation.overlap.own_key import OwnKey
 from federation.overlap.plan import (
     MAX_DELTAS,
     STATISTICS,
@@ -154,8 +154,8 @@ class OwnBatches:
             self._state.save_delta(plan.epoch, sequence, lambda folder: delta.write(changes, sequence, keys, folder))
         _log.info("overlap_delta", epoch=plan.epoch, sequence=sequence, **changes.counts())
 
-    def _keys(self, plan: pb.EpochPlan) -> dict[int, X25519PrivateKey]:
-        return {index: self._state.key(plan.epoch, index) for index in (STATISTICS, SWITCHBOARD)}
+    def _keys(self, plan: pb.EpochPlan) -> dict[int, OwnKey]:
+        return {index: self._state.own_key(plan, index) for index in (STATISTICS, SWITCHBOARD)}
 
     def _builder(self, plan: pb.EpochPlan, pool: Pool) -> BatchBuilder:
         return BatchBuilder(

@@ -34,10 +34,10 @@ from federation.core.database import open_database
 from federation.core.errors import OverlapError, Reason
 from federation.core.files import keep_secret
 from federation.overlap.batch import Chain
-from federation.overlap.plan import INDEX_NAMES, check_epoch_name
+from federation.overlap.own_key import KEY_BYTES, OwnKey, make_own_key
+from federation.overlap.plan import INDEX_NAMES, MIN_PARTNERS, check_epoch_name
 from federation.v1 import overlap_pb2 as pb
 
-KEY_BYTES = 32
 OWN = "own"
 _META = MetaData()
 _PLANS = Table(
@@ -98,9 +98,20 @@ class EpochState:
                 raise OverlapError(Reason.BAD_MANIFEST, item=f"plan of epoch {plan.epoch} changed")
 
     def key(self, epoch: str, index: int) -> X25519PrivateKey:
-        """The blinding key of one index of one epoch; made once, in a file that only its owner can read."""
+        """The key with which others' rows are blinded in one index of one epoch; made once, in a file of its own."""
         path = self._epoch(epoch) / f"{INDEX_NAMES[index]}.key"
         return X25519PrivateKey.from_private_bytes(keep_secret(path, KEY_BYTES, self._random))
+
+    def own_key(self, plan: pb.EpochPlan, index: int) -> OwnKey:
+        """The key of the partner's own rows in one index of an epoch; made once.
+
+        Between two partners nobody is left to compare rows with, and one key does.
+        """
+        key = self.key(plan.epoch, index)
+        if len(plan.partners) == MIN_PARTNERS:
+            return OwnKey(key)
+        path, hop_key = self._epoch(plan.epoch) / f"{INDEX_NAMES[index]}.own.key", key.private_bytes_raw()
+        return OwnKey.from_bytes(keep_secret(path, 2 * KEY_BYTES, lambda _: make_own_key(hop_key, self._random)))
 
     def reserve(self, chains: Sequence[Chain], max_rows: int) -> None:
         """Records that batches will be blinded, before any of them is; all of them or none.
