@@ -29,11 +29,14 @@ Sizes
 
 Collusion
     A token is H(identifier)^(k1 k2 ... kn), one key a partner, fresh for every epoch and index. One honest partner's
-    key keeps tokens from being reversed, by the gateway and all other partners together.
+    key keeps tokens from being reversed, by the gateway and all other partners together. A partner's own rows travel
+    under another key of its own (``own_key``), which the gateway turns into that one at the end of their way.
 
     - Gateway and one partner can put guesses into that partner's own signed batch, up to the quota of its set, and see
       which come out equal to others' tokens: for those people they learn at which partners they are.
-    - Partners without the gateway learn nothing beyond sizes: finished tokens do not come back to them.
+    - Partners without the gateway learn nothing beyond sizes and what deltas show, whatever keys they put together:
+      finished tokens do not come back to them, and what they see of a third partner's rows is under a key that nothing
+      else is under (``tests/sim/test_overlap_collusion.py``).
     - All partners' keys together reverse everything: identifiers of low entropy, such as phone numbers, can be tried
       one by one. A partner deletes an epoch's keys when the next one begins.
     - A partner that lies about its set or its padding is not found out. It learns what the answers say, which is noisy:
