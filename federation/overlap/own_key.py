@@ -5,7 +5,7 @@ gateway: one of them has its batch, k H(y), and gets the other's batch back from
 k'. So a partner's own rows are under a key c of their own, which nothing else is blinded with, and the gateway alone is
 given d = k / c, by which it multiplies them at the end of their way. Then they are under k as everybody else's are, and
 equal people are equal tokens. Nobody without d can compare points under c with points under k (that is deciding whether
-four points are a Diffie-Hellman quadruple); and d is a random number that says nothing of k to whoever has no c.
+four points are a Diffie-Hellman quadruple). And d is random: it says of k no more than that k / d is a clamped scalar.
 
 X25519 multiplies by clamped scalars only: multiples of eight from 2^254 on. What a scalar does to a point that was
 multiplied once follows from it modulo the order of the large subgroup, so one looks for a c of which d has a clamped
