@@ -6,14 +6,13 @@ two never leaves the partner.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any
 
-from sqlalchemy import Column, Engine, LargeBinary, MetaData, String, Table, select
+from sqlalchemy import Column, ColumnElement, Connection, Engine, LargeBinary, MetaData, String, Table, select
 
 from federation.core.database import reading
 from federation.core.ids import HANDLE_BYTES, CustomerId, Handle
 
-T = TypeVar("T")
 _KEYS_PER_QUERY = 500  # SQLite allows 999 parameters in old builds
 
 metadata = MetaData()
@@ -41,10 +40,7 @@ class HandleBook:
     def handles_for(self, ids: Sequence[CustomerId]) -> list[Handle]:
         """One handle per id, in order; missing ones are made, all in one transaction."""
         with self._engine.begin() as connection:
-            known = dict[CustomerId, Handle]()
-            for part in _batched(dict.fromkeys(ids)):
-                rows = connection.execute(select(handles).where(handles.c.customer_id.in_(part)))
-                known.update((CustomerId(row.customer_id), Handle(row.handle)) for row in rows)
+            known = dict(_pairs(connection, handles.c.customer_id, dict.fromkeys(ids)))
             made = {i: Handle(self._random(HANDLE_BYTES)) for i in dict.fromkeys(ids) if i not in known}
             if made:
                 rows_to_add = [{"customer_id": i, "handle": handle} for i, handle in made.items()]
@@ -60,12 +56,8 @@ class HandleBook:
 
     def known(self, ids: Sequence[CustomerId]) -> dict[CustomerId, Handle]:
         """The handles of those who have one; makes none. Whoever has none was never on the switchboard."""
-        found = dict[CustomerId, Handle]()
         with self._reading.begin() as connection:
-            for part in _batched(dict.fromkeys(ids)):
-                rows = connection.execute(select(handles).where(handles.c.customer_id.in_(part)))
-                found.update((CustomerId(row.customer_id), Handle(row.handle)) for row in rows)
-        return found
+            return dict(_pairs(connection, handles.c.customer_id, dict.fromkeys(ids)))
 
     def pages(self, size: int) -> Iterator[list[tuple[CustomerId, Handle]]]:
         """Everybody who has a handle, by customer id, at most ``size`` at a time."""
@@ -81,12 +73,8 @@ class HandleBook:
 
     def named(self, some: Sequence[Handle]) -> list[tuple[CustomerId, Handle]]:
         """Those of some handles that are ours, each with whom it stands for; in no order."""
-        found = list[tuple[CustomerId, Handle]]()
         with self._reading.begin() as connection:
-            for part in _batched(some):
-                rows = connection.execute(select(handles).where(handles.c.handle.in_(part)))
-                found += [(CustomerId(row.customer_id), Handle(row.handle)) for row in rows]
-        return found
+            return list(_pairs(connection, handles.c.handle, some))
 
     def customer_of(self, handle: Handle) -> CustomerId | None:
         """Whom a handle stands for, or None where it is not one of ours."""
@@ -95,7 +83,11 @@ class HandleBook:
         return None if found is None else CustomerId(found)
 
 
-def _batched(keys: Iterable[T]) -> Iterator[list[T]]:
+def _pairs(
+    connection: Connection, column: ColumnElement[Any], keys: Iterable[CustomerId] | Iterable[Handle]
+) -> Iterator[tuple[CustomerId, Handle]]:
+    """The rows that have one of some keys in a column."""
     everything = list(keys)
     for start in range(0, len(everything), _KEYS_PER_QUERY):
-        yield everything[start : start + _KEYS_PER_QUERY]
+        rows = connection.execute(select(handles).where(column.in_(everything[start : start + _KEYS_PER_QUERY])))
+        yield from ((CustomerId(row.customer_id), Handle(row.handle)) for row in rows)

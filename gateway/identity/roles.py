@@ -5,6 +5,9 @@ from federation.core.identity import Role
 
 _P, _M, _C, _O, _A = Role.PARTNER, Role.MARKETING, Role.COMPLIANCE, Role.OPERATOR, Role.AUDITOR
 _ALL = frozenset({_P, _M, _C, _O, _A})
+_READS_LOG = frozenset({_C, _A, _O})
+"""The audit log grows by what is decided: to a partner that proposes offers, or marketing that has them proposed, its
+size would say how each was decided, and so who is the recipient's customer."""
 
 ROLES: dict[str, frozenset[Role]] = {
     "EnrolmentService/RequestCertificate": _ALL,  # renewal; the first request comes through the enrolment port
@@ -54,12 +57,10 @@ ROLES: dict[str, frozenset[Role]] = {
     "OfferService/PullInbox": frozenset({_P}),
     "OfferService/AcknowledgeOffers": frozenset({_P}),
     "OfferService/ListDecisions": frozenset({_C, _A}),
-    # The log grows by what is decided: to a partner that proposes offers, or marketing that has them proposed, its size
-    # would say how each was decided, and so who is the recipient's customer.
-    "AuditService/GetCheckpoint": frozenset({_C, _A, _O}),
-    "AuditService/ListEntries": frozenset({_C, _A, _O}),
-    "AuditService/GetInclusionProof": frozenset({_C, _A, _O}),
-    "AuditService/GetConsistencyProof": frozenset({_C, _A, _O}),
+    "AuditService/GetCheckpoint": _READS_LOG,
+    "AuditService/ListEntries": _READS_LOG,
+    "AuditService/GetInclusionProof": _READS_LOG,
+    "AuditService/GetConsistencyProof": _READS_LOG,
 }
 """``Service/Method`` without the package, to the roles that may call it."""
 

@@ -179,8 +179,7 @@ class People:
         self._db.execute(f"CREATE TEMP TABLE {table} (row UBIGINT, {columns})")
         real = 0
         for batch in batches:
-            partner, number = self._partners.index(batch.origin), self._number(batch)
-            row_of = ", ".join(("row", *(str(number) if at == partner else "NULL" for at in range(len(self._places)))))
+            row_of = f"row, {self._values(batch)}"
             for chunk in batch.chunks:
                 row = insert_links(self._db, chunk, first_row, self._key_types, links)
                 self._db.from_arrow(table_of(row=row)).project(row_of).insert_into(table)
@@ -190,6 +189,11 @@ class People:
 
     def _number(self, batch: TokenBatch) -> int:
         return 0 if batch.operation == REMOVE else list(self._labels[batch.origin]).index(batch.label)
+
+    def _values(self, batch: TokenBatch) -> str:
+        """What a row of a batch has in the columns of labels: its own at its origin, nothing elsewhere."""
+        mine = self._partners.index(batch.origin)
+        return ", ".join(str(self._number(batch)) if at == mine else "NULL" for at in range(len(self._places)))
 
     def _fold(self, table: str, sign: str = "") -> str:
         """The query of regions."""
@@ -212,9 +216,8 @@ class People:
         columns, rows = ", ".join(f"{name} USMALLINT" for name in self._places), []
         for batch in batches:
             if batch.padding and batch.operation != REMOVE:
-                partner, number = self._partners.index(batch.origin), self._number(batch)
-                labels = [str(number) if at == partner else "NULL" for at in range(len(self._places))]
-                rows.append(f"({1 << partner}, {', '.join(labels)}, {-batch.padding})")
+                bits = 1 << self._partners.index(batch.origin)
+                rows.append(f"({bits}, {self._values(batch)}, {-batch.padding})")
         self._db.execute(f"CREATE TEMP TABLE padding (bits USMALLINT, {columns}, people BIGINT)")
         if rows:
             self._db.execute(f"INSERT INTO padding VALUES {', '.join(rows)}")  # noqa: S608 - our own numbers

@@ -316,3 +316,16 @@ def small_world(folder: Path, clock: Clock, pad_to: int = 1, extra: Mapping[str,
         **(extra or {}),
     }
     return World(folder, clock, make_policy(sorted(data), SMALL_SEGMENTS, pad_to), data)
+
+
+VENN = {
+    ("bank",): 2, ("insurer",): 2, ("airline",): 2, ("bank", "insurer"): 3, ("bank", "airline"): 3,
+    ("insurer", "airline"): 3, ("bank", "insurer", "airline"): 2,
+}  # fmt: skip
+"""The regions of ``small_world``."""
+
+
+def venn(world: World, epoch: str) -> dict[tuple[str, ...], int]:
+    """What the index counts in each region."""
+    exact = world.coordinator.index.exact(epoch, ("bank", "insurer", "airline"), ())
+    return {members: count for (members, _), count in exact.items()}

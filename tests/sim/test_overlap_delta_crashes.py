@@ -12,6 +12,7 @@ from federation.client.overlap.memory import Pool, Renewed
 from federation.client.overlap.state import EpochState
 from federation.core.clock import FixedClock
 from federation.core.errors import OverlapError, Reason
+from federation.core.ids import EpochId
 from gateway.overlap.carrying import Carrier
 from gateway.overlap.epochs_sql import SqlEpochs
 from gateway.overlap.handles import LinkedHandles
@@ -21,7 +22,7 @@ from gateway.overlap.spool import Incoming, Spool
 from gateway.overlap.switchboard import Switchboard
 from tests.kits.lives import Killed, killing
 from tests.kits.overlap_changes import add, counted, expected, handle, relabel, remove, restarted, withdraw
-from tests.kits.overlap_world import small_world
+from tests.kits.overlap_world import World, small_world
 
 STEPS: list[tuple[Any, str]] = [
     (Pool, "append"),
@@ -84,13 +85,19 @@ def test_killed_at_a_step_it_goes_on(
     assert not [name for name in left if "unfinished" in name]
 
 
-def test_killed_while_an_epoch_is_completed_a_delta_of_the_one_before_waits(
-    tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = small_world(tmp_path, clock)
+def about_to_complete(folder: Path, clock: FixedClock) -> tuple[World, str, EpochId]:
+    """One epoch answers, and all batches of another have passed every hop."""
+    world = small_world(folder, clock)
     first = world.build()
     second = world.coordinator.begin("", "email")
     world.work()
+    return world, first, second
+
+
+def test_killed_while_an_epoch_is_completed_a_delta_of_the_one_before_waits(
+    tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, first, second = about_to_complete(tmp_path, clock)
     with monkeypatch.context() as patched:
         patched.setattr(SqlEpochs, "complete", killing(SqlEpochs, "complete", after=False, at=1))
         with pytest.raises(Killed):
@@ -108,10 +115,7 @@ def test_killed_while_an_epoch_is_completed_a_delta_of_the_one_before_waits(
 def test_an_epoch_that_is_begun_while_another_is_completed_abandons_it_whole(
     tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = small_world(tmp_path, clock)
-    first = world.build()
-    second = world.coordinator.begin("", "email")
-    world.work()
+    world, first, second = about_to_complete(tmp_path, clock)
     build = StatisticsIndex.build
 
     def begin_another(*args: Any) -> None:

@@ -13,24 +13,16 @@ from federation.core.ids import Handle, PartyId
 from federation.overlap.plan import PROTOCOL
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.arrived import handle_batches, token_batches
-from tests.kits.overlap_world import World, make_policy, one_by_one, people, small_world
+from tests.kits.overlap_world import VENN, World, make_policy, one_by_one, people, small_world, venn
 from tests.kits.refused import refused
 
 ALL = ("bank", "insurer", "airline")
 BANK, INSURER, AIRLINE = (PartyId(name) for name in ALL)
-VENN = {  # bank 0-9, insurer 5-14, airline 0, 2, ... 18
-    ("bank",): 2, ("insurer",): 2, ("airline",): 2, ("bank", "insurer"): 3, ("bank", "airline"): 3,
-    ("insurer", "airline"): 3, ALL: 2,
-}  # fmt: skip
 
 
 @pytest.fixture
 def world(tmp_path: Path, clock: FixedClock) -> World:
     return small_world(tmp_path, clock)
-
-
-def venn(world: World, epoch: str) -> dict[tuple[str, ...], int]:
-    return {members: count for (members, _), count in world.coordinator.index.exact(epoch, ALL, ()).items()}
 
 
 def test_every_region_is_exact_and_labels_are_counted_only_within_their_partner(world: World) -> None:

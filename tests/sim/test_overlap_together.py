@@ -14,13 +14,11 @@ from federation.overlap.hash_to_curve import hash_to_curve
 from federation.overlap.plan import MAX_TOGETHER, MAX_TOGETHER_POINTS
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap import carrying
-from tests.kits.overlap_world import Direct, Parts, World, one_by_one, small_world
+from tests.kits.overlap_world import VENN, Direct, Parts, World, one_by_one, small_world, venn
 from tests.kits.refused import refused
 
 ALL = ("bank", "insurer", "airline")
 BANK, INSURER = PartyId("bank"), PartyId("insurer")
-VENN = {("bank",): 2, ("insurer",): 2, ("airline",): 2, ("bank", "insurer"): 3, ("bank", "airline"): 3,
-        ("insurer", "airline"): 3, ALL: 2}  # fmt: skip
 
 
 class Tampering(Direct):
@@ -52,10 +50,6 @@ def world(tmp_path: Path, clock: FixedClock, request: pytest.FixtureRequest) -> 
     world = small_world(tmp_path, clock, pad_to=request.param)
     world.together = True
     return world
-
-
-def venn(world: World, epoch: str) -> dict[tuple[str, ...], int]:
-    return {members: count for (members, _), count in world.coordinator.index.exact(epoch, ALL, ()).items()}
 
 
 def positions(world: World, epoch: str) -> set[int]:
