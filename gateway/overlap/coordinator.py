@@ -8,6 +8,7 @@ that no withdrawal could reach them. Deltas to the newest complete epoch (``delt
 """
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -31,7 +32,7 @@ from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.arrived import handle_batches, labels_by_party, token_batches
 from gateway.overlap.carrying import ActivePolicy, Carrier
 from gateway.overlap.deltas import Deltas
-from gateway.overlap.epochs import Counts, known_epoch
+from gateway.overlap.epochs import Batch, Counts, Epoch, known_epoch
 from gateway.overlap.epochs_sql import SqlEpochs
 from gateway.overlap.index import StatisticsIndex
 from gateway.overlap.spool import Spool
@@ -58,7 +59,7 @@ class Coordinator:
         engine = open_database(folder / "overlap.db")
         self.index = StatisticsIndex(folder / "index")
         self.epochs = SqlEpochs(engine)
-        self.switchboard = Switchboard(engine, self.index.files)
+        self.switchboard = Switchboard(folder / "switchboard", self.index.files, self.epochs.newest_complete)
         self._spool = Spool(folder / "batches")
         self.deltas = Deltas(self.epochs, self.index, self.switchboard, self._spool)
         self._alliance, self._policies, self._clock = alliance, policies, clock
@@ -159,16 +160,14 @@ class Coordinator:
             hops = len(current.plan.partners) - 1
             if current.state != "open" or any(batch.position != hops for batch in batches):
                 raise OverlapError(Reason.EPOCH_INCOMPLETE, item=epoch)
-            keys = len(key_types_of(current.plan.key_type))
-            tokens = token_batches(self._spool, current.plan, batches)
-            labels = labels_by_party(current.plan, batches, self._policies.active)
-            self.index.build(epoch, labels, tokens, keys)
-            # Meanwhile no delta is applied, which would meet half of each epoch, and no other epoch is begun.
+            try:
+                self._build(current, batches)
+            except Exception:
+                self._check_open(epoch)  # else another was begun, which removed the batches
+                raise
+            # Meanwhile no other epoch is begun, and no delta is applied to the one that goes now.
             with self.deltas.held(), self._lock:
-                if known_epoch(self.epochs, epoch).state != "open":
-                    self._retire()
-                    raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch} was abandoned")
-                self.switchboard.replace(epoch, handle_batches(self._spool, current.plan, batches), keys)
+                self._check_open(epoch)
                 abandoned = self.epochs.complete(epoch, self._clock.now())
             for batch_id in (*abandoned, *(batch.batch_id for batch in batches)):
                 self._spool.clear(batch_id)
@@ -176,13 +175,25 @@ class Coordinator:
         self.deltas.changed()
         _log.info("epoch_complete", epoch=epoch, rejected_rows=sum(batch.rejected for batch in batches))
 
+    def _build(self, epoch: Epoch, batches: Sequence[Batch]) -> None:
+        keys = len(key_types_of(epoch.plan.key_type))
+        labels = labels_by_party(epoch.plan, batches, self._policies.active)
+        self.index.build(epoch.epoch, labels, token_batches(self._spool, epoch.plan, batches), keys)
+        self.switchboard.build(epoch.epoch, handle_batches(self._spool, epoch.plan, batches), keys)
+
+    def _check_open(self, epoch: EpochId) -> None:
+        if known_epoch(self.epochs, epoch).state != "open":
+            self._retire()
+            raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch} was abandoned")
+
     def _retire(self) -> None:
         """Removes what only fresh answers of earlier epochs would need, and all of epochs that were abandoned."""
         for epoch in self.epochs.replaced():
             self.index.retire(epoch)
-            self.switchboard.retire(epoch)
-        for epoch in self.epochs.abandoned():  # its index may have been built before it was
+            self.switchboard.remove(epoch)
+        for epoch in self.epochs.abandoned():  # its indexes may have been built before it was
             self.index.remove(epoch)
+            self.switchboard.remove(epoch)
 
     def _free_name(self) -> str:
         day = self._clock.now().date().isoformat()

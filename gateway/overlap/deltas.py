@@ -5,7 +5,7 @@ round the ring one delta of an origin after another. When the last batch of one 
 applies it to the statistics and then to the switchboard. Each of the two knows what it applied, so a process that dies
 in between applies the rest, and only the rest, after the next start.
 
-While an epoch is being completed, and after a process died doing so until that is gone on with, none is applied.
+None is applied at the moment at which an epoch becomes complete, because its end is that of the one before.
 
 What is asked is kept in memory: whoever asks waits for the answer, and asks again where the process died. What a
 partner sent is durable, on both ends.
@@ -237,8 +237,7 @@ class Deltas:
 
     def _ready(self) -> tuple[Epoch, Delta, list[Batch]] | None:
         newest = self.newest()
-        # The switchboard is an epoch ahead where a process died while it completed one: that is to be gone on with.
-        if newest is None or self._switchboard.epoch() != newest.epoch:
+        if newest is None:
             return None
         arrived = self._epochs.arrived(newest.epoch, len(newest.plan.partners) - 1)
         seen: set[PartyId] = set()

@@ -105,26 +105,25 @@ class StatisticsIndex:
 
     def retire(self, epoch: str) -> None:
         """Removes the tokens and counts of an epoch; its labels stay, for answers that are stored."""
-        if not self._has_regions(epoch):
+        if not self._tokens(epoch).exists():  # they go last: it was done
             return
         first, combinations = self._folder / f"{epoch}.duckdb", self.combinations(epoch)
         labels = first.with_name(f"{first.name}.unfinished")
         labels.unlink(missing_ok=True)
         with self.files.open(labels) as db:
             _insert_labels(db, combinations)
-        self._tokens(epoch).unlink(missing_ok=True)
         labels.replace(first)  # there is a file to read the labels from at every moment
         sync_folder(self._folder)
         self.remove(epoch, keep=first)
 
     def remove(self, epoch: str, keep: Path | None = None) -> None:
-        """Removes every file of an epoch but one; the newest of those that can be asked comes last of them."""
-        first, others = f"{check_epoch_name(epoch)}.duckdb", f"{epoch}{_APART}"
+        """Removes every file of an epoch but one: those that can be asked, the newest last of them, then the tokens."""
+        first, others, tokens = f"{check_epoch_name(epoch)}.duckdb", f"{epoch}{_APART}", self._tokens(epoch)
         self._labels.pop(epoch, None)
         there = [path for path in self._folder.iterdir() if path.name == first or path.name.startswith(others)]
-        for path in dict.fromkeys([*self._generations(epoch), *there]):
+        for path in dict.fromkeys([*self._generations(epoch), *(path for path in there if path != tokens), tokens]):
             if path != keep:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def labels(self, epoch: str) -> dict[str, dict[str, tuple[str, ...]]]:
         """Every partner of an epoch in the order of the ring, with its columns by name and each one's values.
@@ -218,12 +217,6 @@ class StatisticsIndex:
         first = self._folder / f"{epoch}.duckdb"
         numbered = sorted(later, key=lambda path: int(path.stem.rpartition(_APART)[2]))
         return [*([first] if first.exists() else ()), *numbered]
-
-    def _has_regions(self, epoch: str) -> bool:
-        if not self._generations(epoch):
-            return False
-        with self._open(epoch) as db:
-            return _has_regions(db)
 
     def _tokens(self, epoch: str) -> Path:
         return self._folder / f"{check_epoch_name(epoch)}{_APART}tokens"

@@ -240,7 +240,11 @@ class Spool:
 
 
 def _chunks(path: Path, width: int, from_row: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as exc:
+        raise OverlapError(Reason.UNKNOWN_BATCH, item="it was removed meanwhile") from exc
+    with file:
         file.seek(from_row * width)
         while chunk := file.read(CHUNK_ROWS * width):
             yield chunk

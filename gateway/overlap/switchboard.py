@@ -1,18 +1,22 @@
 """The second index: for people who agreed to offers, which handle each partner has for the same person.
 
-Only the newest complete epoch is held; a new one replaces it in one transaction, so a reader sees one epoch or the
-other. It is keyed apart from the statistics (another hash domain and other blinding keys), so neither can be joined to
-the other. Consent is asked elsewhere, at each decision: this index only says who is the same person.
+Every epoch has a database of its own, in a folder of its own. It is made beside the one that is asked, and asked from
+the moment at which its epoch is the newest complete one, so a reader sees one epoch or the other; then the folder
+before it goes, whole. It is keyed apart from the statistics (another hash domain and other blinding keys), so neither
+can be joined to the other. Consent is asked elsewhere, at each decision: this index only says who is the same person.
 
 A delta takes people away by their handles, which the origin gave, and adds others, in one transaction. Where a person
-may have several tokens, who is one person with whom is found in a database of rows and tokens beside this one, with
-what changed there last: if the process dies in between, the same changes are taken from it again.
+may have several tokens, who is one person with whom is found in a file of rows and tokens beside it, with what changed
+there last: if the process dies in between, the same changes are taken from it again.
 """
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 from sqlalchemy import (
     Column,
@@ -22,6 +26,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Select,
     String,
     Table,
     bindparam,
@@ -30,8 +35,9 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.schema import CreateTable
 
-from federation.core.database import reading
+from federation.core.database import open_database, reading
 from federation.core.errors import OverlapError, Reason
 from federation.core.files import sync_folder
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES, EpochId, Handle, PartyId, Token
@@ -41,15 +47,15 @@ from gateway.overlap.duck import DuckFiles
 from gateway.overlap.handles import HandleBatch, LinkedHandles
 
 _META = MetaData()
-_EPOCH = Table("switchboard_epoch", _META, Column("epoch", String(64), primary_key=True))
 _ROWS = Table(
     "switchboard",
     _META,
     Column("party", String(32), primary_key=True),
     Column("handle", LargeBinary, primary_key=True),
     Column("token", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
 )
-Index("switchboard_token", _ROWS.c.token, _ROWS.c.party, _ROWS.c.handle)
+_BY_TOKEN = Index("switchboard_token", _ROWS.c.token, _ROWS.c.party, _ROWS.c.handle)
 _APPLIED = Table(
     "switchboard_applied",
     _META,
@@ -59,50 +65,58 @@ _APPLIED = Table(
 _TAKE_AWAY = delete(_ROWS).where(_ROWS.c.party == bindparam("origin"), _ROWS.c.handle == bindparam("gone"))
 _ADDED = sqlite.insert(_ROWS)
 _PUT = _ADDED.on_conflict_do_update(index_elements=["party", "handle"], set_={"token": _ADDED.excluded.token})
-_INSERT_ROWS = 10_000
-_SUFFIX = "@handles"  # no name of an epoch holds it
+_INSERT_ROWS, _BUILD_CACHE_KB = 10_000, 64 * 1024
+_UNFINISHED = "unfinished@"  # no name of an epoch holds it
+_ROWS_FILE, _TOKENS_FILE = "handles.db", "tokens"
 
 
 class Switchboard:
-    """Token to handle, per partner, in a SQL database.
+    """Token to handle, per partner. Safe to call from several threads.
 
     Args:
-        engine: The database.
-        files: Where tokens are kept for deltas to epochs of several key types.
+        folder: Where the files are.
+        files: Opens those of tokens, which deltas to epochs of several key types need.
+        newest: Gives the newest complete epoch, the one that is asked.
     """
 
-    def __init__(self, engine: Engine, files: DuckFiles) -> None:
-        self._engine, self._files = engine, files
-        self._reading = reading(engine)  # who only looks does not wait for an epoch that is put in its place
-        _META.create_all(engine)
+    def __init__(self, folder: Path, files: DuckFiles, newest: Callable[[], EpochId | None]) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder, self._files, self._newest = folder, files, newest
+        self._opened: dict[str, Engine] = {}
+        self._opening = threading.RLock()  # also while somebody reads: a file that was removed is not made again
+        for left in folder.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(left)
 
-    def replace(self, epoch: str, batches: Iterable[HandleBatch], key_types: int = 1) -> None:
-        """Puts an epoch in the place of the one before, whole or not at all.
+    def build(self, epoch: str, batches: Iterable[HandleBatch], key_types: int = 1) -> None:
+        """Makes the file of an epoch, whole or not at all; making it again replaces it.
 
         A point of low order is nobody. A handle that a partner sent twice keeps its first token. With several points a
         row, rows that share any are one person, and its token is a digest of that person's first row.
         """
-        if key_types == 1:
-            self._replace(epoch, ((batch.origin, *pair) for batch in batches for pair in _pairs(batch)))
-            return
-        tokens = self._tokens(epoch)
-        scratch = tokens.with_name(f"{tokens.name}.unfinished")  # the statistics remove what a killed process left
-        scratch.unlink(missing_ok=True)
-        with self._files.open(scratch) as db:
-            linked = LinkedHandles(db)
-            linked.build(batches)
-            self._replace(epoch, ((p, _name(epoch, root), handle) for p, handle, root in linked.everybody()))
-        scratch.replace(tokens)
-        sync_folder(self._files.folder)
+        self.remove(epoch)
+        folder = self._folder / f"{_UNFINISHED}{epoch}"
+        folder.mkdir(mode=0o700)
+        try:
+            if key_types == 1:
+                _write(folder, ((batch.origin, *pair) for batch in batches for pair in _pairs(batch)))
+            else:
+                with self._files.open(folder / _TOKENS_FILE) as db:
+                    linked = LinkedHandles(db)
+                    linked.build(batches)
+                    _write(folder, ((p, _name(epoch, root), handle) for p, handle, root in linked.everybody()))
+            sync_folder(folder)
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        folder.rename(self._folder / epoch)
+        sync_folder(self._folder)
 
     def apply(self, epoch: str, origin: str, sequence: int, batches: Iterable[HandleBatch], key_types: int = 1) -> None:
-        """Applies a delta of one origin to the epoch that is held; one that was applied is not applied again.
+        """Applies a delta of one origin to an epoch; one that was applied is not applied again.
 
         Raises:
-            OverlapError: UNKNOWN_EPOCH for another epoch; OUT_OF_SEQUENCE; BAD_FIELD for handles that are not there.
+            OverlapError: UNKNOWN_EPOCH; OUT_OF_SEQUENCE; BAD_FIELD for handles to take away that are not there.
         """
-        if self.epoch() != epoch:
-            raise OverlapError(Reason.UNKNOWN_EPOCH, item=epoch)
         if key_types > 1:
             self._apply_linked(epoch, origin, sequence, batches)
             return
@@ -115,15 +129,16 @@ class Switchboard:
                 padding += batch.padding
             else:
                 people += [(batch.origin, *pair) for pair in _pairs(batch)]
-        self._change(origin, sequence, gone, len(gone) - padding, people)
+        self._change(epoch, (origin, sequence), gone, len(gone) - padding, people)
 
     def _apply_linked(self, epoch: str, origin: str, sequence: int, batches: Iterable[HandleBatch]) -> None:
-        if not self._tokens(epoch).exists():
+        tokens = self._folder / check_epoch_name(epoch) / _TOKENS_FILE
+        if not tokens.exists():
             raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch} holds no tokens")
-        with self._files.open(self._tokens(epoch)) as opened:
+        with self._files.open(tokens) as opened:
             linked = LinkedHandles(opened)
             self._take_over(epoch, linked)  # the last delta, of whatever origin, if the process died before it was here
-            with self._engine.begin() as db:
+            with self._database(epoch).begin() as db:
                 due = _is_due(db, origin, sequence)
             if due:
                 linked.change(origin, sequence, batches)
@@ -134,12 +149,18 @@ class Switchboard:
         if last is not None:
             gone = linked.gone()
             people = [(party, _name(epoch, root), handle) for party, handle, root in linked.moved()]
-            self._change(*last, gone, len(gone), people)
+            self._change(epoch, last, gone, len(gone), people)
 
     def _change(
-        self, origin: str, sequence: int, gone: list[bytes], wanted: int, people: list[tuple[PartyId, bytes, bytes]]
+        self,
+        epoch: str,
+        delta: tuple[str, int],
+        gone: list[bytes],
+        wanted: int,
+        people: list[tuple[PartyId, bytes, bytes]],
     ) -> None:
-        with self._engine.begin() as db:
+        origin, sequence = delta
+        with self._database(epoch).begin() as db:
             if not _is_due(db, origin, sequence):  # asked here, so that of two processes one does it
                 return
             rows = [{"origin": origin, "gone": handle} for handle in gone]
@@ -153,43 +174,60 @@ class Switchboard:
             db.execute(delete(_APPLIED).where(_APPLIED.c.party == origin))
             db.execute(insert(_APPLIED).values(party=origin, sequence=sequence))
 
-    def _replace(self, epoch: str, people: Iterable[tuple[PartyId, bytes, bytes]]) -> None:
-        with self._engine.begin() as db:
-            for table in (_ROWS, _EPOCH, _APPLIED):
-                db.execute(delete(table))
-            db.execute(insert(_EPOCH).values(epoch=epoch))
-            rows = ({"party": party, "handle": handle, "token": token} for party, token, handle in people)
-            while some := list(itertools.islice(rows, _INSERT_ROWS)):
-                db.execute(insert(_ROWS).prefix_with("OR IGNORE", dialect="sqlite"), some)
-
-    def retire(self, epoch: str) -> None:
-        """Removes the tokens of an epoch that is not held any more."""
-        if self.epoch() != epoch:
-            for path in self._files.folder.glob(f"{check_epoch_name(epoch)}{_SUFFIX}*"):
-                path.unlink()
-
-    def _tokens(self, epoch: str) -> Path:
-        return self._files.folder / f"{check_epoch_name(epoch)}{_SUFFIX}"
-
-    def epoch(self) -> EpochId | None:
-        """The epoch that is held."""
-        with self._reading.begin() as db:
-            name = db.execute(select(_EPOCH.c.epoch)).scalar()
-        return EpochId(name) if name is not None else None
+    def remove(self, epoch: str) -> None:
+        """Removes everything of an epoch, which must not be the one that is asked or changed."""
+        folder = self._folder / check_epoch_name(epoch)
+        with self._opening:
+            if (engine := self._opened.pop(epoch, None)) is not None:
+                engine.dispose()
+            if folder.exists():
+                shutil.rmtree(folder)
 
     def person(self, party: PartyId, handle: Handle) -> Token | None:
         """The person that a partner calls by a handle; None for a handle that is not in the epoch."""
-        query = select(_ROWS.c.token).where(_ROWS.c.party == party, _ROWS.c.handle == handle)
-        with self._reading.begin() as db:
-            token = db.execute(query).scalar()
+        token = self._look_up(select(_ROWS.c.token).where(_ROWS.c.party == party, _ROWS.c.handle == handle))
         return Token(token) if token is not None else None
 
     def handle_at(self, token: Token, party: PartyId) -> Handle | None:
         """A partner's handle of a person; of several, always the smallest."""
         query = select(_ROWS.c.handle).where(_ROWS.c.token == token, _ROWS.c.party == party)
-        with self._reading.begin() as db:
-            handle = db.execute(query.order_by(_ROWS.c.handle).limit(1)).scalar()
+        handle = self._look_up(query.order_by(_ROWS.c.handle).limit(1))
         return Handle(handle) if handle is not None else None
+
+    def _look_up(self, query: Select[Any]) -> bytes | None:
+        with self._opening:
+            newest = self._newest()
+            if newest is None:
+                return None
+            with reading(self._database(newest)).begin() as db:
+                return cast("bytes | None", db.execute(query).scalar())
+
+    def _database(self, epoch: str) -> Engine:
+        path = self._folder / check_epoch_name(epoch) / _ROWS_FILE
+        with self._opening:
+            if epoch not in self._opened:
+                if not path.exists():
+                    item = f"{epoch} has no switchboard"
+                    raise OverlapError(Reason.UNKNOWN_EPOCH, item=item, fix="Build a new epoch.")
+                for other in list(self._opened):  # another process may have removed it
+                    self._opened.pop(other).dispose()
+                self._opened[epoch] = open_database(path)
+            return self._opened[epoch]
+
+
+def _write(folder: Path, people: Iterable[tuple[PartyId, bytes, bytes]]) -> None:
+    engine = open_database(folder / _ROWS_FILE)
+    try:
+        with engine.begin() as db:
+            db.exec_driver_sql(f"PRAGMA cache_size = -{_BUILD_CACHE_KB}")  # rows come in no order
+            for table in (_ROWS, _APPLIED):
+                db.execute(CreateTable(table))
+            rows = iter(people)
+            while some := list(itertools.islice(rows, _INSERT_ROWS)):
+                db.exec_driver_sql("INSERT OR IGNORE INTO switchboard (party, token, handle) VALUES (?, ?, ?)", some)
+            _BY_TOKEN.create(db)  # in one go, not row by row
+    finally:
+        engine.dispose()  # the last to close it takes in the write-ahead log
 
 
 def _is_due(db: Connection, origin: str, sequence: int) -> bool:

@@ -19,10 +19,11 @@ from federation.core.clock import SystemClock, to_text
 from federation.core.database import open_database
 from federation.core.identity import Identity, Role, Subject, load_identity, new_key
 from federation.core.ids import HANDLE_BYTES, Handle, PartyId
-from federation.v1 import consent_pb2, offers_pb2
+from federation.v1 import consent_pb2, offers_pb2, overlap_pb2
 from gateway.alliance import create_alliance
 from gateway.identity.authority import Authority
 from gateway.overlap.duck import DuckFiles
+from gateway.overlap.epochs_sql import SqlEpochs
 from gateway.overlap.switchboard import HandleBatch, Switchboard
 
 ENTENTE = (sys.executable, "-c", "from gateway.cli import main; main()")
@@ -100,11 +101,14 @@ def two_gateways(folder: Path, people: int) -> Iterator[Pair]:
     for role in ("operator", "compliance"):
         identities[role] = load_identity(folder / "people" / role / "identity")
     overlap = folder / "gateway" / "state" / "overlap"
-    board = Switchboard(open_database(overlap / "overlap.db"), DuckFiles(overlap / "index"))
+    epochs = SqlEpochs(open_database(overlap / "overlap.db"))
+    board = Switchboard(overlap / "switchboard", DuckFiles(overlap / "index"), epochs.newest_complete)
     tokens = b"".join(b"\1" + person.to_bytes(31, "big") for person in range(people))
-    board.replace(
+    board.build(
         "test.1", [HandleBatch(PartyId(p), [tokens], [b"".join(handle(p, n) for n in range(people))]) for p in PARTNERS]
     )
+    epochs.create(overlap_pb2.EpochPlan(epoch="test.1"), {}, clock.now())
+    epochs.complete("test.1", clock.now())
     shared = {"identity": "../gateway/identity", "state": "../gateway/state", "policies": "../policies"}
     with ExitStack() as stack:
         processes, ports = [], []

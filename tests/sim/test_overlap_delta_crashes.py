@@ -12,7 +12,7 @@ from federation.client.overlap.memory import Pool, Renewed
 from federation.client.overlap.state import EpochState
 from federation.core.clock import FixedClock
 from federation.core.errors import OverlapError, Reason
-from federation.core.ids import EpochId
+from federation.core.ids import EpochId, PartyId
 from gateway.overlap.carrying import Carrier
 from gateway.overlap.epochs_sql import SqlEpochs
 from gateway.overlap.handles import LinkedHandles
@@ -77,8 +77,8 @@ def test_killed_at_a_step_it_goes_on(
     world.update()
     assert counted(world, epoch) == expected(world)
     board = world.coordinator.switchboard
-    assert board.person("bank", handle("B000006")) is None  # type: ignore[arg-type]
-    assert board.person("bank", handle("B100")) is not None  # type: ignore[arg-type]
+    assert board.person(PartyId("bank"), handle("B000006")) is None
+    assert board.person(PartyId("bank"), handle("B100")) is not None
     assert {delta.state for delta in world.coordinator.epochs.deltas(epoch)} == {"applied"}
     assert list((tmp_path / "gateway" / "overlap" / "batches").iterdir()) == []
     left = [path.name for path in (tmp_path / "gateway" / "overlap" / "index").iterdir()]
@@ -94,37 +94,57 @@ def about_to_complete(folder: Path, clock: FixedClock) -> tuple[World, str, Epoc
     return world, first, second
 
 
-def test_killed_while_an_epoch_is_completed_a_delta_of_the_one_before_waits(
-    tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+COMPLETING = [(StatisticsIndex, "build"), (Switchboard, "build"), (SqlEpochs, "complete"), (StatisticsIndex, "retire")]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", COMPLETING, ids=[f"{o.__name__}.{n}" for o, n in COMPLETING])
+def test_killed_while_an_epoch_is_completed_one_of_the_two_is_there_whole(
+    tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch, step: tuple[Any, str], after: bool
 ) -> None:
     world, first, second = about_to_complete(tmp_path, clock)
+    bank = world.data["bank"]
+    withdraw(bank, "p6")
+    withdraw(bank, "p7", "offer_sharing")
     with monkeypatch.context() as patched:
-        patched.setattr(SqlEpochs, "complete", killing(SqlEpochs, "complete", after=False, at=1))
+        patched.setattr(step[0], step[1], killing(*step, after=after, at=1))
         with pytest.raises(Killed):
             world.coordinator.finish(second)
     restarted(world)
-    withdraw(world.data["bank"], "p6")
-    world.update("bank", withdrawals_only=True)
-    assert [delta.state for delta in world.coordinator.epochs.deltas(first)] == ["open"]
-    world.coordinator.finish(second)
-    assert [delta.state for delta in world.coordinator.epochs.deltas(first)] == ["abandoned"]
-    world.update("bank", withdrawals_only=True)
-    assert counted(world, second) == expected(world)
+    completed = step[1] == "retire" or (step[1] == "complete" and after)
+    tokens = set()
+    for epoch in (second if completed else first, second):
+        world.tell()
+        world.update("bank", withdrawals_only=True)
+        assert counted(world, epoch) == expected(world)
+        board = world.coordinator.switchboard
+        assert board.person(PartyId("bank"), handle("B000007")) is None
+        tokens.add(board.person(PartyId("bank"), handle("B000001")))
+        world.coordinator.finish(second)
+    assert None not in tokens
+    assert len(tokens) == (1 if completed else 2)  # keys are fresh in each epoch
+    overlap = tmp_path / "gateway" / "overlap"
+    assert [path.name for path in (overlap / "index").glob(f"{first}*")] == [f"{first}.duckdb"]  # its labels
+    assert not list((overlap / "switchboard").glob(f"{first}*"))
 
 
+@pytest.mark.parametrize("built", [StatisticsIndex, Switchboard])
 def test_an_epoch_that_is_begun_while_another_is_completed_abandons_it_whole(
-    tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch, built: type
 ) -> None:
     world, first, second = about_to_complete(tmp_path, clock)
-    build = StatisticsIndex.build
+    build = built.build  # type: ignore[attr-defined]
 
     def begin_another(*args: Any) -> None:
         build(*args)
         world.coordinator.begin("third", "email")
 
-    monkeypatch.setattr(StatisticsIndex, "build", begin_another)
+    monkeypatch.setattr(built, "build", begin_another)
     with pytest.raises(OverlapError) as caught:
         world.coordinator.finish(second)
     assert caught.value.reason is Reason.UNKNOWN_EPOCH
-    assert world.coordinator.epochs.newest_complete() == world.coordinator.switchboard.epoch() == first
-    assert not list((tmp_path / "gateway" / "overlap" / "index").glob(f"{second}*"))  # no token of it is left
+    assert world.coordinator.epochs.newest_complete() == first
+    overlap = tmp_path / "gateway" / "overlap"
+    assert not [path for path in overlap.rglob(f"{second}*") if path.parent.name != "batches"]  # no token of it is left
+    world.update()
+    assert counted(world, first) == expected(world)
