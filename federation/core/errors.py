@@ -50,6 +50,7 @@ class Reason(StrEnum):
     TRUNCATED_STREAM = "TRUNCATED_STREAM"
     BAD_MANIFEST = "BAD_MANIFEST"
     DIGEST_MISMATCH = "DIGEST_MISMATCH"
+    DECOYS_MISSING = "DECOYS_MISSING"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     UNKNOWN_BATCH = "UNKNOWN_BATCH"
     UNKNOWN_EPOCH = "UNKNOWN_EPOCH"
@@ -127,6 +128,7 @@ CATALOG: dict[Reason, Entry] = {
     Reason.TRUNCATED_STREAM: Entry("INVALID_ARGUMENT", "The stream ended before the declared end.", True),
     Reason.BAD_MANIFEST: Entry("INVALID_ARGUMENT", "The batch's manifest does not fit the epoch's plan."),
     Reason.DIGEST_MISMATCH: Entry("INVALID_ARGUMENT", "The rows are not those that were signed."),
+    Reason.DECOYS_MISSING: Entry("DATA_LOSS", "A partner did not give back the rows that it was given to blind."),
     Reason.QUOTA_EXCEEDED: Entry("RESOURCE_EXHAUSTED", "More batches or rows than declared for this epoch."),
     Reason.UNKNOWN_BATCH: Entry("NOT_FOUND", "There is no such batch for the caller."),
     Reason.UNKNOWN_EPOCH: Entry("NOT_FOUND", "There is no such epoch."),

@@ -6,8 +6,10 @@ signatures; and the batch is one that the plan and the agreement know. So a gate
 points of its own, leave rows out, swap labels or send a batch round another way. The same holds for a delta: what its
 batches do and its number are signed too, and a reader takes number n + 1 only when it has all of n.
 
-Not guaranteed: that a hop blinded honestly. A hop that plays with the gateway can sign whatever it likes, as far as the
-row count that the origin signed; quotas and the one-batch-a-label rule of the reader (who keeps a record) bound that.
+Not guaranteed: that a hop blinded honestly. A hop can sign whatever it likes, as far as the row count that the origin
+signed. The gateway finds out by decoys (``decoys``), with a chance that grows with the rows that were not given back;
+against a hop that plays with the gateway, quotas and the one-batch-a-label rule of the reader (who keeps a record) are
+what there is.
 """
 
 import hashlib
@@ -24,7 +26,7 @@ from federation.core.errors import IdentityError, OverlapError, Reason
 from federation.core.identity import Identity, Role, verify_signed
 from federation.core.ids import POINT_BYTES
 from federation.overlap.blind import row_count
-from federation.overlap.plan import BASE, MAX_DELTAS, Agreement, batch_keys, check_plan, delta_keys, ring
+from federation.overlap.plan import BASE, MAX_DELTAS, Agreement, BatchKey, base_keys, check_plan, delta_keys, ring
 from federation.policy.specs import PartySpec
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
@@ -81,10 +83,10 @@ def sign_manifest(
         identity: The origin's.
         plan: The epoch's.
         index: ``pb.INDEX_STATISTICS`` or ``pb.INDEX_SWITCHBOARD``.
-        label: One of ``plan.labels_of``; "" for the switchboard and for removals.
+        label: One of ``plan.labels_of``; "" for the switchboard, removals and decoys.
         content: The blinded points as they are sent, padding included.
         batches: How many batches the origin sends under this sequence number.
-        operation: ``pb.OPERATION_BASE``, or ``ADD`` or ``REMOVE`` in a delta.
+        operation: ``pb.OPERATION_BASE``, in a delta ``ADD`` or ``REMOVE``, or in both ``CHECK``.
         sequence: 0, or the number of the delta.
     """
     origin = identity.subject.party
@@ -183,11 +185,6 @@ def reorder(data: bytes, order: NDArray[np.intp], width: int = POINT_BYTES) -> b
     return np.frombuffer(data, dtype=f"V{width}")[order].tobytes()
 
 
-def padding_rows(rows: int, pad_to: int) -> int:
-    """How many random points bring a batch to the next multiple of ``pad_to``; an empty batch is padded to one full."""
-    return max(1, -(-rows // pad_to)) * pad_to - rows if pad_to > 1 else 0
-
-
 def _signer(signed: common_pb2.Signed, kind: str, alliance: str, ca: Certificate, at: datetime) -> str:
     subject = verify_signed(signed, kind, ca, at)
     if subject.role is not Role.PARTNER or subject.alliance != alliance:
@@ -195,10 +192,10 @@ def _signer(signed: common_pb2.Signed, kind: str, alliance: str, ca: Certificate
     return subject.party
 
 
-def declared_keys(manifest: pb.Manifest, party: PartySpec) -> tuple[tuple[int, int, str], ...]:
-    """Index, operation and label of all batches that there are under a manifest's sequence number."""
+def declared_keys(manifest: pb.Manifest, party: PartySpec) -> tuple[BatchKey, ...]:
+    """All batches that there are under a manifest's sequence number."""
     if manifest.sequence == 0:
-        return tuple((index, BASE, label) for index, label in batch_keys(party))
+        return base_keys(party)
     goes = delta_keys(party, adds=False)
     return goes if manifest.batches == len(goes) else delta_keys(party, adds=True)
 

@@ -7,6 +7,10 @@ given d = k / c, by which it multiplies them at the end of their way. Then they 
 equal people are equal tokens. Nobody without d can compare points under c with points under k (that is deciding whether
 four points are a Diffie-Hellman quadruple). And d is random: it says of k no more than that k / d is a clamped scalar.
 
+For the same reason rows can be sent twice without a hop that sees both telling that they are the same: under c, and
+multiplied by a fresh r; the gateway is given d / r for the second. So are the decoys (``decoys``), and every batch of a
+delta, whose rows mostly were sent before.
+
 X25519 multiplies by clamped scalars only: multiples of eight from 2^254 on. What a scalar does to a point that was
 multiplied once follows from it modulo the order of the large subgroup, so one looks for a c of which d has a clamped
 spelling. Half of them do. Source: RFC 7748, section 5; Bernstein 2006 (Curve25519), section 3.
@@ -45,14 +49,24 @@ def make_own_key(hop_key: bytes, random: Callable[[int], bytes]) -> bytes:
         hop_key: 32 bytes.
         random: A CSPRNG.
     """
-    wanted = _clamped(hop_key)
+    return b"".join(_divided(_clamped(hop_key), random))
+
+
+def renewed(own: OwnKey, random: Callable[[int], bytes]) -> OwnKey:
+    """A fresh scalar for rows that are under a key already, and what leads from where they are then to a hop's key."""
+    factor, conversion = _divided(_clamped(own.conversion) if own.conversion else 1, random)
+    return OwnKey(X25519PrivateKey.from_private_bytes(factor), conversion)
+
+
+def _divided(wanted: int, random: Callable[[int], bytes]) -> tuple[bytes, bytes]:
+    """A fresh scalar, and one by which points must be multiplied after it so that both together are as wanted."""
     while True:
-        own = random(KEY_BYTES)
-        ratio = wanted * pow(_clamped(own), -1, ORDER) % ORDER
+        factor = random(KEY_BYTES)
+        ratio = wanted * pow(_clamped(factor), -1, ORDER) % ORDER
         # The one number below eight times the order that is this modulo the order, and a multiple of eight.
         ratio += ORDER * (-ratio * pow(ORDER, -1, COFACTOR) % COFACTOR)
         if ratio >> 254 == 1:
-            return own + ratio.to_bytes(POINT_BYTES, "little")
+            return factor, ratio.to_bytes(POINT_BYTES, "little")
 
 
 def _clamped(key: bytes) -> int:

@@ -17,8 +17,9 @@ from federation.v1 import overlap_pb2 as pb
 
 RULES = "1"
 """Version of the normalisation rules. Raise it with any change that gives one identifier another normal form."""
-PROTOCOL = 2
-"""Version of how points are blinded. In the first one a partner's own rows were under its key as a hop."""
+PROTOCOL = 3
+"""Version of how points are blinded. In the first one a partner's own rows were under its key as a hop; in the second
+those of deltas were under one key with those of the base, and nothing showed whether a hop gave back what it got."""
 KEY_TYPES = ("email", "phone", "national_id")
 ANY = "any"
 """Asks for all key types at once."""
@@ -26,11 +27,14 @@ MIN_PARTNERS, MAX_PARTNERS = 2, 8
 MAX_EPOCH_CHARS = 64
 STATISTICS = pb.INDEX_STATISTICS
 SWITCHBOARD = pb.INDEX_SWITCHBOARD
-BASE, ADD, REMOVE = pb.OPERATION_BASE, pb.OPERATION_ADD, pb.OPERATION_REMOVE
+BASE, ADD, REMOVE, CHECK = pb.OPERATION_BASE, pb.OPERATION_ADD, pb.OPERATION_REMOVE, pb.OPERATION_CHECK
 MAX_DELTAS = 10_000
 """Of one partner in one epoch; each leaves a few rows at every hop. After that many the epoch is due for a new one."""
 MAX_TOGETHER, MAX_TOGETHER_POINTS = 128, 1 << 15
 """Of small batches that travel in one message: a megabyte of points, and headers."""
+BatchKey = tuple[int, int, str]
+"""Index, operation and label: what a batch is, among those of one origin under one sequence number."""
+_CHECKS: tuple[BatchKey, ...] = ((STATISTICS, CHECK, ""), (SWITCHBOARD, CHECK, ""))
 INDEX_NAMES: Mapping[int, str] = {STATISTICS: "statistics", SWITCHBOARD: "switchboard"}
 # A name is also a folder and part of a hash domain, so it holds no separator of either.
 _EPOCH = re.compile(r"[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*")
@@ -106,22 +110,22 @@ def labels_of(party: PartySpec) -> tuple[str, ...]:
     return tuple(label_of(dict(zip(columns, values, strict=True))) for values in itertools.product(*columns.values()))
 
 
-def batch_keys(party: PartySpec) -> tuple[tuple[int, str], ...]:
-    """Index and label of every batch that a partner sends in an epoch, empty ones included.
+def base_keys(party: PartySpec) -> tuple[BatchKey, ...]:
+    """Every batch that a partner sends when an epoch is built, empty ones included; those of decoys come last.
 
     All are always sent, so that which labels occur at all is not visible in how many batches there are.
     """
-    return (*((STATISTICS, label) for label in labels_of(party)), (SWITCHBOARD, ""))
+    return (*_people(party, BASE), *_CHECKS)
 
 
-def delta_keys(party: PartySpec, *, adds: bool) -> tuple[tuple[int, int, str], ...]:
-    """Index, operation and label of every batch of a delta, empty ones included.
+def delta_keys(party: PartySpec, *, adds: bool) -> tuple[BatchKey, ...]:
+    """Every batch of a delta, empty ones included; those of decoys come last.
 
     A delta has one of two shapes, so that the number of batches says no more than whether anybody came: with ``adds``
     everything that may change, else the two batches of people who go. A relabelled person goes and comes.
     """
     goes = ((STATISTICS, REMOVE, ""), (SWITCHBOARD, REMOVE, ""))
-    return (*goes, *((index, ADD, label) for index, label in batch_keys(party))) if adds else goes
+    return (*goes, *(_people(party, ADD) if adds else ()), *_CHECKS)
 
 
 def check_plan(plan: pb.EpochPlan, alliance: str, agreement: Agreement) -> None:
@@ -145,6 +149,10 @@ def check_plan(plan: pb.EpochPlan, alliance: str, agreement: Agreement) -> None:
     ]
     if wrong:
         raise OverlapError(Reason.BAD_MANIFEST, item=f"plan field {wrong[0]}")
+
+
+def _people(party: PartySpec, operation: int) -> tuple[BatchKey, ...]:
+    return (*((STATISTICS, operation, label) for label in labels_of(party)), (SWITCHBOARD, operation, ""))
 
 
 def _is_key_type(key_type: str) -> bool:

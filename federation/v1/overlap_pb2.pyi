@@ -57,6 +57,10 @@ class _OperationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operation.V
     """In a delta: people who go. In the statistics index by their points, in the switchboard by their handles (there the
     points are random). The label is empty.
     """
+    OPERATION_CHECK: _Operation.ValueType  # 4
+    """The decoys of all other batches of the index under the same sequence number, once more and under another key: by them
+    the gateway sees whether hops gave back what they were given. The label is empty.
+    """
 
 class Operation(_Operation, metaclass=_OperationEnumTypeWrapper):
     """What the rows of a batch are for."""
@@ -69,6 +73,10 @@ OPERATION_ADD: Operation.ValueType  # 2
 OPERATION_REMOVE: Operation.ValueType  # 3
 """In a delta: people who go. In the statistics index by their points, in the switchboard by their handles (there the
 points are random). The label is empty.
+"""
+OPERATION_CHECK: Operation.ValueType  # 4
+"""The decoys of all other batches of the index under the same sequence number, once more and under another key: by them
+the gateway sees whether hops gave back what they were given. The label is empty.
 """
 Global___Operation: _TypeAlias = Operation  # noqa: Y015
 
@@ -480,10 +488,12 @@ class BatchHeader(_message.Message):
     PADDING_FIELD_NUMBER: _builtins.int
     CONVERSION_FIELD_NUMBER: _builtins.int
     padding: _builtins.int
-    """From the origin to the gateway only: how many rows are random padding. Never shown to hops."""
+    """From the origin to the gateway only: how many rows are decoys, or of a batch of decoys, how many are none. Never
+    shown to hops.
+    """
     conversion: _builtins.bytes
-    """From the origin to the gateway only, never shown to hops: the scalar that turns points under the origin's own key
-    into points under its key as a hop, 32 bytes; empty where these are one key.
+    """From the origin to the gateway only, never shown to hops: the scalar that turns points under the key of this batch
+    into points under the origin's key as a hop, 32 bytes; empty where these are one key.
     """
     @_builtins.property
     def manifest(self) -> _common_pb2.Signed: ...

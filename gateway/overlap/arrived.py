@@ -1,51 +1,149 @@
-"""Batches at the end of their way, as the two indexes take them: every point under all partners' keys."""
+"""Batches at the end of their way, as the two indexes take them: every point under all partners' keys.
+
+As rows pass, the decoys among them are counted (``federation.overlap.decoys``): each batch must hold as many as its
+origin says, each of them once.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from federation.core.errors import OverlapError, Reason
+from federation.core.ids import HANDLE_BYTES
 from federation.overlap.blind import blind
-from federation.overlap.plan import STATISTICS, SWITCHBOARD, Agreement, labels_of, row_bytes
+from federation.overlap.plan import BASE, CHECK, STATISTICS, SWITCHBOARD, Agreement, labels_of, ring, row_bytes
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.epochs import Batch
 from gateway.overlap.handles import HandleBatch
 from gateway.overlap.people import TokenBatch
 from gateway.overlap.spool import Spool
 
+_WORD = np.dtype("<u8")
+
 
 def labels_by_party(plan: pb.EpochPlan, batches: Sequence[Batch], agreement: Agreement) -> dict[str, list[str]]:
     """The labels that arrived, in the order in which the policy declares them; it may have changed meanwhile."""
     labels = {}
     for party in plan.partners:
-        sent = {batch.label for batch in batches if batch.origin == party and batch.index == STATISTICS}
+        mine = (one for one in batches if one.origin == party)
+        sent = {one.label for one in mine if (one.index, one.operation) == (STATISTICS, BASE)}
         spec = agreement.parties.get(party)
         declared = [label for label in labels_of(spec) if label in sent] if spec else []
         labels[party] = [*declared, *sorted(sent.difference(declared))]
     return labels
 
 
-def token_batches(spool: Spool, plan: pb.EpochPlan, batches: Iterable[Batch]) -> Iterator[TokenBatch]:
-    """Those of the statistics."""
-    for batch in batches:
-        if batch.index == STATISTICS:
-            chunks = _under_all_keys(spool, plan, batch)
-            rows = pb.Manifest.FromString(batch.header.manifest.payload).count
-            yield TokenBatch(batch.origin, batch.label, batch.header.padding, chunks, batch.operation, rows)
+class Arrived:
+    """All batches of an epoch's base, or of one delta.
+
+    Args:
+        spool: Where their rows are.
+        plan: The epoch's.
+        batches: Which.
+    """
+
+    def __init__(self, spool: Spool, plan: pb.EpochPlan, batches: Sequence[Batch]) -> None:
+        self._spool, self._plan = spool, plan
+        self._batches = [one for one in batches if one.operation != CHECK]
+        self._decoys: dict[tuple[str, int], _Decoys] = {}
+        for one in batches:
+            if one.operation == CHECK:
+                self._decoys[one.origin, one.index] = _Decoys(self._rows(one), row_bytes(plan), one.header.padding)
+
+    def tokens(self) -> Iterator[TokenBatch]:
+        """Those of the statistics."""
+        for one in self._batches:
+            if one.index == STATISTICS:
+                rows = pb.Manifest.FromString(one.header.manifest.payload).count
+                chunks = (points for points, _ in self._watched(one))
+                yield TokenBatch(one.origin, one.label, one.header.padding, chunks, one.operation, rows)
+
+    def handles(self) -> Iterator[HandleBatch]:
+        """Those of the switchboard."""
+        for one in self._batches:
+            if one.index == SWITCHBOARD:
+                yield HandleBatch(one.origin, self._watched(one), one.operation, one.header.padding)
+
+    def read_all(self) -> None:
+        """Reads every row, for what ``check`` says before anything is done with them."""
+        for one in self._batches:
+            for _ in self._watched(one):
+                pass
+
+    def check(self) -> None:
+        """Says whether hops gave back what they were given, once every row was read.
+
+        Raises:
+            OverlapError: DECOYS_MISSING, with the origin.
+        """
+        for one in self._batches:
+            decoys = self._decoys.get((one.origin, one.index))
+            if decoys is None or decoys.found.get(one.batch_id) != one.header.padding or not decoys.complete:
+                hops = " or ".join(ring(tuple(self._plan.partners), one.origin))
+                fix = f"Build a new epoch. What {one.origin} sent passed {hops}."
+                raise OverlapError(Reason.DECOYS_MISSING, item=f"rows of {one.origin}", fix=fix)
+
+    def _watched(self, one: Batch) -> Iterator[tuple[bytes, bytes]]:
+        """Rows of a batch with their handles, while its decoys are counted."""
+        decoys = self._decoys.get((one.origin, one.index))
+        if decoys is not None:
+            decoys.found[one.batch_id] = 0
+        for points, handles in self._rows(one):
+            if decoys is not None:
+                decoys.count(one.batch_id, points, handles)
+            yield points, handles
+
+    def _rows(self, one: Batch) -> Iterator[tuple[bytes, bytes]]:
+        """Rows under all keys, converted where they are under one of their own (``federation.overlap.own_key``)."""
+        chunks: Iterable[bytes] = self._spool.chunks(one.batch_id, one.position, row_bytes(self._plan))
+        if one.header.conversion:
+            key = X25519PrivateKey.from_private_bytes(one.header.conversion)
+            chunks = (blind(chunk, key).points for chunk in chunks)
+        if one.index == STATISTICS:
+            return ((chunk, b"") for chunk in chunks)
+        return zip(chunks, self._spool.handles(one.batch_id), strict=True)
 
 
-def handle_batches(spool: Spool, plan: pb.EpochPlan, batches: Iterable[Batch]) -> Iterator[HandleBatch]:
-    """Those of the switchboard."""
-    for batch in batches:
-        if batch.index == SWITCHBOARD:
-            chunks = _under_all_keys(spool, plan, batch)
-            handles = spool.handles(batch.batch_id)
-            yield HandleBatch(batch.origin, chunks, handles, batch.operation, batch.header.padding)
+class _Decoys:
+    """The decoys of an origin in one index, and where they were found.
+
+    Args:
+        parts: Rows of the batch of decoys, each with its handle on the switchboard.
+        width: Bytes of a row, without the handle.
+        others: How many of the rows are no decoys.
+    """
+
+    def __init__(self, parts: Iterable[tuple[bytes, bytes]], width: int, others: int) -> None:
+        rows = [row for points, handles in parts for row in _rows_of(points, handles, width)]
+        self._width, self._rows, self._others = width, frozenset(rows), others
+        self._distinct = len(self._rows) == len(rows)
+        self._starts = np.sort(np.frombuffer(b"".join(row[: _WORD.itemsize] for row in rows), _WORD))
+        self._seen: set[bytes] = set()
+        self.found: dict[str, int] = {}
+        """In each batch that was read."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether each was found, once."""
+        wanted = len(self._rows) - self._others
+        return self._distinct and len(self._seen) == sum(self.found.values()) == wanted
+
+    def count(self, batch_id: str, points: bytes, handles: bytes) -> None:
+        """Looks for them among some rows of a batch."""
+        starts = np.frombuffer(points, _WORD).reshape(-1, self._width // _WORD.itemsize)[:, 0]
+        at = np.searchsorted(self._starts, starts)
+        like = np.flatnonzero(np.append(self._starts, _WORD.type(0))[at] == starts).tolist()
+        rows = [_row(points, self._width, at) + _row(handles, HANDLE_BYTES, at) for at in like]
+        mine = [row for row in rows if row in self._rows]
+        self._seen.update(mine)
+        self.found[batch_id] += len(mine)
 
 
-def _under_all_keys(spool: Spool, plan: pb.EpochPlan, batch: Batch) -> Iterator[bytes]:
-    """The rows of a batch, converted where they are under their origin's own key (``federation.overlap.own_key``)."""
-    chunks = spool.chunks(batch.batch_id, batch.position, row_bytes(plan))
-    if not batch.header.conversion:
-        return chunks
-    key = X25519PrivateKey.from_private_bytes(batch.header.conversion)
-    return (blind(chunk, key).points for chunk in chunks)
+def _rows_of(points: bytes, handles: bytes, width: int) -> Iterator[bytes]:
+    for at in range(len(points) // width):
+        yield _row(points, width, at) + _row(handles, HANDLE_BYTES, at)
+
+
+def _row(data: bytes, width: int, at: int) -> bytes:
+    return data[at * width : (at + 1) * width]

@@ -17,6 +17,7 @@ from federation.core.clock import Clock
 from federation.core.errors import IdentityError, OverlapError, Reason
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES, PartyId
 from federation.overlap.batch import Chain, declared_keys, verify_chain
+from federation.overlap.decoys import enough
 from federation.overlap.plan import (
     MAX_TOGETHER,
     MAX_TOGETHER_POINTS,
@@ -232,6 +233,8 @@ class Carrier:
             raise IdentityError(Reason.PARTY_MISMATCH, item=f"batch of {manifest.origin}, position {chain.position}")
         if header.padding > (manifest.count if chain.position == 0 else 0):
             raise OverlapError(Reason.BAD_FIELD, item="field padding")
+        if chain.position == 0 and not enough(manifest, header.padding):
+            raise OverlapError(Reason.BAD_FIELD, item="field padding: fewer decoys than are due")
         if len(header.conversion) not in ({0} if chain.position else {0, POINT_BYTES}):
             raise OverlapError(Reason.BAD_FIELD, item="field conversion")
         if known_epoch(self._epochs, manifest.plan.epoch).plan != manifest.plan:

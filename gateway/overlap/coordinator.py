@@ -23,13 +23,13 @@ from federation.overlap.plan import (
     MIN_PARTNERS,
     PROTOCOL,
     RULES,
-    batch_keys,
+    base_keys,
     check_epoch_name,
     key_types_of,
     partners_of,
 )
 from federation.v1 import overlap_pb2 as pb
-from gateway.overlap.arrived import handle_batches, labels_by_party, token_batches
+from gateway.overlap.arrived import Arrived, labels_by_party
 from gateway.overlap.carrying import ActivePolicy, Carrier
 from gateway.overlap.deltas import Deltas
 from gateway.overlap.epochs import Batch, Counts, Epoch, known_epoch
@@ -113,7 +113,7 @@ class Coordinator:
                 partners=partners,
                 protocol=PROTOCOL,
             )
-            expected = {party: batch_keys(agreement.parties[party]) for party in partners}
+            expected = {party: base_keys(agreement.parties[party]) for party in partners}
             for abandoned in self.epochs.create(plan, expected, self._clock.now()):
                 self._spool.clear(abandoned)
         _log.info("epoch_opened", epoch=name, key_type=plan.key_type, partners=list(partners))
@@ -150,7 +150,8 @@ class Coordinator:
         """Builds both indexes from batches that have all passed every hop, and completes the epoch.
 
         Raises:
-            OverlapError: EPOCH_INCOMPLETE; UNKNOWN_EPOCH where another was begun meanwhile; BAD_FIELD as the index.
+            OverlapError: EPOCH_INCOMPLETE; UNKNOWN_EPOCH where another was begun meanwhile; DECOYS_MISSING where a hop
+                did not give back what it was given; BAD_FIELD as the index.
         """
         with self._building:
             current = known_epoch(self.epochs, epoch)
@@ -176,10 +177,11 @@ class Coordinator:
         _log.info("epoch_complete", epoch=epoch, rejected_rows=sum(batch.rejected for batch in batches))
 
     def _build(self, epoch: Epoch, batches: Sequence[Batch]) -> None:
-        keys = len(key_types_of(epoch.plan.key_type))
+        keys, arrived = len(key_types_of(epoch.plan.key_type)), Arrived(self._spool, epoch.plan, batches)
         labels = labels_by_party(epoch.plan, batches, self._policies.active)
-        self.index.build(epoch.epoch, labels, token_batches(self._spool, epoch.plan, batches), keys)
-        self.switchboard.build(epoch.epoch, handle_batches(self._spool, epoch.plan, batches), keys)
+        self.index.build(epoch.epoch, labels, arrived.tokens(), keys)
+        self.switchboard.build(epoch.epoch, arrived.handles(), keys)
+        arrived.check()
 
     def _check_open(self, epoch: EpochId) -> None:
         if known_epoch(self.epochs, epoch).state != "open":

@@ -27,9 +27,9 @@ import structlog
 
 from federation.core.errors import EntenteError, OverlapError, Reason
 from federation.core.ids import PartyId
-from federation.overlap.plan import ADD, STATISTICS, key_types_of
+from federation.overlap.plan import ADD, STATISTICS, BatchKey, key_types_of
 from federation.v1 import overlap_pb2 as pb
-from gateway.overlap.arrived import handle_batches, token_batches
+from gateway.overlap.arrived import Arrived
 from gateway.overlap.epochs import Batch, Delta, Epoch, Epochs
 from gateway.overlap.index import StatisticsIndex
 from gateway.overlap.spool import Spool
@@ -76,12 +76,12 @@ class Deltas:
         name = self._epochs.newest_complete()
         return self._epochs.get(name) if name else None
 
-    def admit(self, manifest: pb.Manifest, keys: Sequence[tuple[int, int, str]]) -> None:
+    def admit(self, manifest: pb.Manifest, keys: Sequence[BatchKey]) -> None:
         """Opens the delta that a verified manifest belongs to, if it is the next one of its origin.
 
         Args:
             manifest: Verified.
-            keys: Index, operation and label of all of the delta's batches.
+            keys: All of the delta's batches.
 
         Raises:
             OverlapError: UNKNOWN_EPOCH for any but the newest complete one; OUT_OF_SEQUENCE; BAD_MANIFEST for a label
@@ -251,10 +251,12 @@ class Deltas:
     def _apply(self, epoch: Epoch, delta: Delta, batches: list[Batch]) -> None:
         kinds = len(key_types_of(epoch.plan.key_type))
         try:
-            tokens = token_batches(self._spool, epoch.plan, batches)
+            arrived = Arrived(self._spool, epoch.plan, batches)
+            arrived.read_all()  # before any of it has an effect
+            arrived.check()
+            tokens = arrived.tokens()
             self._index.apply(epoch.epoch, delta.origin, delta.sequence, tokens, kinds)
-            handles = handle_batches(self._spool, epoch.plan, batches)
-            self._switchboard.apply(epoch.epoch, delta.origin, delta.sequence, handles, kinds)
+            self._switchboard.apply(epoch.epoch, delta.origin, delta.sequence, arrived.handles(), kinds)
         except EntenteError as exc:
             about = {"origin": delta.origin, "sequence": delta.sequence}
             _log.error("delta_refused", **about, reason=str(exc.reason), item=exc.item)

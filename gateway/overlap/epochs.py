@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import EpochId, PartyId
-from federation.overlap.plan import BASE
+from federation.overlap.plan import BASE, BatchKey
 from federation.v1 import overlap_pb2 as pb
 
 AWAITED = -1
@@ -101,9 +101,7 @@ class Counts:
 class Epochs(Protocol):
     """Where the state of epochs is kept."""
 
-    def create(
-        self, plan: pb.EpochPlan, batches: Mapping[PartyId, Sequence[tuple[int, str]]], at: datetime
-    ) -> list[str]:
+    def create(self, plan: pb.EpochPlan, batches: Mapping[PartyId, Sequence[BatchKey]], at: datetime) -> list[str]:
         """Opens an epoch with the batches that are expected of each partner, and asks each for them.
 
         Every other open epoch is abandoned: one is built at a time. Returns the abandoned epochs' batch ids.
@@ -134,8 +132,8 @@ class Epochs(Protocol):
         """All batches of the base of an epoch, in a fixed order."""
         ...
 
-    def open_delta(self, epoch: str, origin: str, sequence: int, keys: Sequence[tuple[int, int, str]]) -> None:
-        """Opens a delta of a complete epoch with its batches (index, operation, label); the same again does nothing.
+    def open_delta(self, epoch: str, origin: str, sequence: int, keys: Sequence[BatchKey]) -> None:
+        """Opens a delta of a complete epoch with its batches; the same again does nothing.
 
         Raises:
             OverlapError: OUT_OF_SEQUENCE for any but the next one, and while ``MAX_WAITING`` wait.
@@ -213,5 +211,5 @@ def known_epoch(epochs: Epochs, name: str) -> Epoch:
 
 def batch_id_of(epoch: str, origin: str, index: int, label: str, *, operation: int = BASE, sequence: int = 0) -> str:
     """The id of a batch follows from what it is; it is no secret."""
-    delta = f"/{operation}/{sequence}" if sequence else ""
+    delta = f"/{operation}/{sequence}" if sequence or operation != BASE else ""
     return hashlib.sha256(f"{epoch}/{origin}/{index}/{label}{delta}".encode()).hexdigest()[:32]

@@ -15,6 +15,7 @@ from federation.core.clock import to_text
 from federation.core.database import reading
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import EpochId, PartyId
+from federation.overlap.plan import BatchKey
 from federation.v1 import overlap_pb2 as pb
 from gateway.changes import Changes, Stamp
 from gateway.overlap import epochs_tables as ask
@@ -39,9 +40,7 @@ class SqlEpochs:
         self._seen: Stamp | None = None
         self._known: dict[str, object] = {}  # as the database was when it had that stamp
 
-    def create(
-        self, plan: pb.EpochPlan, batches: Mapping[PartyId, Sequence[tuple[int, str]]], at: datetime
-    ) -> list[str]:
+    def create(self, plan: pb.EpochPlan, batches: Mapping[PartyId, Sequence[BatchKey]], at: datetime) -> list[str]:
         """See Epochs."""
         opened = select(_EPOCHS.c.epoch).where(_EPOCHS.c.state == "open")
         with self._engine.begin() as db:
@@ -51,10 +50,10 @@ class SqlEpochs:
             data = plan.SerializeToString(deterministic=True)
             db.execute(insert(_EPOCHS).values(epoch=plan.epoch, plan=data, state="open", created_at=to_text(at)))
             for origin, keys in batches.items():
-                for index, label in keys:
-                    row = {"epoch": plan.epoch, "origin": origin, "index": index, "label": label, "position": AWAITED}
-                    name = batch_id_of(plan.epoch, origin, index, label)
-                    db.execute(insert(_BATCHES).values(batch_id=name, **row))
+                for index, operation, label in keys:
+                    row = {"index": index, "operation": operation, "label": label, "position": AWAITED}
+                    name = batch_id_of(plan.epoch, origin, index, label, operation=operation)
+                    db.execute(insert(_BATCHES).values(batch_id=name, epoch=plan.epoch, origin=origin, **row))
                 _open_task(db, plan.epoch, origin, "submit", "")
         return abandoned
 
@@ -95,7 +94,7 @@ class SqlEpochs:
             rows = db.execute(ask.BASE_BATCHES, {"epoch": epoch}).mappings()
             return [_batch(dict(row)) for row in rows]
 
-    def open_delta(self, epoch: str, origin: str, sequence: int, keys: Sequence[tuple[int, int, str]]) -> None:
+    def open_delta(self, epoch: str, origin: str, sequence: int, keys: Sequence[BatchKey]) -> None:
         """See Epochs."""
         mine = (_DELTAS.c.epoch == epoch) & (_DELTAS.c.origin == origin)
         with self._engine.begin() as db:

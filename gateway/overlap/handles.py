@@ -25,8 +25,7 @@ class HandleBatch:
     """A partner's tokens at the end of their way, and its handles in the same order."""
 
     origin: PartyId
-    chunks: Iterable[bytes]
-    handles: Iterable[bytes]  # chunks of as many rows as those of the points
+    rows: Iterable[tuple[bytes, bytes]]  # points of some rows, and the handles of as many
     operation: int = BASE
     padding: int = 0
 
@@ -110,7 +109,7 @@ class LinkedHandles:
     def _insert(self, batch: HandleBatch, table: str, links: str, first_row: int) -> int:
         """Adds the rows of a batch; returns how many it has, those of low order too."""
         total = 0
-        for chunk, handles in zip(batch.chunks, batch.handles, strict=True):
+        for chunk, handles in batch.rows:
             key_types = len(chunk) // POINT_BYTES // (len(handles) // HANDLE_BYTES)
             row = insert_links(self._db, chunk, first_row + total, key_types, links)
             words = np.frombuffer(handles, dtype="<u8").reshape(-1, 2)[row - np.uint64(first_row + total)]

@@ -240,7 +240,7 @@ def _is_due(db: Connection, origin: str, sequence: int) -> bool:
 
 def _pairs(batch: HandleBatch) -> Iterator[tuple[bytes, bytes]]:
     """Token and handle of every row of one point."""
-    for chunk, handles in zip(batch.chunks, batch.handles, strict=True):
+    for chunk, handles in batch.rows:
         for row in range(len(chunk) // POINT_BYTES):
             token = chunk[row * POINT_BYTES : (row + 1) * POINT_BYTES]
             if token != ZERO:
@@ -248,9 +248,9 @@ def _pairs(batch: HandleBatch) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _handles_of(batch: HandleBatch) -> list[bytes]:
-    """Every handle of a batch. Its points are read too: a stream is used up whole."""
+    """Every handle of a batch."""
     found: list[bytes] = []
-    for _, handles in zip(batch.chunks, batch.handles, strict=True):
+    for _, handles in batch.rows:
         found += [handles[at : at + HANDLE_BYTES] for at in range(0, len(handles), HANDLE_BYTES)]
     return found
 

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from federation.core.database import open_database
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import PartyId
+from federation.overlap.plan import BASE
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.epochs import AWAITED, MAX_WAITING, Step, batch_id_of
@@ -17,7 +18,7 @@ from gateway.overlap.epochs_sql import SqlEpochs
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)
 A, B = PartyId("a"), PartyId("b")
-KEYS = [(1, "x=1"), (2, "")]
+KEYS = [(1, BASE, "x=1"), (2, BASE, "")]
 Reopen = Callable[[], Engine]
 
 
@@ -83,7 +84,7 @@ def test_a_batch_goes_from_its_origin_to_the_hop_and_is_done(epochs: SqlEpochs, 
 
 def test_a_submit_task_ends_with_the_last_batch(epochs: SqlEpochs) -> None:
     create(epochs)
-    for index, label in KEYS:
+    for index, _, label in KEYS:
         epochs.advance([Step(batch_id_of("e1", A, index, label), header(), B, rejected=0)])
     assert kinds(epochs, A) == []
     assert kinds(epochs, B) == ["submit", "blind", "blind"]
@@ -119,7 +120,7 @@ def test_a_failed_task_waits_until_it_is_opened_again(epochs: SqlEpochs, reopen:
 def test_a_task_that_is_done_does_not_fail(epochs: SqlEpochs) -> None:
     create(epochs)
     [task] = epochs.tasks(A)
-    for index, label in KEYS:
+    for index, _, label in KEYS:
         epochs.advance([Step(batch_id_of("e1", A, index, label), header(), B, rejected=0)])
     epochs.fail(task.task_id, A, "INTERNAL", "")
     assert {waiting.state for waiting in epochs.counts("e1").waiting} == {"open"}
@@ -217,7 +218,7 @@ def test_what_another_process_wrote_is_seen_at_once(reopen: Reopen) -> None:
     assert kinds(mine, A) == ["submit"]
     assert mine.counts("e1").submitted == 0
     for party in (A, B):
-        for index, label in KEYS:
+        for index, _, label in KEYS:
             others.advance([Step(batch_id_of("e1", party, index, label), header(), None, rejected=0)])
     assert kinds(mine, A) == []
     assert mine.counts("e1").submitted == 4

@@ -105,7 +105,7 @@ def two_gateways(folder: Path, people: int) -> Iterator[Pair]:
     board = Switchboard(overlap / "switchboard", DuckFiles(overlap / "index"), epochs.newest_complete)
     tokens = b"".join(b"\1" + person.to_bytes(31, "big") for person in range(people))
     board.build(
-        "test.1", [HandleBatch(PartyId(p), [tokens], [b"".join(handle(p, n) for n in range(people))]) for p in PARTNERS]
+        "test.1", [HandleBatch(PartyId(p), [(tokens, b"".join(handle(p, n) for n in range(people)))]) for p in PARTNERS]
     )
     epochs.create(overlap_pb2.EpochPlan(epoch="test.1"), {}, clock.now())
     epochs.complete("test.1", clock.now())

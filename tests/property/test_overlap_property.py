@@ -8,8 +8,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.overlap.batch import padding_rows, permutation, reorder
+from federation.overlap.batch import permutation, reorder
 from federation.overlap.blind import ZERO, blind
+from federation.overlap.decoys import LEAST, ROWS_PER_DECOY, decoys_of, most_decoys
 from federation.overlap.hash_to_curve import domain, hash_to_curve
 from federation.overlap.plan import STATISTICS, ring
 from federation.v1 import overlap_pb2 as pb
@@ -56,10 +57,11 @@ def test_a_permutation_is_one(count: int, seed: bytes) -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 2_000))
-def test_padding_reaches_the_next_multiple_and_no_further(count: int, pad_to: int) -> None:
-    padded = count + padding_rows(count, pad_to)
-    assert padded % pad_to == 0
-    assert padded == count or padded - count < pad_to or (count == 0 and padded == pad_to)
+def test_decoys_are_those_that_are_due_and_fill_up_to_the_next_multiple(count: int, pad_to: int) -> None:
+    decoys, due = decoys_of(count, pad_to), LEAST + count // ROWS_PER_DECOY
+    assert (count + decoys) % pad_to == 0
+    assert due <= decoys < due + pad_to
+    assert decoys <= most_decoys(count + decoys, pad_to)
 
 
 @st.composite

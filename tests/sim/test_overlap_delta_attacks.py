@@ -1,25 +1,29 @@
 """What a hop and the gateway do with deltas that are replayed, reordered, changed, or not what their origin sent."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from federation.client.overlap.memory import Pool
 from federation.core.clock import FixedClock
 from federation.core.errors import EntenteError, Reason
 from federation.core.ids import PartyId
 from federation.overlap.batch import MANIFEST, Content, sign_manifest
+from federation.overlap.decoys import LEAST
 from federation.overlap.hash_to_curve import hash_to_curve
 from federation.overlap.plan import BASE, MAX_DELTAS
 from federation.v1 import overlap_pb2 as pb
-from tests.kits.overlap_world import Parts, World, one_by_one, small_world
+from tests.kits.overlap_world import Parts, World, small_world
 
-ADD, REMOVE = pb.OPERATION_ADD, pb.OPERATION_REMOVE
+ADD, REMOVE, CHECK = pb.OPERATION_ADD, pb.OPERATION_REMOVE, pb.OPERATION_CHECK
 STATISTICS, SWITCHBOARD = pb.INDEX_STATISTICS, pb.INDEX_SWITCHBOARD
-POINTS = hash_to_curve([b"%d" % n for n in range(3)], b"dst")
-GUESSES = hash_to_curve([b"guess %d" % n for n in range(3)], b"dst")
+ROWS = LEAST + 1
+POINTS = hash_to_curve([b"%d" % n for n in range(ROWS)], b"dst")
+GUESSES = hash_to_curve([b"guess %d" % n for n in range(ROWS)], b"dst")
 LABELS = ("value_tier=basic", "value_tier=high", "value_tier=unknown")
-WHOLE, GOES = len(LABELS) + 3, 2
+WHOLE, GOES = len(LABELS) + 5, 4
 
 
 class Victim:
@@ -47,16 +51,19 @@ class Victim:
     def header(self, points: bytes = POINTS, **changes: Any) -> pb.BatchHeader:
         about: dict[str, Any] = {"index": STATISTICS, "label": "", "operation": REMOVE, "sequence": 1, "batches": GOES}
         identity = self.world.identities["bank"]
-        return sign_manifest(identity, self.plan, content=Content.of(points), **{**about, **changes})
+        header = sign_manifest(identity, self.plan, content=Content.of(points), **{**about, **changes})
+        header.padding = LEAST
+        return header
 
     def feed(self, header: pb.BatchHeader, points: bytes = POINTS) -> None:
         self.parts = [header, points] if points else [header]
         self.agent.blind("some-batch")
 
     def whole(self, sequence: int) -> None:
-        """A delta of two removals."""
-        for index in (STATISTICS, SWITCHBOARD):
-            self.feed(self.header(index=index, sequence=sequence))
+        """A delta of removals."""
+        for operation in (REMOVE, CHECK):
+            for index in (STATISTICS, SWITCHBOARD):
+                self.feed(self.header(index=index, operation=operation, sequence=sequence))
 
     def refuses(self, reason: Reason, header: pb.BatchHeader, points: bytes = POINTS) -> str:
         before = self.sent
@@ -75,8 +82,10 @@ def victim(tmp_path: Path, clock: FixedClock) -> Victim:
 def test_deltas_come_in_order_and_none_before_the_one_before_is_whole(victim: Victim) -> None:
     assert "delta 2" in victim.refuses(Reason.OUT_OF_SEQUENCE, victim.header(sequence=2))
     victim.feed(victim.header(sequence=1))
-    victim.refuses(Reason.OUT_OF_SEQUENCE, victim.header(sequence=2))  # the switchboard's batch of 1 is missing
     victim.feed(victim.header(sequence=1, index=SWITCHBOARD))
+    victim.feed(victim.header(sequence=1, operation=CHECK))
+    victim.refuses(Reason.OUT_OF_SEQUENCE, victim.header(sequence=2))  # the switchboard's batch of decoys is missing
+    victim.feed(victim.header(sequence=1, operation=CHECK, index=SWITCHBOARD))
     victim.whole(2)
     victim.refuses(Reason.OUT_OF_SEQUENCE, victim.header(sequence=4))
     victim.whole(3)
@@ -92,7 +101,7 @@ def test_a_delta_before_its_base_is_refused(tmp_path: Path, clock: FixedClock) -
 def test_the_same_delta_again_is_a_retry_and_guesses_in_its_place_are_refused(victim: Victim) -> None:
     victim.whole(1)
     victim.whole(1)
-    assert victim.sent == 4
+    assert victim.sent == 8
     assert "second batch" in victim.refuses(Reason.QUOTA_EXCEEDED, victim.header(GUESSES), GUESSES)
     victim.refuses(Reason.DIGEST_MISMATCH, victim.header(sequence=2), GUESSES)
     victim.refuses(Reason.TOO_LARGE, victim.header(sequence=2), POINTS + GUESSES)
@@ -113,7 +122,7 @@ def test_no_further_batch_than_the_delta_declared(victim: Victim) -> None:
         ("label", {"operation": ADD, "label": "", "batches": WHOLE}),
         ("label", {"operation": BASE, "label": LABELS[0]}),
         ("label", {"operation": pb.OPERATION_UNSPECIFIED}),
-        ("label", {"sequence": 0, "batches": len(LABELS) + 1}),  # a removal as a base
+        ("label", {"sequence": 0, "batches": len(LABELS) + 3}),  # a removal as a base
         ("batches", {"batches": 3}),
         ("sequence", {"sequence": MAX_DELTAS + 1}),
     ],
@@ -135,8 +144,13 @@ def test_operation_and_number_are_signed(victim: Victim) -> None:
 
 
 def test_rows_of_deltas_count_in_the_limit_of_the_epoch(tmp_path: Path, clock: FixedClock) -> None:
-    # The bank's base: ten people in both indexes. The airline's, of as many, is none of its business.
-    victim = Victim(small_world(tmp_path, clock), limit=20 + 6)
+    world = small_world(tmp_path, clock)
+    victim = Victim(world, limit=0)
+    base = world.coordinator.epochs.batches(victim.plan.epoch)
+    rows = sum(pb.Manifest.FromString(one.header.manifest.payload).count for one in base if one.origin == "bank")
+    victim.agent._hop._limits = world.partner_config("insurer").limits.model_copy(
+        update={"max_rows_blinded_per_epoch": rows + GOES * ROWS + ROWS - 1}
+    )
     victim.whole(1)
     assert "rows of bank in epoch" in victim.refuses(Reason.QUOTA_EXCEEDED, victim.header(sequence=2))
 
@@ -165,33 +179,15 @@ def test_an_origin_that_takes_away_what_it_never_sent_is_found_out(
     tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would guess at others' people; it learns nothing, and no fresh answer is given with it in this epoch."""
-    one_by_one(monkeypatch)
     world = small_world(tmp_path, clock)
     epoch = world.build()
     before = world.coordinator.index.exact(epoch, ("bank", "insurer", "airline"), ())
-    agent, real = world.agents["bank"], world.agents["bank"]._send
 
-    def lie(batch: Any, width: int) -> None:
-        manifest = pb.Manifest.FromString(batch.header.manifest.payload)
-        if manifest.index == STATISTICS and manifest.count:
-            points = hash_to_curve([b"x"] * manifest.count, b"dst")
-            batch.points.write_bytes(points)
-            identity, about = world.identities["bank"], Content.of(points)
-            batch.header.manifest.CopyFrom(
-                sign_manifest(
-                    identity,
-                    manifest.plan,
-                    index=STATISTICS,
-                    label="",
-                    content=about,
-                    batches=manifest.batches,
-                    operation=REMOVE,
-                    sequence=manifest.sequence,
-                ).manifest
-            )
-        real(batch, width)
+    def made_up(_pool: Pool, places: Any) -> Iterator[bytes]:
+        yield hash_to_curve([b"x%d" % number for number in range(len(places))], b"dst")
 
-    agent._send = lie  # type: ignore[method-assign]
+    real = Pool.read
+    monkeypatch.setattr(Pool, "read", made_up)
     world.data["bank"].consented = {**world.data["bank"].consented, "overlap_statistics": ["B000001"]}
     world.update("bank", withdrawals_only=True)
     [delta] = world.coordinator.epochs.deltas(epoch)
@@ -204,7 +200,7 @@ def test_an_origin_that_takes_away_what_it_never_sent_is_found_out(
     with pytest.raises(EntenteError) as caught:
         world.coordinator.deltas.is_done(ask)
     assert caught.value.reason is Reason.BUILD_FAILED
-    agent._send = real  # type: ignore[method-assign]
+    monkeypatch.setattr(Pool, "read", real)
     world.data["bank"].consented = {**world.data["bank"].consented, "overlap_statistics": []}
     with pytest.raises(EntenteError) as caught:
         world.update("bank", withdrawals_only=True)

@@ -10,9 +10,10 @@ from federation.client.config import DataConfig
 from federation.core.clock import FixedClock
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import Handle, PartyId
-from federation.overlap.plan import PROTOCOL
+from federation.overlap.decoys import LEAST, most_decoys
+from federation.overlap.plan import CHECK, PROTOCOL, labels_of
 from federation.v1 import overlap_pb2 as pb
-from gateway.overlap.arrived import handle_batches, token_batches
+from gateway.overlap.arrived import Arrived
 from tests.kits.overlap_world import VENN, World, make_policy, one_by_one, people, small_world, venn
 from tests.kits.refused import refused
 
@@ -42,9 +43,13 @@ def test_padding_hides_sizes_from_hops_and_changes_no_count(tmp_path: Path, cloc
     epoch = world.coordinator.begin("", "email")
     world.work()
     batches = world.coordinator.epochs.batches(epoch)
-    counts = [pb.Manifest.FromString(batch.header.manifest.payload).count for batch in batches]
+    manifests = [pb.Manifest.FromString(batch.header.manifest.payload) for batch in batches]
+    counts = [manifest.count for manifest in manifests if manifest.operation != CHECK]
     assert {count % 8 for count in counts} == {0}
     assert 0 not in counts  # a label that nobody has looks like one that somebody has
+    for check in (manifest for manifest in manifests if manifest.operation == CHECK):
+        others = [m.count for m in manifests if (m.origin, m.index) == (check.origin, check.index) and m is not check]
+        assert check.count == sum(most_decoys(count, 8) for count in others)  # follows from what hops see anyway
     world.coordinator.finish(epoch)
     assert venn(world, epoch) == VENN
 
@@ -69,11 +74,16 @@ def test_the_two_indexes_share_no_token(world: World) -> None:
     epoch = world.coordinator.begin("", "email")
     world.work()
     batches, spool, plan = world.coordinator.epochs.batches(epoch), world.coordinator._spool, world.plan(epoch)
+    arrived = Arrived(spool, plan, batches)
+    decoys = sum(batch.header.padding for batch in batches if batch.operation != CHECK)
     statistics, switchboard = (
-        {chunk[at : at + 32] for one in made for chunk in one.chunks for at in range(0, len(chunk), 32)}
-        for made in (token_batches(spool, plan, batches), handle_batches(spool, plan, batches))
+        {chunk[at : at + 32] for chunk in made for at in range(0, len(chunk), 32)}
+        for made in (
+            [chunk for one in arrived.tokens() for chunk in one.chunks],
+            [points for one in arrived.handles() for points, _ in one.rows],
+        )
     )
-    assert len(statistics) == len(switchboard) == sum(VENN.values())
+    assert len(statistics) + len(switchboard) == 2 * sum(VENN.values()) + decoys
     assert not statistics & switchboard
 
 
@@ -96,9 +106,10 @@ def test_the_report_says_who_stayed_home(tmp_path: Path, clock: FixedClock) -> N
     world = small_world(tmp_path, clock, extra={"bank": bank})
     epoch = world.build()
     report = json.loads((tmp_path / "bank" / "reports" / f"overlap-{epoch}.json").read_text())
-    common = {"customers": 10, "without_identifier": 1, "invalid_identifier": 1, "repeated_identifier": 0, "padding": 0}
-    assert report["statistics"] == {**common, "used": 5, "refused": {"consent_missing": 3}}
-    assert report["switchboard"] == {**common, "used": 0, "refused": {"consent_missing": 8}}
+    common = {"customers": 10, "without_identifier": 1, "invalid_identifier": 1, "repeated_identifier": 0}
+    labels = len(labels_of(world.policy.parties["bank"]))
+    assert report["statistics"] == {**common, "used": 5, "decoys": labels * LEAST, "refused": {"consent_missing": 3}}
+    assert report["switchboard"] == {**common, "used": 0, "decoys": LEAST, "refused": {"consent_missing": 8}}
 
 
 def test_keys_are_secret_and_fresh_for_every_epoch_and_index(world: World, tmp_path: Path) -> None:
@@ -188,7 +199,7 @@ def test_an_agent_that_is_asked_again_sends_the_very_same_batches(
         agent._send = lambda batch, _width: sent.append(batch.points.read_bytes())  # type: ignore[method-assign]
         agent.submit(task.submit.plan)
     assert sent[: len(sent) // 2] == sent[len(sent) // 2 :]
-    assert len(sent) == 2 * (3 + 1)
+    assert len(sent) == 2 * (3 + 1 + 2)
 
 
 def test_a_new_epoch_abandons_an_unfinished_one(world: World, tmp_path: Path) -> None:
@@ -251,7 +262,7 @@ def test_consent_states_go_first_and_only_for_real_customers(
     [(_, task)] = world.coordinator.tasks(BANK)
     agent.submit(task.submit.plan)
     people = [(name := f"B{n:06d}", name.encode().ljust(16, b".")) for n in range(10)]
-    assert order == [False] * 3 + [people, True]
+    assert order == [False] * 3 + [people, True, False, True]
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,16 @@ from federation.core.identity import Role
 from federation.core.ids import PartyId
 from federation.overlap.batch import MANIFEST, RECEIPT, Content, sign_manifest, sign_receipt, verify_chain
 from federation.overlap.blind import CHUNK_ROWS, blind
+from federation.overlap.decoys import LEAST
 from federation.overlap.hash_to_curve import hash_to_curve
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
 from tests.kits.overlap_world import Direct, Parts, World, small_world
 
-BATCHES = 4  # bank: basic, high, unknown, switchboard
+BATCHES = 6  # bank: basic, high, unknown, switchboard, and two of decoys
 LABEL = "value_tier=basic"
-POINTS = hash_to_curve([b"%d" % n for n in range(6)], b"dst")  # what they are does not matter to a hop
+ROWS = 16
+POINTS = hash_to_curve([b"%d" % n for n in range(ROWS)], b"dst")  # what they are does not matter to a hop
 
 
 class Victim:
@@ -94,7 +96,9 @@ def test_an_honest_batch_is_blinded_and_signed(victim: Victim) -> None:
     assert (chain.position, chain.next_hop) == (1, "airline")
     assert chain.digest == hashlib.sha256(points).digest()
     assert len(points) == len(POINTS)
-    assert not {points[at : at + 32] for at in range(0, 192, 32)} & {POINTS[at : at + 32] for at in range(0, 192, 32)}
+    assert not {points[at : at + 32] for at in range(0, 32 * ROWS, 32)} & {
+        POINTS[at : at + 32] for at in range(0, 32 * ROWS, 32)
+    }
 
 
 def test_a_hop_shuffles_statistics_and_keeps_the_order_of_the_switchboard(victim: Victim) -> None:
@@ -251,7 +255,7 @@ class TestReceipts:
     def airline(self, victim: Victim, label: str = "activity=active") -> pb.BatchHeader:
         identity = victim.world.identities["airline"]
         return sign_manifest(
-            identity, victim.plan, index=pb.INDEX_STATISTICS, label=label, content=Content.of(POINTS), batches=3
+            identity, victim.plan, index=pb.INDEX_STATISTICS, label=label, content=Content.of(POINTS), batches=5
         )
 
     def receipt(self, victim: Victim, header: pb.BatchHeader, party: str, points: bytes) -> pb.BatchHeader:
@@ -318,6 +322,8 @@ class TestGateway:
     """The gateway checks senders as hops check the gateway."""
 
     def put(self, victim: Victim, party: str, header: pb.BatchHeader, *chunks: pb.PointsChunk) -> pb.PutBatchResponse:
+        if not header.receipts and not header.padding:
+            header.padding = LEAST
         messages = [pb.PutBatchRequest(header=header), *(pb.PutBatchRequest(chunk=chunk) for chunk in chunks)]
         *_, last = Direct(victim.world, PartyId(party)).PutBatch(iter(messages))
         return last
@@ -336,11 +342,11 @@ class TestGateway:
         self.refuses(Reason.TOO_LARGE, victim, "bank", header, chunk(points=POINTS), chunk(points=POINTS[:32]))
         self.refuses(Reason.TOO_LARGE, victim, "bank", header, chunk(points=bytes(32 * (CHUNK_ROWS + 1))))
         self.refuses(Reason.BAD_POINT, victim, "bank", header, chunk(points=POINTS[:-1]))
-        self.refuses(Reason.DIGEST_MISMATCH, victim, "bank", header, chunk(points=POINTS[:160] + POINTS[:32]))
-        self.refuses(Reason.BAD_FIELD, victim, "bank", header, chunk(points=POINTS, handles=bytes(96)))
+        self.refuses(Reason.DIGEST_MISMATCH, victim, "bank", header, chunk(points=POINTS[:-32] + POINTS[:32]))
+        self.refuses(Reason.BAD_FIELD, victim, "bank", header, chunk(points=POINTS, handles=bytes(16 * ROWS)))
         board = victim.header(index=pb.INDEX_SWITCHBOARD, label="")
         self.refuses(Reason.BAD_FIELD, victim, "bank", board, chunk(points=POINTS))
-        header.padding = 7
+        header.padding = ROWS + 1
         self.refuses(Reason.BAD_FIELD, victim, "bank", header, chunk(points=POINTS))
 
     def test_a_batch_of_somebody_else(self, victim: Victim) -> None:
@@ -359,7 +365,7 @@ class TestGateway:
         self.refuses(Reason.UNKNOWN_BATCH, victim, "insurer", header, pb.PointsChunk(points=POINTS))
 
     def test_a_second_batch_for_a_label(self, victim: Victim) -> None:
-        assert self.put(victim, "bank", victim.header(), pb.PointsChunk(points=POINTS)).count == 6
+        assert self.put(victim, "bank", victim.header(), pb.PointsChunk(points=POINTS)).count == ROWS
         other = POINTS[::-1]
         with pytest.raises(EntenteError) as caught:
             self.put(victim, "bank", victim.header(other), pb.PointsChunk(points=other))
@@ -368,7 +374,7 @@ class TestGateway:
     def test_low_order_rows_are_named_and_never_counted(self, victim: Victim) -> None:
         points = POINTS[:64] + bytes(32) + POINTS[64:] + bytes(31) + b"\x80"
         answer = self.put(victim, "bank", victim.header(points), pb.PointsChunk(points=points))
-        assert list(answer.rejected_rows) == [2, 7]
+        assert list(answer.rejected_rows) == [2, ROWS + 1]
 
     def test_only_the_next_hop_gets_a_batch(self, victim: Victim) -> None:
         batch_id = self.put(victim, "bank", victim.header(), pb.PointsChunk(points=POINTS)).batch_id

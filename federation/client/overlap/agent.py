@@ -34,9 +34,10 @@ from federation.core.identity import Identity
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES, CustomerId, Handle
 from federation.overlap.batch import Random
 from federation.overlap.plan import (
+    ADD,
+    BASE,
     MAX_TOGETHER,
     MAX_TOGETHER_POINTS,
-    REMOVE,
     Agreement,
     check_plan,
     row_bytes,
@@ -258,11 +259,11 @@ class OverlapAgent:
         """Sends them in their order, small ones that follow each other together."""
         together, points = list[pb.WholeBatch](), 0
         for batch in batches:
-            gone = pb.Manifest.FromString(batch.header.manifest.payload).operation == REMOVE
-            if batch.handles is not None and self._before_switchboard is not None and not gone:
+            comes = pb.Manifest.FromString(batch.header.manifest.payload).operation in (BASE, ADD)
+            if batch.handles is not None and self._before_switchboard is not None and comes:
                 for chunk in read_chunks(batch.handles, HANDLE_BYTES):
                     given = [Handle(chunk[at : at + HANDLE_BYTES]) for at in range(0, len(chunk), HANDLE_BYTES)]
-                    self._before_switchboard(self._handles.named(given))  # padding is nobody's
+                    self._before_switchboard(self._handles.named(given))  # decoys are nobody's
             mine = batch.points.stat().st_size // POINT_BYTES
             if together and (points + mine > MAX_TOGETHER_POINTS or len(together) == MAX_TOGETHER):
                 send_together(self._stub, together)

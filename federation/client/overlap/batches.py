@@ -1,14 +1,13 @@
-"""A partner's own rows as blinded, padded, shuffled, signed batches; whoever may not be in them stays home.
+"""A partner's own rows as blinded points with decoys among them; whoever may not be in them stays home.
 
 The partner's own policy and consents decide row by row. What was left out is counted by reason in a report that stays
 with the partner.
 """
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,47 +15,31 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import DataConfig
 from federation.client.overlap.data import Data, Handles, allowed
-from federation.client.overlap.files import create_private, shuffled, write_rows
 from federation.client.overlap.labels import Numbers, label_numbers
 from federation.client.overlap.memory import Pool, Recorder
 from federation.client.overlap.people import Chosen, Customers, People, Rows, Usable
 from federation.client.overlap.progress import Progress
-from federation.client.overlap.stored import StoredBatch
+from federation.client.overlap.writing import BatchWriter, Draft, Turn
 from federation.core.errors import OverlapError, Reason
 from federation.core.identity import Identity
-from federation.core.ids import HANDLE_BYTES, POINT_BYTES, Handle
-from federation.overlap.batch import Random, padding_rows, sign_manifest
+from federation.core.ids import POINT_BYTES, Handle
+from federation.overlap.batch import Random
 from federation.overlap.blind import CHUNK_ROWS, blind
+from federation.overlap.decoys import decoys_of
 from federation.overlap.hash_to_curve import domain, hash_column, hash_to_curve
 from federation.overlap.own_key import OwnKey
 from federation.overlap.plan import (
-    BASE,
+    CHECK,
     INDEX_NAMES,
     STATISTICS,
     SWITCHBOARD,
     Agreement,
-    batch_keys,
+    base_keys,
     key_types_of,
     labels_of,
 )
 from federation.policy.specs import PartySpec
 from federation.v1 import overlap_pb2 as pb
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A batch that is about to be written: rows of blinded points, those of padding last."""
-
-    index: int
-    label: str
-    rows: Iterator[bytes]
-    count: int  # rows, padding included
-    padding: int
-    batches: int
-    conversion: bytes  # as the header's
-    handles: Sequence[Handle] = ()  # of the rows before the padding; switchboard only
-    operation: int = BASE
-    sequence: int = 0
 
 
 @dataclass
@@ -68,7 +51,7 @@ class Share:
     without_identifier: int = 0
     invalid_identifier: int = 0
     repeated_identifier: int = 0
-    padding: int = 0
+    decoys: int = 0
     refused: dict[str, int] = field(default_factory=dict)
 
 
@@ -105,6 +88,7 @@ class BatchBuilder:
         self._pool, self._read = pool, read
         self._plan, self._identity, self._data, self._handles = plan, identity, data, handles
         self._config, self._random = config, random
+        self._writer = BatchWriter(plan, identity, agreement.parties[identity.subject.party], random)
         self._party: PartySpec = agreement.parties[identity.subject.party]
         self._kinds = key_types_of(plan.key_type)
         self._customers: Customers | None = None  # read when they are needed: whoever goes needs none
@@ -121,9 +105,13 @@ class BatchBuilder:
         there, groups = self._groups(recorder)
         sharers = self.usable(SWITCHBOARD)
         self._total = sum(map(len, groups.values())) + len(sharers)
-        batches = batch_keys(self._party)
-        for number, (index, label) in enumerate(batches):
-            handles: list[Handle] = []
+        shape = base_keys(self._party)
+        turn = Turn(keys, len(shape))
+        for number, (index, operation, label) in enumerate(shape):
+            target, handles = folder / f"{number:03d}.points", list[Handle]()
+            if operation == CHECK:
+                self.write_decoys(index, turn, target)
+                continue
             if index == SWITCHBOARD:
                 everybody = np.arange(len(sharers))
                 handles = self._handles.handles_for(sharers.ids(everybody))
@@ -131,12 +119,11 @@ class BatchBuilder:
                 people = sharers.chosen(everybody)
             else:
                 people = there.chosen(groups[label])
-            padding = padding_rows(len(people), self._party.pad_to)
-            self._shares[index].padding += padding
-            own = keys[index]
-            rows = self.points(index, label, people, padding, own.key)
-            draft = Draft(index, label, rows, len(people) + padding, padding, len(batches), own.conversion, handles)
-            self.write(draft, folder / f"{number:03d}.points")
+            decoys = decoys_of(len(people), self._party.pad_to)
+            self._shares[index].decoys += decoys
+            rows = self.points(index, people, decoys, keys[index].key)
+            draft = Draft((index, operation, label), rows, len(people) + decoys, decoys, handles)
+            self.write(draft, turn, target)
         self._pool.sync()
         recorder.save(folder, self._pool.rows)
 
@@ -190,53 +177,29 @@ class BatchBuilder:
             groups[label] = mine
         return usable, groups
 
-    def write(self, draft: Draft, target: Path) -> None:
-        """Shuffles, writes and signs one batch."""
-        rows, width = draft.count, POINT_BYTES * len(self._kinds)
-        scratch = target.with_suffix(".bucket")
-        if draft.index == SWITCHBOARD:
-            # A handle that nobody has, so that a padding row of the switchboard looks like any other.
-            given = b"".join(draft.handles) + self._random(HANDLE_BYTES * draft.padding)
-            both = shuffled(
-                self._with_handles(draft.rows, given, width),
-                scratch,
-                rows=rows,
-                width=width + HANDLE_BYTES,
-                random=self._random,
-            )
-            with os.fdopen(create_private(target.with_suffix(".handles")), "wb") as file:
-                content = write_rows(target, _split(both, width, file), width)
-                file.flush()
-                os.fsync(file.fileno())
-        else:
-            mixed = shuffled(draft.rows, scratch, rows=rows, width=width, random=self._random)
-            content = write_rows(target, mixed, width)
-        header = sign_manifest(
-            self._identity,
-            self._plan,
-            index=draft.index,
-            label=draft.label,
-            content=content,
-            batches=draft.batches,
-            operation=draft.operation,
-            sequence=draft.sequence,
-        )
-        header.padding, header.conversion = draft.padding, draft.conversion
-        StoredBatch(header, target, None).save()
+    def write(self, draft: Draft, turn: Turn, target: Path) -> None:
+        """Writes one batch; see ``BatchWriter.write``."""
+        self._writer.write(draft, turn, target)
 
-    def points(
-        self, index: int, label: str, people: People | Chosen, padding: int, key: X25519PrivateKey
-    ) -> Iterator[bytes]:
-        """Blinded rows, padding last. Where somebody has no identifier of a key type, and in padding: random points."""
+    def write_decoys(self, index: int, turn: Turn, target: Path) -> None:
+        """Writes the decoys of all batches of an index that were written since the last time."""
+        others = self._writer.others(index)
+        self._writer.write_decoys(index, self.points(index, self.nobody, others, turn.keys[index].key), turn, target)
+
+    def points(self, index: int, people: People | Chosen, nobody: int, key: X25519PrivateKey) -> Iterator[bytes]:
+        """Rows of people under a key, and behind them so many of nobody: all random points.
+
+        A point is random too where somebody has no identifier of a key type.
+        """
         domains = [domain(self._for_one(kind), index) for kind in self._kinds]
-        rows = len(people) + padding
+        rows = len(people) + nobody
         for start in range(0, rows, CHUNK_ROWS):
             real = people.part(start, min(start + CHUNK_ROWS, max(len(people), start)))
             table = np.empty((min(CHUNK_ROWS, rows - start), len(domains)), dtype=f"V{POINT_BYTES}")
             for slot, dst in enumerate(domains):
                 blinded = blind(self._hashed(real.columns[slot], dst, len(table)), key)
                 if blinded.low_order_rows:  # one in 2^252: more likely a broken library
-                    raise OverlapError(Reason.BAD_POINT, item=f"own batch {label!r}")
+                    raise OverlapError(Reason.BAD_POINT, item=f"own batch, {INDEX_NAMES[index]}")
                 table[:, slot] = np.frombuffer(blinded.points, dtype=f"V{POINT_BYTES}")
             self._done += len(table)
             self._progress("build", self._done, max(self._total, self._done))
@@ -263,21 +226,3 @@ class BatchBuilder:
         plan.CopyFrom(self._plan)
         plan.key_type = kind
         return plan
-
-    @staticmethod
-    def _with_handles(points: Iterator[bytes], handles: bytes, width: int) -> Iterator[bytes]:
-        """Rows with the handle of each behind it."""
-        at = 0
-        for chunk in points:
-            rows = np.frombuffer(chunk, dtype=np.uint8).reshape(-1, width)
-            mine = np.frombuffer(handles, np.uint8, len(rows) * HANDLE_BYTES, at).reshape(-1, HANDLE_BYTES)
-            at += len(rows) * HANDLE_BYTES
-            yield np.hstack([rows, mine]).tobytes()
-
-
-def _split(rows: Iterator[bytes], width: int, handles: IO[bytes]) -> Iterator[bytes]:
-    """Takes the handles off again: they go to a file of their own."""
-    for chunk in rows:
-        table = np.frombuffer(chunk, dtype=np.uint8).reshape(-1, width + HANDLE_BYTES)
-        handles.write(table[:, width:].tobytes())
-        yield table[:, :width].tobytes()

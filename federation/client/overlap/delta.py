@@ -5,18 +5,16 @@ about everybody, as the base did: who is new, gone or relabelled. "Withdrawals o
 may still be there; it reads no identifier and no label, so that a withdrawal does not have to wait for files that are
 broken or half written.
 
-A person who is relabelled goes and comes again, with the very row that was sent before. A person who is at the partner
-under two customer ids goes when the last of the two does.
+A person who is relabelled goes and comes again, as the very row that was sent before. A person who is at the partner
+under two customer ids goes when the last of the two does. Every batch of a delta is under a key of its own
+(``own_key.renewed``), so that no hop can tell which of the rows that it blinded before go, or come back.
 
-What a delta reveals: to hops and gateway, how many rows came under each label and how many went, padding included (the
-party's ``pad_to`` rounds each batch up, and nothing less hides a single change from hops). What goes, or comes back
-under another label, is the very row that was sent before, and a hop's blinding is the same each time; so a hop that
-kept what passed through it sees which pseudonym that was, under which label it came, and when it went. To the gateway
-a delta says besides which tokens and which handles they are, because it must find them. If one person alone changes in
-both indexes at once, the gateway can tell that this token and this handle belong together; so it can where a message
-about a handle (a consent to offers that ends) comes at the same moment. Many changes in one delta hide that; a
-withdrawal does not wait for them. Neither padding nor two deltas in place of one could hide it: the gateway must find
-what goes, and sees when.
+What a delta reveals: to hops and gateway, how many rows came under each label and how many went, but for the decoys
+among them and what ``pad_to`` adds. To the gateway a delta says besides which tokens and which handles they are,
+because it must find them. If one person alone changes in both indexes at once, the gateway can tell that this token and
+this handle belong together; so it can where a message about a handle (a consent to offers that ends) comes at the same
+moment. Many changes in one delta hide that; a withdrawal does not wait for them. Neither padding nor two deltas in
+place of one could hide it: the gateway must find what goes, and sees when.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from federation.client.digests import Digests, Table, are_equal, find
-from federation.client.overlap.batches import BatchBuilder, Draft
+from federation.client.overlap.batches import BatchBuilder
 from federation.client.overlap.data import Data, Handles, allowed
 from federation.client.overlap.kept import Columns, Kept, Revised
 from federation.client.overlap.memory import (
@@ -41,10 +39,11 @@ from federation.client.overlap.memory import (
     sharing_of,
 )
 from federation.client.overlap.people import People, Rows
+from federation.client.overlap.writing import Draft, Turn
 from federation.core.ids import Handle
-from federation.overlap.batch import padding_rows
+from federation.overlap.decoys import decoys_of
 from federation.overlap.own_key import OwnKey
-from federation.overlap.plan import ADD, REMOVE, STATISTICS, SWITCHBOARD, delta_keys, labels_of
+from federation.overlap.plan import ADD, CHECK, REMOVE, STATISTICS, SWITCHBOARD, delta_keys, labels_of
 from federation.policy.specs import PartySpec
 
 
@@ -150,8 +149,12 @@ class DeltaBuilder:
     def write(self, changes: Changes, sequence: int, keys: Mapping[int, OwnKey], folder: Path) -> None:
         """Writes every batch of a delta and the memory after it."""
         shape = delta_keys(self._party, adds=changes.adds)
-        builder, first = self._builder, self._pool.rows
+        builder, first, turn = self._builder, self._pool.rows, Turn(keys, len(shape), sequence)
         for number, (index, operation, label) in enumerate(shape):
+            target = folder / f"{number:03d}.points"
+            if operation == CHECK:
+                builder.write_decoys(index, turn, target)
+                continue
             people, given = builder.nobody, list[Handle]()
             sent = np.empty(0, np.uint32)
             if operation == REMOVE and index == STATISTICS:
@@ -163,22 +166,11 @@ class DeltaBuilder:
             else:
                 people, given = changes.joins
             rows = max(len(given), len(sent) + len(people))
-            padding = padding_rows(rows, self._party.pad_to)
-            random_rows = rows - len(sent) - len(people) + padding
-            points: Iterator[bytes] = builder.points(index, label, people, random_rows, keys[index].key)
-            draft = Draft(
-                index=index,
-                label=label,
-                rows=chain(self._pool.read(sent), points),
-                count=rows + padding,
-                padding=padding,
-                batches=len(shape),
-                conversion=keys[index].conversion,
-                handles=given,
-                operation=operation,
-                sequence=sequence,
-            )
-            builder.write(draft, folder / f"{number:03d}.points")
+            decoys = decoys_of(rows, self._party.pad_to)
+            nobody = rows - len(sent) - len(people) + decoys
+            points: Iterator[bytes] = builder.points(index, people, nobody, keys[index].key)
+            both = chain(self._pool.read(sent), points)
+            builder.write(Draft((index, operation, label), both, rows + decoys, decoys, given), turn, target)
         place = first  # new rows were added to the pool in this order
         changed = changes.after.people.new
         for index, operation, label in shape:

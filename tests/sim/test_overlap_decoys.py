@@ -1,0 +1,166 @@
+"""A hop that does not give back what it got: it cannot make a person count more often, nor move a handle, unseen."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from federation.core.clock import FixedClock
+from federation.core.errors import OverlapError, Reason
+from federation.overlap.batch import Chain
+from federation.overlap.blind import blind
+from federation.overlap.decoys import LEAST, ROWS_PER_DECOY
+from federation.overlap.plan import ADD, BASE, CHECK, REMOVE, STATISTICS, SWITCHBOARD
+from gateway.overlap.arrived import Arrived
+from gateway.overlap.epochs import batch_id_of
+from tests.kits.overlap_changes import add, counted, expected, withdraw
+from tests.kits.overlap_world import SMALL_SEGMENTS, World, make_policy, people, small_world
+from tests.kits.refused import refused
+
+KEY_TYPES = ["email", "email+phone"]
+Change = Callable[[list[bytes]], list[bytes]]
+
+
+def played(world: World, change: Change, *, index: int, operation: int, origin: str = "bank") -> list[int]:
+    """The airline hands back other rows than it should of some batches of the origin; how many it changed is noted."""
+    hop, changed = world.agents["airline"]._hop, list[int]()
+    honest = hop._blinded_rows
+
+    def rows(chain: Chain, chunks: Iterable[bytes], scratch: Path) -> Iterator[bytes]:
+        manifest, width = chain.manifest, 32 * len(chain.manifest.plan.key_type.split("+"))
+        out = b"".join(honest(chain, chunks, scratch))
+        if (manifest.origin, manifest.index, manifest.operation) == (origin, index, operation):
+            given = [out[at : at + width] for at in range(0, len(out), width)]
+            back = change(list(given))
+            changed.append(sum(one != two for one, two in zip(given, back, strict=True)))
+            out = b"".join(back)
+        return iter([out])
+
+    hop._blinded_rows = rows  # type: ignore[method-assign]
+    return changed
+
+
+def all_copies_of_the_first(rows: list[bytes]) -> list[bytes]:
+    """r_1 P, r_2 P, ... of one row in the places of all."""
+    keys = (X25519PrivateKey.from_private_bytes(number.to_bytes(32, "big")) for number in itertools.count(1))
+    return [blind(rows[0], key).points for key in itertools.islice(keys, len(rows))]
+
+
+def the_first_everywhere(rows: list[bytes]) -> list[bytes]:
+    return rows[:1] * len(rows)
+
+
+def other_order(rows: list[bytes]) -> list[bytes]:
+    return rows[1:] + rows[:1]
+
+
+def another_key(rows: list[bytes]) -> list[bytes]:
+    key = X25519PrivateKey.from_private_bytes(bytes(31) + b"\5")
+    return [blind(row, key).points for row in rows]
+
+
+def nothing(rows: list[bytes]) -> list[bytes]:
+    return [bytes(len(row)) for row in rows]
+
+
+def is_caught(world: World, epoch: str) -> None:
+    with pytest.raises(OverlapError) as caught:
+        world.coordinator.finish(epoch)  # type: ignore[arg-type]
+    assert (caught.value.reason, caught.value.item) == (Reason.DECOYS_MISSING, "rows of bank")
+    assert "passed insurer or airline" in caught.value.fix or "passed airline or insurer" in caught.value.fix
+    assert world.coordinator.epochs.newest_complete() is None
+
+
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+@pytest.mark.parametrize("change", [all_copies_of_the_first, the_first_everywhere, another_key, nothing])
+@pytest.mark.parametrize(
+    "which", [(index, operation) for index in (STATISTICS, SWITCHBOARD) for operation in (BASE, CHECK)]
+)
+def test_rows_that_do_not_come_back_stop_the_epoch(
+    tmp_path: Path, clock: FixedClock, key_type: str, change: Change, which: tuple[int, int]
+) -> None:
+    world = small_world(tmp_path, clock)
+    changed = played(world, change, index=which[0], operation=which[1])
+    epoch = world.coordinator.begin("", key_type)
+    world.work()
+    is_caught(world, epoch)
+    assert sum(changed) >= LEAST - 1
+
+
+def test_handles_that_lead_to_others_stop_the_epoch(tmp_path: Path, clock: FixedClock) -> None:
+    world = small_world(tmp_path, clock)
+    played(world, other_order, index=SWITCHBOARD, operation=BASE)
+    epoch = world.coordinator.begin("", "email")
+    world.work()
+    is_caught(world, epoch)
+
+
+@pytest.mark.parametrize("operation", [ADD, REMOVE, CHECK])
+@pytest.mark.parametrize("index", [STATISTICS, SWITCHBOARD])
+def test_rows_of_a_delta_that_do_not_come_back_stop_it_whole(
+    tmp_path: Path, clock: FixedClock, index: int, operation: int
+) -> None:
+    world = small_world(tmp_path, clock)
+    epoch = world.build()
+    before = counted(world, epoch)
+    played(world, all_copies_of_the_first, index=index, operation=operation)
+    bank = world.data["bank"]
+    withdraw(bank, "p6")
+    withdraw(bank, "p6", "offer_sharing")
+    add(bank, "B100", "p14", value_tier="high")
+    world.update("bank")
+    [delta] = world.coordinator.epochs.deltas(epoch)
+    assert (delta.state, delta.reason) == ("failed", Reason.DECOYS_MISSING)
+    assert counted(world, epoch) == before
+
+
+def test_an_honest_epoch_passes_whoever_has_whom(tmp_path: Path, clock: FixedClock) -> None:
+    """Of an origin that calls its own people decoys, too: what is found does not depend on who else has them."""
+    world = small_world(tmp_path, clock, pad_to=4)
+    epoch = world.build("email+phone")
+    assert counted(world, epoch) == expected(world)
+
+
+def test_fewer_decoys_than_are_due_are_refused(tmp_path: Path, clock: FixedClock) -> None:
+    world = small_world(tmp_path, clock)
+    epoch = world.coordinator.begin("", "email")
+    agent = world.agents["bank"]
+    agent._send_own = lambda *_: None  # type: ignore[method-assign]
+    agent.submit(world.plan(epoch))
+    own = next(iter(agent._state.own(epoch)))
+    own.header.padding = LEAST - 1
+    expect = world.coordinator.carrier.expect
+    assert "decoys" in refused(Reason.BAD_FIELD, expect, "bank", own.header)
+
+
+@pytest.mark.parametrize("times", [3, 12])
+def test_how_often_counting_one_person_more_often_is_seen(tmp_path: Path, clock: FixedClock, times: int) -> None:
+    """The best a hop can do: the rows of the smallest batch, so many times each, in the places of the largest one's."""
+    data: dict[str, Any] = {
+        "bank": people("bank", {"x": "high"} | {f"b{n}": "basic" for n in range(1200)}, "value_tier"),
+        "insurer": people("insurer", {"q": "family"}, "life_stage"),
+        "airline": people("airline", {"r": "active"}, "activity"),
+    }
+    world = World(tmp_path, clock, make_policy(sorted(data), SMALL_SEGMENTS), data)
+    epoch = world.coordinator.begin("", "email")
+    world.work()
+    batches, spool, plan = world.coordinator.epochs.batches(epoch), world.coordinator._spool, world.plan(epoch)
+    arrived = Arrived(spool, plan, batches)
+    arrived.read_all()
+    arrived.check()
+    largest = batch_id_of(epoch, "bank", STATISTICS, "value_tier=basic")
+    taken, unseen, plays = times * (LEAST + 1), 0, 400
+    [rows] = [list(arrived._watched(batch)) for batch in batches if batch.batch_id == largest]
+    points = b"".join(chunk for chunk, _ in rows)
+    decoys = arrived._decoys["bank", STATISTICS]
+    [wanted] = [batch.header.padding for batch in batches if batch.batch_id == largest]
+    for play in range(plays):  # rows come in a random order: which are taken makes no difference
+        start = (play * 37 % (len(points) // 32 - taken)) * 32
+        left = points[:start] + bytes(32 * taken) + points[start + 32 * taken :]
+        decoys.found[largest] = 0
+        decoys.count(largest, left, b"")
+        unseen += decoys.found[largest] == wanted
+    assert unseen / plays <= 2.718281828 ** (-taken / (ROWS_PER_DECOY + 1)) * 1.5 + 0.02
