@@ -75,7 +75,12 @@ class Limits(Section):
     """manual: every training run waits for ``entente train approve`` here. automatic: only one beyond the next."""
     automatic_within: StandingRule = StandingRule()
     max_rows_blinded_per_epoch: int = Field(default=100_000_000, gt=0)
-    """Of each other partner, over all of its batches that this one blinds in one epoch."""
+    """Of each other partner, over all of its batches that this one blinds in one epoch: best, a little more than the
+    largest of them has customers times two. It bounds the guesses that a gateway and that partner can test together."""
+    max_epochs_per_day: int = Field(default=24, gt=0)
+    """Overlap epochs that this partner takes part in, in any 24 hours: every one is a quota of its own."""
+    key_types: tuple[Literal["email", "phone", "national_id"], ...] | None = None
+    """Kinds of identifier that this partner's rows may be sent by, blinded; None: all."""
 
 
 class PartnerConfig(Section):

@@ -5,13 +5,13 @@ Who learns what
     party       learns                                                               never
     ==========  ===================================================================  ===============================
     partner     its own rows; of every other partner, for each label and each        which of its customers another
-                delta, how many rows there are, up to the padding (``pad_to``);      partner has, nor how many (an
-                within an epoch, which blinded rows went or changed their label;     offer does say: by consent)
+                delta, how many rows there are, but for decoys and ``pad_to``;       partner has, nor how many (an
+                with several key types, which of those rows share an identifier;     offer does say: by consent)
                 the tables that everybody is given
-    gateway     the same sizes, and padding as declared; tokens with their label,    identifiers; any partner's key;
+    gateway     the same sizes, and decoys as declared; tokens with their label,     identifiers; any partner's key;
                 and so exact counts of every region; with a delta, which token       which token has which handle,
-                went or changed its label; with several key types, which rows        unless one person alone changes
-                share a token; for offers, handles and their country                 in both indexes at once
+                went or changed its label; with several key types, which rows        but for people who stand out in
+                share a token; for offers, handles and their country                 both indexes (below)
     marketing   noisy numbers with intervals, the declared labels, prices            tokens, handles, exact numbers
     ==========  ===================================================================  ===============================
 
@@ -21,26 +21,34 @@ Who learns what
 
 Sizes
     Set sizes are not private. One batch travels for each combination of a partner's labels, so other partners see how
-    many of its customers are, say, strategic and hold a gold card, rounded up to ``pad_to``. A label that nobody has is
-    sent too, empty or padded. A delta of one row shows one change unless it is padded. From the gateway padding hides
-    nothing: the partner declares it, so that it can be taken out of the counts, and it is taken out whatever is there:
-    a check that real rows are not called padding would tell their origin who else has them. Nor does padding hide from
-    a hop which rows go: they are the very rows that passed through it before.
+    many of its customers are, say, strategic and hold a gold card, with the decoys of the batch (``decoys``) and rounded
+    up to ``pad_to``. A label that nobody has is sent too. Decoys hide nothing from the gateway: the partner declares
+    them, so that they can be taken out of the counts, and they are taken out whatever is there: a check that real rows
+    are not called decoys would tell their origin who else has them.
+
+Two indexes
+    Tokens of the two are under other keys and of another hash domain. But the gateway sees both: where a region holds
+    one person in each, where with several key types somebody's rows hang together as nobody else's do, or where one
+    person alone changes in both at once, it can tell which token goes with which handle.
 
 Collusion
     A token is H(identifier)^(k1 k2 ... kn), one key a partner, fresh for every epoch and index. One honest partner's
     key keeps tokens from being reversed, by the gateway and all other partners together. A partner's own rows travel
     under another key of its own (``own_key``), which the gateway turns into that one at the end of their way.
 
-    - Gateway and one partner can put guesses into that partner's own signed batch, up to the quota of its set, and see
-      which come out equal to others' tokens: for those people they learn at which partners they are.
-    - Partners without the gateway learn nothing beyond sizes and what deltas show, whatever keys they put together:
-      finished tokens do not come back to them, and what they see of a third partner's rows is under a key that nothing
-      else is under (``tests/sim/test_overlap_collusion.py``).
+    - Gateway and one partner can put guesses into that partner's own signed batches, up to the quota that the others
+      set for an epoch, in each of the epochs that they take part in, and see which come out equal to others' tokens: for
+      those people they learn at which partners they are, and under which labels.
+    - Partners without the gateway learn nothing from rows beyond sizes, whatever keys they put together: finished tokens
+      do not come back to them, and what they see of a third partner's rows is under a key that nothing else is under
+      (``tests/sim/test_overlap_collusion.py``).
+    - A hop that does not give back what it was given could make one person count many times. Decoys show it, with a
+      chance that grows with the rows: it is found out, not prevented.
     - All partners' keys together reverse everything: identifiers of low entropy, such as phone numbers, can be tried
-      one by one. A partner deletes an epoch's keys when the next one begins.
-    - A partner that lies about its set or its padding is not found out. It learns what the answers say, which is noisy:
-      a crafted set of one moves a number by one (``tests/sim/test_question_attacks.py`` measures what that tells).
+      one by one. A partner deletes an epoch's keys when the next one is complete.
+    - A partner that lies about its set or its decoys is not found out. It learns what the answers say, which is noisy:
+      where hops are honest, a crafted set of one moves a number by one (``tests/sim/test_question_attacks.py`` measures
+      what that tells).
 
 Which key type
     With one key type a person with one identifier moves one cell by one, which needs the least noise. With several

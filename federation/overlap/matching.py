@@ -13,7 +13,9 @@ The choice
 
 What the gateway learns more
     Which rows share which tokens: how many rows make one person, within a partner too, and by how many of the points.
-    Never which identifiers. Hops learn nothing: to them all points are random, and a row is moved as a whole.
+    Never which identifiers. A hop learns which rows of one origin share an identifier, in whatever batches of the base
+    or in one batch of a delta: they are equal points. Of a delta it learns nothing about rows of before. A row is moved
+    as a whole.
 
 Sensitivity
     Neighbours differ by one person with all rows it has anywhere, and at most t identifiers. With one key type a token

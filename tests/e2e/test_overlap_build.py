@@ -15,6 +15,7 @@ from federation.core.errors import DataError, EntenteError, Reason
 from federation.core.identity import Role
 from federation.overlap.batch import Content, sign_manifest
 from federation.overlap.blind import CHUNK_ROWS
+from federation.overlap.decoys import LEAST, decoys_of
 from federation.policy.specs import CubeSpec
 from federation.v1 import overlap_pb2 as pb
 from tests.kits.overlap_gateway import Gateway
@@ -59,8 +60,8 @@ def test_three_agents_build_an_epoch_and_marketing_asks_it(gateway: Gateway) -> 
     last = messages[-1]
     assert (last.complete, last.progress.done, last.progress.total) == (True, 1, 1)
     totals = {m.progress.stage: (m.progress.done, m.progress.total) for m in messages[:-1]}
-    assert totals["submit"] == (10, 10)
-    assert totals["blind"] == (20, 20)
+    assert totals["submit"] == (16, 16)
+    assert totals["blind"] == (32, 32)
     exact = gateway.world.coordinator.index.exact(last.epoch, ALL, ())
     assert exact[(ALL, ())] == 2
     gateway.world.policy.cubes = {"venn": CubeSpec(name="venn", partners=ALL, epsilon=1.0, min_count=0)}
@@ -134,15 +135,16 @@ def test_streams_that_are_not_batches(gateway: Gateway) -> None:
     world = gateway.world
     epoch = world.coordinator.begin("", "email")
     plan = world.plan(epoch)
-    points = bytes(range(1, 33)) * 4
+    points = bytes(range(1, 33)) * 9
     header = sign_manifest(
         world.identities["bank"],
         plan,
         index=pb.INDEX_STATISTICS,
         label="value_tier=high",
         content=Content.of(points),
-        batches=4,
+        batches=6,
     )
+    header.padding = LEAST
     head, chunk = pb.PutBatchRequest(header=header), pb.PutBatchRequest(chunk=pb.PointsChunk(points=points))
     short = pb.PutBatchRequest(chunk=pb.PointsChunk(points=points[:-1]))
     with gateway.connect("bank") as bank, gateway.connect("insurer") as insurer:
@@ -159,8 +161,8 @@ def test_streams_that_are_not_batches(gateway: Gateway) -> None:
         refused(Reason.PARTY_MISMATCH, put(insurer, head, chunk))
         refused(Reason.UNKNOWN_BATCH, lambda: list(bank.overlap.GetBatch(pb.GetBatchRequest(batch_id="x"), timeout=60)))
         assert list((world.folder / "gateway" / "overlap" / "batches").iterdir()) == []
-        assert put(bank, head, chunk)()[-1].count == 4
-        assert put(bank, head, chunk)()[-1].count == 4  # the answer was lost
+        assert put(bank, head, chunk)()[-1].count == 9
+        assert put(bank, head, chunk)()[-1].count == 9  # the answer was lost
         report = pb.ReportOverlapTaskRequest(task_id="x", reason="NO_SUCH_REASON")
         refused(Reason.BAD_FIELD, lambda: bank.overlap.ReportOverlapTask(report, timeout=60))
 
@@ -178,6 +180,7 @@ def test_roles(gateway: Gateway) -> None:
 
 def test_many_rows_cross_in_chunks(tmp_path: Path) -> None:
     count = CHUNK_ROWS + 8
+    decoys = decoys_of(count, 1)
     fetched: Counter[int] = Counter()
 
     def progress(stage: str, done: int, _total: int) -> None:
@@ -191,5 +194,5 @@ def test_many_rows_cross_in_chunks(tmp_path: Path) -> None:
         for party in both:
             opened.attach(party, progress=progress)
         epoch = build(opened)[-1].epoch
-    assert fetched == {CHUNK_ROWS: 2, count: 2}  # each took the other's in two
+    assert fetched[CHUNK_ROWS] == fetched[count + decoys] == 2  # each took the other's in two
     assert world.coordinator.index.exact(epoch, both, ()) == {(both, ()): count}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from federation.overlap.blind import ZERO, blind
 from federation.overlap.hash_to_curve import hash_to_curve
-from federation.overlap.own_key import ORDER, OwnKey, _clamped, make_own_key
+from federation.overlap.own_key import ORDER, OwnKey, _clamped, make_own_key, renewed
 
 KEYS = st.binary(min_size=32, max_size=32)
 EDGES = st.sampled_from([bytes(32), b"\xff" * 32, (1).to_bytes(32, "little"), ORDER.to_bytes(32, "little")])
@@ -33,3 +33,18 @@ def test_a_conversion_is_a_clamped_scalar_that_leads_from_one_key_to_the_other(h
     assert ratio == _clamped(made[32:])
     assert (own * ratio - _clamped(hop_key)) % ORDER == 0
     assert make_own_key(hop_key, os.urandom) != made
+
+
+@settings(max_examples=200, deadline=None)
+@given(KEYS | EDGES, st.booleans(), st.lists(st.binary(max_size=40), min_size=1, max_size=4))
+def test_rows_that_are_sent_again_are_other_points_and_become_the_same(
+    hop_key: bytes, two_partners: bool, texts: list[bytes]
+) -> None:
+    hop = X25519PrivateKey.from_private_bytes(hop_key)
+    own = OwnKey(hop) if two_partners else OwnKey.from_bytes(make_own_key(hop_key, os.urandom))
+    again = renewed(own, os.urandom)
+    first = blind(hash_to_curve(texts, b"dst"), own.key).points
+    second = blind(first, again.key).points
+    assert not {first[at : at + 32] for at in range(0, len(first), 32)} & {second[:32]}
+    converted = blind(second, X25519PrivateKey.from_private_bytes(again.conversion)).points
+    assert converted == blind(hash_to_curve(texts, b"dst"), hop).points

@@ -299,3 +299,15 @@ def test_limits_on_rows_hold_over_all_batches_of_an_epoch(world: World) -> None:
     with pytest.raises(OverlapError) as caught:
         world.work()
     assert caught.value.reason is Reason.QUOTA_EXCEEDED
+
+
+def test_a_partner_sends_its_rows_by_no_other_identifier_than_it_allows(tmp_path: Path, clock: FixedClock) -> None:
+    world = small_world(tmp_path, clock)
+    config = world.partner_config("bank")
+    limits = config.limits.model_copy(update={"key_types": ("email", "phone")})
+    agent = world.open_agent("bank", config=config.model_copy(update={"limits": limits}))
+    world.agents["bank"] = agent
+    plan = world.plan(world.coordinator.begin("", "any"))
+    item = refused(Reason.BAD_MANIFEST, agent.submit, plan)
+    assert item == "plan field key_type: email+phone+national_id, allowed here: email, phone"
+    assert venn(world, world.build("email")) == VENN

@@ -40,6 +40,7 @@ from federation.overlap.plan import (
     MAX_TOGETHER_POINTS,
     Agreement,
     check_plan,
+    key_types_of,
     row_bytes,
 )
 from federation.v1 import overlap_pb2 as pb
@@ -253,7 +254,12 @@ class OverlapAgent:
         check_plan(plan, self._identity.subject.alliance, self._policy)
         if self._identity.subject.party not in plan.partners:
             raise OverlapError(Reason.BAD_MANIFEST, item="plan field partners")
-        self._state.pin_plan(plan)
+        limits = self._config.limits
+        kinds = set(key_types_of(plan.key_type))
+        if limits.key_types is not None and not kinds <= set(limits.key_types):
+            item = f"plan field key_type: {plan.key_type}, allowed here: {', '.join(limits.key_types)}"
+            raise OverlapError(Reason.BAD_MANIFEST, item=item)
+        self._state.pin_plan(plan, self._clock.now(), limits.max_epochs_per_day)
 
     def _send_own(self, batches: Iterable[StoredBatch], plan: pb.EpochPlan) -> None:
         """Sends them in their order, small ones that follow each other together."""

@@ -108,7 +108,7 @@ class Hop:
             raise OverlapError(Reason.TOO_LARGE, item="batches together")
         chains = [self._chain(batch.header) for batch in found]
         for plan in {chain.manifest.plan.SerializeToString(): chain.manifest.plan for chain in chains}.values():
-            self._state.pin_plan(plan)
+            self._state.pin_plan(plan, self._clock.now(), self._limits.max_epochs_per_day)
         self._state.reserve(chains, self._limits.max_rows_blinded_per_epoch)
         done = [self._blinded(batch, chain) for batch, chain in zip(found, chains, strict=True)]
         if done:
@@ -186,7 +186,7 @@ class Hop:
         if part is None or part.WhichOneof("part") != "header":
             raise OverlapError(Reason.TRUNCATED_STREAM, item="batch header")
         chain = self._chain(part.header)
-        self._state.pin_plan(chain.manifest.plan)
+        self._state.pin_plan(chain.manifest.plan, self._clock.now(), self._limits.max_epochs_per_day)
         return part.header, chain
 
     def _chain(self, header: pb.BatchHeader) -> Chain:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -30,6 +31,7 @@ from sqlalchemy import (
 )
 
 from federation.client.overlap.stored import StoredBatch, batches_in, build_whole, remove_batches
+from federation.core.clock import from_text, to_text
 from federation.core.database import open_database
 from federation.core.errors import OverlapError, Reason
 from federation.core.files import keep_secret
@@ -45,6 +47,12 @@ _PLANS = Table(
     _META,
     Column("epoch", String(64), primary_key=True),
     Column("plan", LargeBinary, nullable=False),
+)
+_PINNED_AT = Table(
+    "overlap_pinned_at",
+    _META,
+    Column("epoch", String(64), primary_key=True),
+    Column("at", String(40), nullable=False),
 )
 _BLINDED = Table(
     "overlap_blinded_batch",
@@ -80,11 +88,17 @@ class EpochState:
         self._engine = open_database(folder / "overlap.db")
         _META.create_all(self._engine)
 
-    def pin_plan(self, plan: pb.EpochPlan) -> None:
+    def pin_plan(self, plan: pb.EpochPlan, at: datetime, max_per_day: int) -> None:
         """Remembers the plan of an epoch.
 
+        Args:
+            plan: The epoch's.
+            at: Now.
+            max_per_day: Plans that may be new within a day before or, by a clock that was wrong, after now.
+
         Raises:
-            OverlapError: BAD_MANIFEST where it was another one before, UNKNOWN_EPOCH where it was retired.
+            OverlapError: BAD_MANIFEST where it was another one before, UNKNOWN_EPOCH where it was retired;
+                QUOTA_EXCEEDED.
         """
         check_epoch_name(plan.epoch)
         data = plan.SerializeToString(deterministic=True)
@@ -93,7 +107,12 @@ class EpochState:
                 raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{plan.epoch} was replaced by a later one")
             known = db.execute(select(_PLANS.c.plan).where(_PLANS.c.epoch == plan.epoch)).scalar()
             if known is None:
+                times = map(from_text, db.execute(select(_PINNED_AT.c.at)).scalars())
+                if sum(abs(at - time) < timedelta(days=1) for time in times) >= max_per_day:
+                    item = f"epoch {plan.epoch}: more than {max_per_day} within a day"
+                    raise OverlapError(Reason.QUOTA_EXCEEDED, item=item, fix="Raise limits.max_epochs_per_day.")
                 db.execute(insert(_PLANS).values(epoch=plan.epoch, plan=data))
+                db.execute(insert(_PINNED_AT).values(epoch=plan.epoch, at=to_text(at)))
             elif known != data:
                 raise OverlapError(Reason.BAD_MANIFEST, item=f"plan of epoch {plan.epoch} changed")
 
