@@ -9,10 +9,10 @@ A delta takes away rows of its own origin, found by their tokens, and adds other
 an origin whose account differs from what it sent is refused, because what else it says cannot be right either. The rest
 of the people are not looked at, and regions change by what the touched ones were and are.
 
-Decoys (``padding`` here) are subtracted as their origin declared them, whatever is there: a cell may come out below zero. Whether it does
-depends on who else has the origin's people, so it must have no effect that the origin could see: a batch that was
-refused for it, or not, would tell the exact number to whoever chose the batch. What is refused here depends on the
-origin's own rows alone.
+Decoys (``padding`` here) are subtracted as their origin declared them, whatever is there: a cell may come out below
+zero. Whether it does depends on who else has the origin's people, so it must have no effect that the origin could see:
+a batch that was refused for it, or not, would tell the exact number to whoever chose the batch. What is refused here
+depends on the origin's own rows alone.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
