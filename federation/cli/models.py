@@ -22,8 +22,8 @@ def list_models(config: ConfigOption, as_json: JsonOption = False) -> None:
     """List every version and every decision about which one is in use."""
     with connect(config) as connection:
         answer = connection.models.ListModels(pb.ListModelsRequest(), timeout=RPC_TIMEOUT_S)
-    names = ("kind", "version", "party", "reason", "at", "audit_index")
-    steps = [{name: getattr(step, name) for name in names} for step in answer.steps]
+    names = ("kind", "version", "party", "reason", "at")
+    steps = [{name: getattr(step, name) for name in names} | _entry(step) for step in answer.steps]
     value = {"models": [_to_json(model) for model in answer.models], "steps": steps}
 
     def text() -> None:
@@ -126,6 +126,11 @@ def verify(
             out.print(f"  {name.replace('_', ' ')}: {said}")
 
     emit(as_json, value, text)
+
+
+def _entry(step: pb.ModelStep) -> dict[str, int | None]:
+    """Its entry in the audit log, for roles that may read that."""
+    return {"audit_index": step.audit_index if step.HasField("audit_index") else None}
 
 
 def _compare_public(config: Path, first: int, second: int) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def history(config: ConfigOption, as_json: JsonOption = False) -> None:
     checked = verify_history(answer.steps, identity.ca, identity.subject.alliance)
     names = ("number", "kind", "proposal", "version", "base", "party", "words", "at", "effective_at")
     rows = [
-        {**{name: getattr(c.step, name) for name in names}, "audit_index": c.step.audit_entry - 1, "problem": c.problem}
+        {**{name: getattr(c.step, name) for name in names}, "audit_index": _index(c.step), "problem": c.problem}
         for c in checked
     ]
     wrong = [row for row in rows if row["problem"]]
@@ -114,7 +114,8 @@ def history(config: ConfigOption, as_json: JsonOption = False) -> None:
     def text() -> None:
         for row, c in zip(rows, checked, strict=True):
             signed = c.problem or ("signature holds" if c.step.HasField("signed") else "noted by the gateway")
-            log = f"log entry {row['audit_index']}" if c.step.audit_entry else "not in the log yet"
+            log = "in the log" if row["audit_index"] is None else f"log entry {row['audit_index']}"
+            log = "not in the log yet" if row["audit_index"] == -1 else log
             what = f"{row['kind']:<10}  {str(row['version'])[:12]}  {row['party']:<12}"
             line = f"{row['number']:>4}  {str(row['at'])[:19]}  {what}  {signed}, {log}"
             out.print(line, markup=False, style="red" if c.problem else "")
@@ -128,6 +129,11 @@ def history(config: ConfigOption, as_json: JsonOption = False) -> None:
     emit(as_json, value, text)
     if wrong:
         raise typer.Exit(1)
+
+
+def _index(step: pb.PolicyStep) -> int | None:
+    """The step's entry in the audit log; -1 where it is not there yet, None where our role may not know which it is."""
+    return step.audit_entry - 1 if step.HasField("audit_entry") else None
 
 
 def register(app: typer.Typer) -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64\x65ration/v1/models.proto\x12\rfederation.v1\"\xae\x01\n\tModelInfo\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66inished_at\x18\x03 \x01(\t\x12\x0e\n\x06in_use\x18\x04 \x01(\x08\x12\r\n\x05model\x18\x05 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x06 \x01(\t\x12\x1a\n\x12\x65psilon_per_person\x18\x07 \x01(\x01\x12\x10\n\x03\x61uc\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\x06\n\x04_auc\"j\n\tModelStep\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05party\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\n\n\x02\x61t\x18\x05 \x01(\t\x12\x13\n\x0b\x61udit_index\x18\x06 \x01(\x04\"\x13\n\x11ListModelsRequest\"g\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.federation.v1.ModelInfo\x12\'\n\x05steps\x18\x02 \x03(\x0b\x32\x18.federation.v1.ModelStep\"2\n\x0fUseModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\";\n\x10UseModelResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.federation.v1.ModelInfo\"<\n\x14RollBackModelRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x14\n\x0c\x66rom_version\x18\x02 \x01(\r\"@\n\x15RollBackModelResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.federation.v1.ModelInfo\"5\n\x14\x43ompareModelsRequest\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0e\n\x06second\x18\x02 \x01(\r\"4\n\x08\x45stimate\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\"\xc7\x01\n\x15\x43ompareModelsResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x11\n\tpositives\x18\x02 \x01(\x04\x12&\n\x05\x66irst\x18\x03 \x01(\x0b\x32\x17.federation.v1.Estimate\x12\'\n\x06second\x18\x04 \x01(\x0b\x32\x17.federation.v1.Estimate\x12+\n\ndifference\x18\x05 \x01(\x0b\x32\x17.federation.v1.Estimate\x12\x0f\n\x07p_value\x18\x06 \x01(\x01\x32\xe6\x02\n\x0cModelService\x12Q\n\nListModels\x12 .federation.v1.ListModelsRequest\x1a!.federation.v1.ListModelsResponse\x12K\n\x08UseModel\x12\x1e.federation.v1.UseModelRequest\x1a\x1f.federation.v1.UseModelResponse\x12Z\n\rRollBackModel\x12#.federation.v1.RollBackModelRequest\x1a$.federation.v1.RollBackModelResponse\x12Z\n\rCompareModels\x12#.federation.v1.CompareModelsRequest\x1a$.federation.v1.CompareModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66\x65\x64\x65ration/v1/models.proto\x12\rfederation.v1\"\xae\x01\n\tModelInfo\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66inished_at\x18\x03 \x01(\t\x12\x0e\n\x06in_use\x18\x04 \x01(\x08\x12\r\n\x05model\x18\x05 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x06 \x01(\t\x12\x1a\n\x12\x65psilon_per_person\x18\x07 \x01(\x01\x12\x10\n\x03\x61uc\x18\x08 \x01(\x01H\x00\x88\x01\x01\x42\x06\n\x04_auc\"\x7f\n\tModelStep\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05party\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\n\n\x02\x61t\x18\x05 \x01(\t\x12\x18\n\x0b\x61udit_index\x18\x06 \x01(\x04H\x00\x88\x01\x01\x42\x0e\n\x0c_audit_index\"\x13\n\x11ListModelsRequest\"g\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.federation.v1.ModelInfo\x12\'\n\x05steps\x18\x02 \x03(\x0b\x32\x18.federation.v1.ModelStep\"2\n\x0fUseModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\";\n\x10UseModelResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.federation.v1.ModelInfo\"<\n\x14RollBackModelRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x14\n\x0c\x66rom_version\x18\x02 \x01(\r\"@\n\x15RollBackModelResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.federation.v1.ModelInfo\"5\n\x14\x43ompareModelsRequest\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x0e\n\x06second\x18\x02 \x01(\r\"4\n\x08\x45stimate\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\"\xc7\x01\n\x15\x43ompareModelsResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x11\n\tpositives\x18\x02 \x01(\x04\x12&\n\x05\x66irst\x18\x03 \x01(\x0b\x32\x17.federation.v1.Estimate\x12\'\n\x06second\x18\x04 \x01(\x0b\x32\x17.federation.v1.Estimate\x12+\n\ndifference\x18\x05 \x01(\x0b\x32\x17.federation.v1.Estimate\x12\x0f\n\x07p_value\x18\x06 \x01(\x01\x32\xe6\x02\n\x0cModelService\x12Q\n\nListModels\x12 .federation.v1.ListModelsRequest\x1a!.federation.v1.ListModelsResponse\x12K\n\x08UseModel\x12\x1e.federation.v1.UseModelRequest\x1a\x1f.federation.v1.UseModelResponse\x12Z\n\rRollBackModel\x12#.federation.v1.RollBackModelRequest\x1a$.federation.v1.RollBackModelResponse\x12Z\n\rCompareModels\x12#.federation.v1.CompareModelsRequest\x1a$.federation.v1.CompareModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,25 +34,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELINFO']._serialized_start=46
   _globals['_MODELINFO']._serialized_end=220
   _globals['_MODELSTEP']._serialized_start=222
-  _globals['_MODELSTEP']._serialized_end=328
-  _globals['_LISTMODELSREQUEST']._serialized_start=330
-  _globals['_LISTMODELSREQUEST']._serialized_end=349
-  _globals['_LISTMODELSRESPONSE']._serialized_start=351
-  _globals['_LISTMODELSRESPONSE']._serialized_end=454
-  _globals['_USEMODELREQUEST']._serialized_start=456
-  _globals['_USEMODELREQUEST']._serialized_end=506
-  _globals['_USEMODELRESPONSE']._serialized_start=508
-  _globals['_USEMODELRESPONSE']._serialized_end=567
-  _globals['_ROLLBACKMODELREQUEST']._serialized_start=569
-  _globals['_ROLLBACKMODELREQUEST']._serialized_end=629
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=631
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=695
-  _globals['_COMPAREMODELSREQUEST']._serialized_start=697
-  _globals['_COMPAREMODELSREQUEST']._serialized_end=750
-  _globals['_ESTIMATE']._serialized_start=752
-  _globals['_ESTIMATE']._serialized_end=804
-  _globals['_COMPAREMODELSRESPONSE']._serialized_start=807
-  _globals['_COMPAREMODELSRESPONSE']._serialized_end=1006
-  _globals['_MODELSERVICE']._serialized_start=1009
-  _globals['_MODELSERVICE']._serialized_end=1367
+  _globals['_MODELSTEP']._serialized_end=349
+  _globals['_LISTMODELSREQUEST']._serialized_start=351
+  _globals['_LISTMODELSREQUEST']._serialized_end=370
+  _globals['_LISTMODELSRESPONSE']._serialized_start=372
+  _globals['_LISTMODELSRESPONSE']._serialized_end=475
+  _globals['_USEMODELREQUEST']._serialized_start=477
+  _globals['_USEMODELREQUEST']._serialized_end=527
+  _globals['_USEMODELRESPONSE']._serialized_start=529
+  _globals['_USEMODELRESPONSE']._serialized_end=588
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=590
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=650
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=652
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=716
+  _globals['_COMPAREMODELSREQUEST']._serialized_start=718
+  _globals['_COMPAREMODELSREQUEST']._serialized_end=771
+  _globals['_ESTIMATE']._serialized_start=773
+  _globals['_ESTIMATE']._serialized_end=825
+  _globals['_COMPAREMODELSRESPONSE']._serialized_start=828
+  _globals['_COMPAREMODELSRESPONSE']._serialized_end=1027
+  _globals['_MODELSERVICE']._serialized_start=1030
+  _globals['_MODELSERVICE']._serialized_end=1388
 # @@protoc_insertion_point(module_scope)

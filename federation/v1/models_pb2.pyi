@@ -83,7 +83,7 @@ class ModelStep(_message.Message):
     reason: _builtins.str
     at: _builtins.str
     audit_index: _builtins.int
-    """Of its entry in the audit log."""
+    """Of its entry in the audit log; set for roles that may read the log only."""
     def __init__(
         self,
         *,
@@ -92,13 +92,15 @@ class ModelStep(_message.Message):
         party: _builtins.str = ...,
         reason: _builtins.str = ...,
         at: _builtins.str = ...,
-        audit_index: _builtins.int = ...,
+        audit_index: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_audit_index", b"_audit_index", "audit_index", b"audit_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "audit_index", b"audit_index", "kind", b"kind", "party", b"party", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_audit_index", b"_audit_index", "at", b"at", "audit_index", b"audit_index", "kind", b"kind", "party", b"party", "reason", b"reason", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__audit_index: _TypeAlias = _typing.Literal["audit_index"]  # noqa: Y015
+    _WhichOneofArgType__audit_index: _TypeAlias = _typing.Literal["_audit_index", b"_audit_index"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__audit_index) -> _WhichOneofReturnType__audit_index | None: ...
 
 Global___ModelStep: _TypeAlias = ModelStep  # noqa: Y015
 

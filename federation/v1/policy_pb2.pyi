@@ -464,7 +464,9 @@ class PolicyStep(_message.Message):
     """When the gateway took it, RFC 3339."""
     effective_at: _builtins.str
     audit_entry: _builtins.int
-    """Index of its entry in the audit log plus one; 0: not there yet, and without effect."""
+    """Index of its entry in the audit log plus one; 0: not there yet, and without effect. Not set where the step is in the
+    log and the caller's role may not read that.
+    """
     @_builtins.property
     def signed(self) -> _common_pb2.Signed:
         """What the person signed; absent for the gateway's notes."""
@@ -482,13 +484,15 @@ class PolicyStep(_message.Message):
         at: _builtins.str = ...,
         effective_at: _builtins.str = ...,
         signed: _common_pb2.Signed | None = ...,
-        audit_entry: _builtins.int = ...,
+        audit_entry: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["signed", b"signed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_audit_entry", b"_audit_entry", "audit_entry", b"audit_entry", "signed", b"signed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "audit_entry", b"audit_entry", "base", b"base", "effective_at", b"effective_at", "kind", b"kind", "number", b"number", "party", b"party", "proposal", b"proposal", "signed", b"signed", "version", b"version", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_audit_entry", b"_audit_entry", "at", b"at", "audit_entry", b"audit_entry", "base", b"base", "effective_at", b"effective_at", "kind", b"kind", "number", b"number", "party", b"party", "proposal", b"proposal", "signed", b"signed", "version", b"version", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__audit_entry: _TypeAlias = _typing.Literal["audit_entry"]  # noqa: Y015
+    _WhichOneofArgType__audit_entry: _TypeAlias = _typing.Literal["_audit_entry", b"_audit_entry"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__audit_entry) -> _WhichOneofReturnType__audit_entry | None: ...
 
 Global___PolicyStep: _TypeAlias = PolicyStep  # noqa: Y015
 

@@ -5,9 +5,10 @@ from federation.core.identity import Role
 
 _P, _M, _C, _O, _A = Role.PARTNER, Role.MARKETING, Role.COMPLIANCE, Role.OPERATOR, Role.AUDITOR
 _ALL = frozenset({_P, _M, _C, _O, _A})
-_READS_LOG = frozenset({_C, _A, _O})
+READS_LOG = frozenset({_C, _A, _O})
 """The audit log grows by what is decided: to a partner that proposes offers, or marketing that has them proposed, its
-size would say how each was decided, and so who is the recipient's customer."""
+size would say how each was decided, and so who is the recipient's customer. The index of a new entry is its size, so an
+answer that everybody gets names it to these roles only."""
 
 ROLES: dict[str, frozenset[Role]] = {
     "EnrolmentService/RequestCertificate": _ALL,  # renewal; the first request comes through the enrolment port
@@ -57,10 +58,10 @@ ROLES: dict[str, frozenset[Role]] = {
     "OfferService/PullInbox": frozenset({_P}),
     "OfferService/AcknowledgeOffers": frozenset({_P}),
     "OfferService/ListDecisions": frozenset({_C, _A}),
-    "AuditService/GetCheckpoint": _READS_LOG,
-    "AuditService/ListEntries": _READS_LOG,
-    "AuditService/GetInclusionProof": _READS_LOG,
-    "AuditService/GetConsistencyProof": _READS_LOG,
+    "AuditService/GetCheckpoint": READS_LOG,
+    "AuditService/ListEntries": READS_LOG,
+    "AuditService/GetInclusionProof": READS_LOG,
+    "AuditService/GetConsistencyProof": READS_LOG,
 }
 """``Service/Method`` without the package, to the roles that may call it."""
 

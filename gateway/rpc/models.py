@@ -12,6 +12,7 @@ from federation.training.measures import Difference, Interval
 from federation.v1 import models_pb2 as pb
 from federation.v1.models_pb2_grpc import ModelServiceServicer
 from gateway.identity.caller import current_caller
+from gateway.identity.roles import READS_LOG
 from gateway.training.evaluation import Comparison
 from gateway.training.press import Press
 from gateway.training.runs import Finished, RunStore
@@ -36,7 +37,9 @@ class ModelServicer(ModelServiceServicer):
         """Every version and decision."""
         models, steps = await asyncio.to_thread(self._versions.list)
         in_use = steps[-1].version if steps else 0
-        return pb.ListModelsResponse(models=[_info(model, in_use) for model in models], steps=map(_step, steps))
+        reads_log = current_caller().role in READS_LOG
+        shown = [_step(step, reads_log=reads_log) for step in steps]
+        return pb.ListModelsResponse(models=[_info(model, in_use) for model in models], steps=shown)
 
     async def UseModel(self, request: pb.UseModelRequest, context: Context) -> pb.UseModelResponse:
         """Puts a version in use."""
@@ -75,14 +78,14 @@ def _info(model: Finished, in_use: int) -> pb.ModelInfo:
     )
 
 
-def _step(step: Step) -> pb.ModelStep:
+def _step(step: Step, *, reads_log: bool) -> pb.ModelStep:
     return pb.ModelStep(
         kind=step.kind,
         version=step.version,
         party=step.party,
         reason=step.reason,
         at=step.at,
-        audit_index=step.audit_index,
+        audit_index=step.audit_index if reads_log else None,
     )
 
 

@@ -17,6 +17,7 @@ from federation.policy.steps import Kind
 from federation.policy.yaml_text import MAX_BYTES
 from federation.v1 import common_pb2, policy_pb2, policy_pb2_grpc
 from gateway.identity.caller import current_caller
+from gateway.identity.roles import READS_LOG
 from gateway.policy.active import ActivePolicy
 from gateway.policy.proposals import Proposal, Proposals
 from gateway.policy.steps_sql import Step
@@ -104,12 +105,12 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         self, request: policy_pb2.ListPolicyStepsRequest, context: Any
     ) -> policy_pb2.ListPolicyStepsResponse:
         """Everything that anybody did, and what was signed."""
-        current_caller()
+        reads_log = current_caller().role in READS_LOG
 
         def read() -> policy_pb2.ListPolicyStepsResponse:
             self._policy.refresh()
             proposals = [_proposal(proposal) for proposal in self._proposals.proposals()]
-            steps = [_step(step) for step in self._proposals.history()]
+            steps = [_step(step, reads_log=reads_log) for step in self._proposals.history()]
             return policy_pb2.ListPolicyStepsResponse(proposals=proposals, steps=steps)
 
         return await asyncio.to_thread(read)
@@ -148,7 +149,8 @@ def _proposal(proposal: Proposal) -> policy_pb2.PolicyProposal:
     )
 
 
-def _step(step: Step) -> policy_pb2.PolicyStep:
+def _step(step: Step, *, reads_log: bool) -> policy_pb2.PolicyStep:
+    entry = 0 if step.audit_index is None else step.audit_index + 1
     return policy_pb2.PolicyStep(
         number=step.number,
         kind=step.kind,
@@ -160,7 +162,7 @@ def _step(step: Step) -> policy_pb2.PolicyStep:
         at=step.at,
         effective_at=step.effective_at,
         signed=common_pb2.Signed.FromString(step.signed) if step.signed else None,
-        audit_entry=0 if step.audit_index is None else step.audit_index + 1,
+        audit_entry=entry if reads_log or not entry else None,
     )
 
 
