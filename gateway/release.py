@@ -86,7 +86,7 @@ class Exit:
     """One thing that is about to leave."""
 
     kind: str  # "cube", "model", "offer"
-    subject: Mapping[str, Any]  # what it is, for the log: names and digests, no person
+    subject: Mapping[str, Any]  # what it is, for the log: names and digests, no handle
     facts: Sequence[Facts]  # one per party whose data is in it; all must be permitted
     cost: Cost | None = None  # None: nothing statistical leaves
     terms: Terms | None = None  # the version that the caller took its limits from; None pins the one in force
@@ -162,7 +162,8 @@ class ReleasePath:
     def _decide(self, leaving: Exit, about: Mapping[str, Any]) -> tuple[Decision, ...]:
         """All decisions, or PolicyError after the refusal is in the log. Nothing to decide about is a denial."""
         terms = leaving.terms or self._policy.active  # pinned: what comes into force now is for the next release
-        decisions = tuple(terms.decide(facts) for facts in leaving.facts)
+        # Undated, as the log has it: so a replay decides on the same facts, and no reason names a consent's time.
+        decisions = tuple(terms.decide(facts.undated()) for facts in leaving.facts)
         versions = {decision.version for decision in decisions}
         if decisions and all(d.permitted for d in decisions) and len(versions) == 1:
             return decisions

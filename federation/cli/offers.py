@@ -143,7 +143,7 @@ def decisions(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many.")] = 1_000,
     as_json: JsonOption = False,
 ) -> None:
-    """List decisions with their reasons (compliance, auditor); no person is in them."""
+    """List decisions with their reasons (compliance, auditor); no handle is in them."""
     with connect(config) as connection:
         request = pb.ListDecisionsRequest(after=after, max_decisions=limit)
         answer = connection.offers.ListDecisions(request, timeout=RPC_TIMEOUT_S)

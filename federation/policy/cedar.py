@@ -21,9 +21,8 @@ from typing import Any, Final
 
 from federation.policy import cedar_terms as say
 from federation.policy.alliance import FOREVER, Alliance, Span, start_of
-from federation.policy.conditions import is_time
 from federation.policy.documents import Clause, Rule
-from federation.policy.facts import ConsentFact, Facts
+from federation.policy.facts import ConsentFact, Facts, is_time
 from federation.policy.policy_set import PolicySet
 from federation.policy.vocabulary import JRT_CLASSES
 

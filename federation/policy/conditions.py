@@ -5,11 +5,10 @@ A failure is a stable code and a plain sentence with the value that decided. Mis
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 from federation.policy.alliance import Alliance
 from federation.policy.documents import Conditions, ConsentNeed
-from federation.policy.facts import ConsentFact, Facts
+from federation.policy.facts import AFTER, BEFORE, ConsentFact, Facts, is_time
 from federation.policy.transfers import too_weak
 from federation.policy.vocabulary import CONSENT_STATUS, shown_status
 
@@ -20,11 +19,6 @@ Concern = Callable[[Facts], frozenset[str]]
 """Those fields of a request that a rule is about."""
 Masked = Mapping[tuple[str, str], frozenset[str]]
 """Purpose and data category to the fields that permits mask, none of them letting it pass as it is."""
-
-
-def is_time(at: object) -> bool:
-    """Whether a value is a time with a zone; anything else counts as missing."""
-    return isinstance(at, datetime) and at.tzinfo is not None
 
 
 def absent(name: str) -> Failure:
@@ -103,10 +97,15 @@ def _consent(need: ConsentNeed, alliance: Alliance, *, at_recipient: bool) -> Co
         at = facts.at
         if at is not None and is_time(at):
             if consent.given_at is not None and is_time(consent.given_at) and at < consent.given_at:
-                text = f"{which} holds from {consent.given_at:%Y-%m-%d} only."
+                text = f"{which} does not hold yet."
+                if consent.given_at != AFTER:
+                    text = f"{which} holds from {consent.given_at:%Y-%m-%d} only."
                 failed.append((f"{prefix}consent_not_yet_valid", text))
             if consent.expires_at is not None and is_time(consent.expires_at) and at >= consent.expires_at:
-                failed.append((f"{prefix}consent_expired", f"{which} expired on {consent.expires_at:%Y-%m-%d}."))
+                text = f"{which} has expired."
+                if consent.expires_at != BEFORE:
+                    text = f"{which} expired on {consent.expires_at:%Y-%m-%d}."
+                failed.append((f"{prefix}consent_expired", text))
         law = jurisdiction_of.get(facts.subject_region or "")
         if consent.jurisdiction is not None and law is not None and consent.jurisdiction != law:
             text = f"{which} was taken under {consent.jurisdiction}, but {law} protects this person."

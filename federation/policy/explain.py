@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from federation.policy.facts import ConsentFact, Decision, Facts, Given, Obligations
+from federation.policy.facts import AFTER, BEFORE, ConsentFact, Decision, Facts, Given, Obligations
 from federation.policy.mask import KEEP
 from federation.policy.messages import CATALOGUE, LANGUAGES, LAWS, PURPOSES
 from federation.policy.records import Recorded
@@ -21,6 +21,7 @@ _HEADS = {
     "cap": ("{field} as at most {cap:g}", "{field}最多显示{cap:g}"),
     "min_k": ("no count under {min_k} people", "不显示少于{min_k}人的数字"),
     "none": ("not stated", "未说明"),
+    "untold": ("a day that the log does not hold", "日志未记载的日期"),
 }
 _ARTICLE = re.compile(r"A?(\d+)((?:-[0-9a-z]+)*)")
 
@@ -101,6 +102,8 @@ def _values(facts: Facts, language: Language) -> dict[str, str]:
 
     def day(consent: ConsentFact | None, name: str) -> str:
         time = getattr(consent, name) if consent is not None else None
+        if time in (BEFORE, AFTER):
+            return _HEADS["untold"][at]
         return f"{time:%Y-%m-%d}" if time is not None else none
 
     labels = PURPOSES.get(facts.purpose or "")

@@ -1,8 +1,13 @@
-"""What a decision is about, and what it says. Plain values; the gates build ``Facts`` and obey a ``Decision``."""
+"""What a decision is about, and what it says. Plain values; the gates build ``Facts`` and obey a ``Decision``.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+A consent's times name a person to whoever has the register that they come from: hardly two people of a partner agreed
+in the same second. A decision asks no more of them than whether they had come by its own time. So the gateway decides
+on ``Facts.undated``, and the audit log holds these two answers in place of the times.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +21,13 @@ MAX_TEXT = 64
 MAX_LIST = 64
 MAX_COUNT = 10**12
 """Largest count in facts; there are fewer people."""
+BEFORE, AFTER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+"""Stand for a time that is not told: it had come by the time of the decision, or had not."""
+
+
+def is_time(at: object) -> bool:
+    """Whether a value is a time with a zone; anything else counts as missing."""
+    return isinstance(at, datetime) and at.tzinfo is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +41,12 @@ class ConsentFact:
     separate: bool | None = None
     cross_border: bool | None = None
     jurisdiction: str | None = None
+
+    def undated(self, at: datetime | None) -> "ConsentFact":
+        """The same to a decision at a time, and no more of its own times than whether they had come by then."""
+        times = (self.given_at, self.expires_at)
+        given_at, expires_at = (None if known is None else BEFORE if known else AFTER for known in _come(times, at))
+        return replace(self, given_at=given_at, expires_at=expires_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +79,18 @@ class Facts:
     objected: bool | None = None  # whether the person refuses automated marketing, at either end that is known
     transfer_counts: TransferCounts | None = None  # only where the policy counts transfers
 
+    def undated(self) -> "Facts":
+        """The same request, which is decided alike, without the times of consents; see the module."""
+        names = ("consent", "recipient_consent", "sensitive_consent")
+        consents = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: fact and fact.undated(self.at) for name, fact in consents.items()})
+
     def to_json(self) -> dict[str, Any]:
-        """As it goes to the audit log: everything that decided and nothing that names a person."""
+        """As it goes to the audit log: everything that decided.
+
+        It names nobody and holds no time of a consent. It is not anonymous: with a partner's own record of what it
+        proposed when, a reader of the log finds whom a decision was about.
+        """
 
         def plain(value: Any) -> Any:
             if isinstance(value, datetime):
@@ -70,7 +98,10 @@ class Facts:
             if isinstance(value, frozenset):
                 return sorted(value)
             if isinstance(value, ConsentFact):
-                return {name: plain(getattr(value, name)) for name in ConsentFact.__slots__}
+                told = {name: plain(getattr(value, name)) for name in ConsentFact.__slots__ if name not in _FLAGS}
+                return told | dict(
+                    zip(_FLAGS.values(), _come((value.given_at, value.expires_at), self.at), strict=True)
+                )
             if isinstance(value, TransferCounts):
                 return {name: getattr(value, name) for name in TransferCounts.__slots__}
             return value
@@ -78,9 +109,18 @@ class Facts:
         return {name: plain(getattr(self, name)) for name in Facts.__slots__}
 
 
+_FLAGS = {"given_at": "given_by_now", "expires_at": "ended_by_now"}
+"""What the log holds of a consent's times."""
+
+
+def _come(times: Iterable[datetime | None], at: datetime | None) -> list[bool | None]:
+    """Whether each had come by a time; None for one that is missing. Without a time to decide at, nothing has."""
+    return [(at is not None and is_time(at) and t <= at) if t is not None and is_time(t) else None for t in times]
+
+
 @dataclass(frozen=True, slots=True)
 class Given:
-    """One reason of a decision. Its text holds the value that decided, and nothing that names a person."""
+    """One reason of a decision. Its text holds the value that decided; in the log, no time of a consent."""
 
     rule: str  # rule id, or "default"
     code: str  # stable word for what decided, for example "consent_withdrawn"
@@ -112,10 +152,12 @@ class Decision:
 
 
 def facts_from_json(value: Any) -> Facts:
-    """Reads what ``Facts.to_json`` wrote. A key that is absent is missing input, as if it were null.
+    """Reads what ``Facts.to_json`` wrote, or a person did. A key that is absent is missing input, as if it were null.
+
+    A consent has times (as people write it, and as the log held it once) or says whether they had come.
 
     Raises:
-        DataError: BAD_FIELD for an unknown key or a value of the wrong type, BAD_TIME.
+        DataError: BAD_FIELD for an unknown key, a value of the wrong type or a time that is told twice; BAD_TIME.
     """
     found = _mapping(value, Facts.__slots__, "facts")
 
@@ -155,12 +197,19 @@ def _count(value: Any, item: str) -> int | None:
 def _consent(value: Any, item: str) -> ConsentFact | None:
     if value is None:
         return None
-    found = _mapping(value, ConsentFact.__slots__, item)
+    found = _mapping(value, (*ConsentFact.__slots__, *_FLAGS.values()), item)
+
+    def time(name: str) -> datetime | None:
+        at, come = _time(found.get(name), f"{item}.{name}"), _flag(found.get(_FLAGS[name]), f"{item}.{_FLAGS[name]}")
+        if at is not None and come is not None:
+            raise DataError(Reason.BAD_FIELD, item=f"{item}: both {name} and {_FLAGS[name]}")
+        return at if come is None else BEFORE if come else AFTER
+
     return ConsentFact(
         status=None if (status := _text(found.get("status"), f"{item}.status")) is None else plain_term(status),
         recipients=_texts(found.get("recipients"), f"{item}.recipients"),
-        given_at=_time(found.get("given_at"), f"{item}.given_at"),
-        expires_at=_time(found.get("expires_at"), f"{item}.expires_at"),
+        given_at=time("given_at"),
+        expires_at=time("expires_at"),
         separate=_flag(found.get("separate"), f"{item}.separate"),
         cross_border=_flag(found.get("cross_border"), f"{item}.cross_border"),
         jurisdiction=_text(found.get("jurisdiction"), f"{item}.jurisdiction"),

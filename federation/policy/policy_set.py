@@ -12,9 +12,9 @@ from types import MappingProxyType
 from federation.core.ids import PolicyVersion
 from federation.policy.alliance import Alliance
 from federation.policy.compile import Bucket, Compiled, Index
-from federation.policy.conditions import Failure, absent, is_time
+from federation.policy.conditions import Failure, absent
 from federation.policy.documents import Rule
-from federation.policy.facts import Decision, Facts, Given, Obligations
+from federation.policy.facts import Decision, Facts, Given, Obligations, is_time
 from federation.policy.specs import AdHocSpec, BudgetSpec, CubeSpec, OfferSpec, PartySpec, TrainingSpec
 from federation.policy.transfers import Export, export_of
 

@@ -1,4 +1,4 @@
-"""Decisions as the audit log has them: what was asked and said, and under which version. Nothing of a person is there.
+"""Decisions as the audit log has them: what was asked and said, and under which version. Nobody is named there.
 
 Read from entries of kind "intent" (a release that the policy permitted) and "refused" (see ``gateway.release``). What
 another gate refused (the rules for offers, the budget) is kept apart: no policy could have changed it.

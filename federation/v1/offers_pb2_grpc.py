@@ -84,7 +84,7 @@ class OfferServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDecisions(self, request, context):
-        """Compliance, auditor: decisions with their reasons; no person in them.
+        """Compliance, auditor: decisions with their reasons; no handle in them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

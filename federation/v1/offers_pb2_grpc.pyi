@@ -42,7 +42,7 @@ class OfferServiceStub:
     AcknowledgeOffers: _grpc.UnaryUnaryMultiCallable[_offers_pb2.AcknowledgeOffersRequest, _offers_pb2.AcknowledgeOffersResponse]
     """Partner: these offers arrived (or were declined) and need not be sent again."""
     ListDecisions: _grpc.UnaryUnaryMultiCallable[_offers_pb2.ListDecisionsRequest, _offers_pb2.ListDecisionsResponse]
-    """Compliance, auditor: decisions with their reasons; no person in them."""
+    """Compliance, auditor: decisions with their reasons; no handle in them."""
 
 @_typing.type_check_only
 class OfferServiceAsyncStub(OfferServiceStub):
@@ -58,7 +58,7 @@ class OfferServiceAsyncStub(OfferServiceStub):
     AcknowledgeOffers: _aio.UnaryUnaryMultiCallable[_offers_pb2.AcknowledgeOffersRequest, _offers_pb2.AcknowledgeOffersResponse]  # type: ignore[assignment]
     """Partner: these offers arrived (or were declined) and need not be sent again."""
     ListDecisions: _aio.UnaryUnaryMultiCallable[_offers_pb2.ListDecisionsRequest, _offers_pb2.ListDecisionsResponse]  # type: ignore[assignment]
-    """Compliance, auditor: decisions with their reasons; no person in them."""
+    """Compliance, auditor: decisions with their reasons; no handle in them."""
 
 class OfferServiceServicer(metaclass=_abc_1.ABCMeta):
     """Offers from one partner about its own customer to another partner of the same person."""
@@ -95,6 +95,6 @@ class OfferServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _offers_pb2.ListDecisionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_offers_pb2.ListDecisionsResponse, _abc.Awaitable[_offers_pb2.ListDecisionsResponse]]:
-        """Compliance, auditor: decisions with their reasons; no person in them."""
+        """Compliance, auditor: decisions with their reasons; no handle in them."""
 
 def add_OfferServiceServicer_to_server(servicer: OfferServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

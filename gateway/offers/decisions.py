@@ -25,7 +25,7 @@ class AuditReader(Protocol):
 
 @dataclass(frozen=True)
 class LoggedDecision:
-    """One decision as the log has it; no person in it."""
+    """One decision as the log has it: no handle, and no time of a consent."""
 
     audit_index: int
     at: str

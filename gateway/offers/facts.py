@@ -117,7 +117,7 @@ class FactFinder:
     ) -> Facts:
         own = self._consents.get(route.origin, route.handle, PURPOSE)
         sensitive = self._consents.get(route.origin, route.handle, PURPOSE + SENSITIVE_SUFFIX)
-        return Facts(
+        facts = Facts(
             purpose=PURPOSE,
             data_category=DATA_CATEGORY,
             origin=route.origin,
@@ -131,3 +131,4 @@ class FactFinder:
             sensitive_consent=sensitive.fact if sensitive else None,
             objected=objected_there or self._objected(route.origin, route.handle),
         )
+        return facts.undated()  # what is decided, and the reasons, are for the log

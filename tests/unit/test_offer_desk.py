@@ -56,6 +56,25 @@ def test_the_log_names_nobody(world: World) -> None:
     assert not [secret for secret in secrets if secret in text]
 
 
+def test_the_log_finds_nobody_in_a_register_of_consents(world: World) -> None:
+    """A partner's consents.csv has the exact times beside the customer: in the log they would be a key to both ends."""
+    people = (PERSON, 8)  # at both partners
+    for person, age in zip(people, (3, 7), strict=True):
+        times = {"given_at": NOW - timedelta(hours=age), "expires_at": NOW + timedelta(hours=24 + age)}
+        for party in (BANK, INSURER):
+            world.consents.record(party, [record(party, person, given(**times))])
+    world.propose(*(an_offer(person) for person in people))
+    world.pull()
+    for person in people:
+        world.consents.withdraw(BANK, handle(BANK, person), PURPOSE)
+    world.propose(*(an_offer(person, offer_id=f"late-{person}", product="motor") for person in people))
+    for kind in ("intent", "refused"):
+        facts = [entry["facts"][0] for entry in world.log.of_kind(kind)]
+        assert len(facts) == len(people)
+        assert facts[0] == facts[1]
+        assert (facts[0]["consent"]["given_by_now"], facts[0]["consent"]["ended_by_now"]) == (True, False)
+
+
 def receipt_bytes(world: World, person: int) -> bytes:
     stub = world.stub(BANK)
     offer = an_offer(person, offer_id="same")

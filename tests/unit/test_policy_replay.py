@@ -9,7 +9,8 @@ import pytest
 from federation.core.canonical import canonical_json
 from federation.core.errors import DataError
 from federation.offers.offer import RULE
-from federation.policy.facts import Given
+from federation.policy.explain import explain_record
+from federation.policy.facts import Given, facts_from_json
 from federation.policy.load import parse_policy
 from federation.policy.records import OTHER_GATES, read_entry, recorded
 from federation.policy.replay import MAX_SAMPLES, compare, repeat
@@ -20,7 +21,7 @@ NO_CALLS = {"rules": ("channel: [app, email, phone, branch]", "channel: [app, em
 
 def entry(index, facts, policy, other=(), at=AT):
     """As the release path writes it."""
-    decisions = [policy.decide(part) for part in facts]
+    decisions = [policy.decide(part.undated()) for part in facts]
     body = {"what": "offer", "facts": [part.to_json() for part in facts], "policy": [policy.version]}
     permitted = all(d.permitted for d in decisions) and not other
     if not permitted:
@@ -37,6 +38,45 @@ def log(policy=None):
 def test_every_case_replays_identically_out_of_the_log():
     done = repeat(recorded(log()), {shipped().version: shipped()}.__getitem__)
     assert (done.repeated, done.differences, done.other_gates) == (len(list(cases())), [], 0)
+
+
+def test_entries_with_the_times_of_consents_in_them_still_replay_and_read():
+    """As the log was written once: decided on the exact times, which the reasons name too."""
+    late = next(f for name, _, f in cases() if name.startswith("gdpr: consent that names"))
+    late = replace(late, consent=replace(late.consent, expires_at=AT - timedelta(days=3)))
+    [reason] = shipped().decide(late).reasons
+    assert reason.text.endswith("expired on 2026-10-29.")
+    facts = late.to_json()
+    facts["consent"] = {name: value for name, value in facts["consent"].items() if not name.endswith("_by_now")}
+    facts["consent"] |= {"given_at": late.consent.given_at.isoformat(), "expires_at": "2026-10-29T00:00:00+00:00"}
+    body = {"what": "offer", "facts": [facts], "policy": [shipped().version], "reasons": [reason.to_json()]}
+    record = read_entry(3, canonical_json({"index": 3, "at": AT.isoformat(), "kind": "refused", "body": body}))
+    assert record.facts == (replace(late, recipient_consent=late.recipient_consent.undated(AT)),)
+    done = repeat([record], lambda _: shipped())
+    assert (done.repeated, done.differences) == (1, [])
+    assert "ended on 2026-10-29." in explain_record(record)
+
+
+def test_an_entry_without_them_reads_in_both_languages():
+    late = next(f for name, _, f in cases() if name.startswith("gdpr: consent that names"))
+    late = replace(late, consent=replace(late.consent, expires_at=AT - timedelta(days=3)))
+    record = read_entry(0, entry(0, [late], shipped()))
+    assert [given.text[-13:] for given in record.reasons] == [" has expired."]
+    assert "ended on a day that the log does not hold." in explain_record(record)
+    assert "已于日志未记载的日期到期" in explain_record(record, "zh")
+
+
+@pytest.mark.parametrize(
+    ("change", "item"),
+    [
+        ({"given_by_now": True, "given_at": AT.isoformat()}, "both given_at and given_by_now"),
+        ({"ended_by_now": "no"}, "ended_by_now"),
+        ({"ended_by_then": True}, "unknown key"),
+    ],
+)
+def test_a_time_is_told_once_and_as_what_it_is(change, item):
+    with pytest.raises(DataError, match=item):
+        facts_from_json({"consent": change})
 
 
 def test_a_record_that_was_changed_does_not_replay():
