@@ -94,6 +94,9 @@ def create_alliance(
     config = {"listen": address, "listen_enrolment": f"{host}:{port + 1}", "policies": "../policies"}
     (gateway_folder / FILE_NAME).write_text(yaml.safe_dump(config, sort_keys=False))
 
+    registry = Registry(
+        open_database(gateway_folder / "state" / STATE_FILE), policy.alliance, authority.certificate, clock
+    )
     partners, people = [], []
     for party in policy.parties.values():
         if party.role == "partner":
@@ -102,7 +105,7 @@ def create_alliance(
         else:
             person = folder / "people" / party.id
             subject = Subject(policy.alliance, Role(party.role), PartyId(party.id))
-            _write_identity(person / "identity", authority, subject, clock)
+            registry.know(_write_identity(person / "identity", authority, subject, clock))
             (person / "identity" / LOG_KEY_FILE).write_text(log_vkey)
             (person / CLIENT_FILE_NAME).write_text(yaml.safe_dump({"gateway": address}))
             people.append(party.id)
@@ -166,8 +169,11 @@ def _invitation(folder: Path, party: str, alliance: str, clock: Clock, role: Rol
 
 def _write_identity(
     folder: Path, authority: Authority, subject: Subject, clock: Clock, hosts: tuple[str, ...] = ()
-) -> None:
+) -> bytes:
+    """Writes a new key, its certificate and the CA's; returns the certificate."""
     key = new_key()
+    pem = authority.issue(key.public_key(), subject, clock.now(), hosts)
     write_secret(folder / "key.pem", private_pem(key))
-    write_secret(folder / "certificate.pem", authority.issue(key.public_key(), subject, clock.now(), hosts))
+    write_secret(folder / "certificate.pem", pem)
     write_secret(folder / "ca.pem", authority.pem)
+    return pem

@@ -137,18 +137,25 @@ def revoke(
     config: ConfigOption,
     reason: Annotated[str, typer.Option(help="Kept in the registry.")],
     party: Annotated[str, typer.Option(help="All certificates that the party holds now.")] = "",
-    serial: Annotated[str, typer.Option(help="One certificate, by its serial number in hexadecimal.")] = "",
+    serial: Annotated[
+        str, typer.Option(help="One certificate and all others of its key, by its serial number as OpenSSL prints it.")
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Revoke certificates; in force before the command returns."""
+    """Revoke certificates; in force before the command returns. Says which worked until now."""
     from federation.v1 import enrolment_pb2
 
     with connect(config) as connection:
-        connection.enrolment.RevokeCertificate(
+        gone = connection.enrolment.RevokeCertificate(
             enrolment_pb2.RevokeCertificateRequest(serial=serial, party=party, reason=reason)
         )
-    value = {"party": party, "serial": serial}
-    emit(as_json, {"revoked": value}, lambda: out.print(f"Revoked {party or serial}."))
+    value = {"party": gone.party, "serials": list(gone.serials), "whole_party": not serial}
+
+    def text() -> None:
+        whole = "" if serial else ", and whatever else it has"
+        out.print(f"Revoked of {gone.party}: {', '.join(gone.serials) or 'nothing that worked until now'}{whole}.")
+
+    emit(as_json, {"revoked": value}, text)
 
 
 @operator_app.command(epilog="Example: entente operator invite bank --dir my-alliance --out bank.yaml")

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     BAD_CSR = "BAD_CSR"
     BAD_SIGNATURE = "BAD_SIGNATURE"
     UNKNOWN_REQUEST = "UNKNOWN_REQUEST"
+    UNKNOWN_CERTIFICATE = "UNKNOWN_CERTIFICATE"
     # Input
     BAD_FIELD = "BAD_FIELD"
     BAD_TIME = "BAD_TIME"
@@ -105,6 +106,9 @@ CATALOG: dict[Reason, Entry] = {
     Reason.BAD_CSR: Entry("INVALID_ARGUMENT", "The certificate request is not acceptable."),
     Reason.BAD_SIGNATURE: Entry("PERMISSION_DENIED", "A signature or its certificate does not verify."),
     Reason.UNKNOWN_REQUEST: Entry("NOT_FOUND", "There is no such certificate request."),
+    Reason.UNKNOWN_CERTIFICATE: Entry(
+        "NOT_FOUND", "The gateway knows no such certificate or party; nothing was revoked."
+    ),
     Reason.BAD_FIELD: Entry("INVALID_ARGUMENT", "A field is missing or has a value that is not allowed."),
     Reason.BAD_TIME: Entry("INVALID_ARGUMENT", "A time is not RFC 3339 with a zone."),
     Reason.NOT_CANONICAL: Entry("INVALID_ARGUMENT", "A value has no canonical form."),

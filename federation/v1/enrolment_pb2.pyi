@@ -177,8 +177,11 @@ class RevokeCertificateRequest(_message.Message):
     PARTY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     serial: _builtins.str
-    """Lower-case hexadecimal serial number. Empty: every live certificate of the party."""
+    """Hexadecimal serial number, as OpenSSL prints it or otherwise; all certificates of the same key go with it. Empty:
+    every certificate of the party.
+    """
     party: _builtins.str
+    """Whose certificate it is, where a serial is given; may be empty then."""
     reason: _builtins.str
     def __init__(
         self,
@@ -200,15 +203,25 @@ class RevokeCertificateResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVOKED_FIELD_NUMBER: _builtins.int
+    PARTY_FIELD_NUMBER: _builtins.int
+    SERIALS_FIELD_NUMBER: _builtins.int
     revoked: _builtins.int
+    """Certificates that worked until now. Of a party also those are struck off that the gateway has never seen."""
+    party: _builtins.str
+    @_builtins.property
+    def serials(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of those certificates, lower-case hexadecimal."""
+
     def __init__(
         self,
         *,
         revoked: _builtins.int = ...,
+        party: _builtins.str = ...,
+        serials: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revoked", b"revoked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["party", b"party", "revoked", b"revoked", "serials", b"serials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

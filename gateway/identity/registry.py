@@ -1,7 +1,7 @@
 """Invitations, certificate requests and revocations, durable.
 
-A revocation is in force for the next call in every process that works on the same database: what is kept in memory is
-compared with the table at each check at which the database is another than before, and the table only grows.
+A revocation is in force for the next call in every process that works on the same database. One of something that the
+gateway does not know is refused: a mistyped serial that strikes nothing off would leave a thief at work.
 
 The registry signs nothing: it holds requests until the operator brings the certificate that the CA signed for them.
 An invitation names party and role, works for one key only, and is stored as a hash.
@@ -9,29 +9,24 @@ An invitation names party and role, works for one key only, and is stored as a h
 
 import hashlib
 import secrets
-import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 from cryptography import x509
-from sqlalchemy import Column, Connection, Engine, MetaData, Row, String, Table, Text, func, insert, select, update
+from sqlalchemy import Column, Connection, Engine, String, Table, Text, insert, select, update
 
 from federation.core.clock import Clock, from_text, to_text
-from federation.core.database import reading
-from federation.core.errors import IdentityError, Reason
+from federation.core.errors import DataError, IdentityError, Reason
 from federation.core.identity import PARTY_PATTERN, Role, Subject, request_id_of, verify_certificate
 from federation.core.ids import PartyId
-from gateway.changes import Changes, Stamp
 from gateway.identity.authority import SKEW, read_csr
 from gateway.identity.caller import Caller
+from gateway.identity.certificates import MAX_SHOWN, META, Certificates, read_serial
 
 INVITATION_DAYS = 14
-_META = MetaData()
 _INVITATIONS = Table(
     "invitation",
-    _META,
+    META,
     Column("code_hash", String(64), primary_key=True),
     Column("party", String(32), nullable=False),
     Column("role", String(16), nullable=False),
@@ -40,7 +35,7 @@ _INVITATIONS = Table(
 )
 _REQUESTS = Table(
     "certificate_request",
-    _META,
+    META,
     Column("id", String(64), primary_key=True),
     Column("party", String(32), nullable=False),
     Column("role", String(16), nullable=False),
@@ -48,15 +43,6 @@ _REQUESTS = Table(
     Column("requested_at", String(40), nullable=False),
     Column("certificate_pem", Text, nullable=False, default=""),
 )
-_REVOCATIONS = Table(
-    "revocation",
-    _META,
-    Column("serial", String(64), primary_key=True),  # "" with a party: all its certificates issued until then
-    Column("party", String(32), primary_key=True),
-    Column("at", String(40), primary_key=True),
-    Column("reason", Text, nullable=False),
-)
-_COUNT = select(func.count()).select_from(_REVOCATIONS)
 
 
 @dataclass(frozen=True)
@@ -70,18 +56,22 @@ class PendingRequest:
     requested_at: str
 
 
+@dataclass(frozen=True)
+class Revoked:
+    """What was struck off."""
+
+    party: PartyId
+    serials: tuple[str, ...]
+    """Certificates that worked until now. Of a party also those are gone that the gateway has never seen."""
+
+
 class Registry:
     """Who was invited, who asked, who was struck off."""
 
     def __init__(self, engine: Engine, alliance: str, ca: x509.Certificate, clock: Clock) -> None:
         self._engine, self._alliance, self._ca, self._clock = engine, alliance, ca, clock
-        _META.create_all(engine)
-        self._reading, self._changes, self._lock = reading(engine), Changes(engine), threading.Lock()
-        self._seen: Stamp | None = None  # of the database, when revocations were read
-        self._known = 0  # revocations in memory
-        self._revoked_serials: set[str] = set()
-        self._revoked_until: dict[str, datetime] = {}
-        self._read_revocations()
+        META.create_all(engine)
+        self._certificates = Certificates(engine)
 
     def invite(self, party: PartyId, role: Role) -> str:
         """Makes a one-time code of 160 bits for a party."""
@@ -152,36 +142,47 @@ class Registry:
             if subject != wanted or certificate.public_key() != key:
                 raise IdentityError(Reason.BAD_CERTIFICATE, item="does not fit the request")
             db.execute(update(_REQUESTS).where(_REQUESTS.c.id == request_id).values(certificate_pem=certificate_pem))
+            self._certificates.add(db, certificate, subject)
 
-    def revoke(self, serial: str, party: str, reason: str) -> int:
-        """Strikes off one certificate, or with an empty serial all that a party holds now. In force when it returns."""
-        if not serial and not party:
-            raise IdentityError(Reason.BAD_CERTIFICATE, item="serial or party")
-        at = self._clock.now()
+    def know(self, certificate_pem: bytes) -> None:
+        """Takes note of a certificate that was issued past the registry, so that it can be struck off by its serial.
+
+        Raises:
+            IdentityError: BAD_CERTIFICATE, BAD_SIGNATURE, CERTIFICATE_EXPIRED.
+        """
+        self._certificates.meet(*verify_certificate(certificate_pem, self._ca, self._clock.now()))
+
+    def revoke(self, serial: str, party: str, reason: str) -> Revoked:
+        """Strikes off one certificate with all others of its key, or without a serial all that a party holds now.
+
+        In force when it returns. Once more is no error, and strikes off nothing.
+
+        Args:
+            serial: In hexadecimal, however it is written; see ``read_serial``.
+            party: Whose. With a serial it may be left out, and must fit where it is not.
+            reason: Kept.
+
+        Raises:
+            DataError: BAD_FIELD for neither of the two, or a serial that is no number.
+            IdentityError: UNKNOWN_CERTIFICATE for a serial or party that the gateway does not know; PARTY_MISMATCH.
+        """
+        if not serial.strip() and not party:
+            raise DataError(Reason.BAD_FIELD, item="serial or party: name one")
+        number, at = read_serial(serial) if serial.strip() else "", self._clock.now()
         with self._engine.begin() as db:
-            db.execute(insert(_REVOCATIONS).values(serial=serial, party=party, at=to_text(at), reason=reason[:400]))
-        self._read_revocations()
-        return 1
+            found = self._certificates.find(db, number, party)
+            if not number and not found and not self._knows(db, party):
+                fix = "Name it as `entente operator pending` or the agreement does."
+                raise IdentityError(Reason.UNKNOWN_CERTIFICATE, item=f"party {party[:MAX_SHOWN]!r}", fix=fix)
+            whole = "" if number else party
+            serials = self._certificates.strike(db, found, whole, at, reason[:400])
+        self._certificates.refresh()
+        return Revoked(PartyId(party or found[0].party), tuple(serials))
 
-    def _read_revocations(self) -> None:
-        """Takes in what any process struck off."""
-        with self._lock:
-            stamp = self._changes.stamp()
-            if stamp == self._seen:
-                return
-            with self._reading.begin() as db:
-                if db.scalar(_COUNT) != self._known:
-                    self._take_in(db.execute(select(_REVOCATIONS)).all())
-            self._seen = stamp
-
-    def _take_in(self, rows: Sequence[Row[Any]]) -> None:
-        for row in rows:
-            if row.serial:
-                self._revoked_serials.add(row.serial)
-            else:
-                until = from_text(row.at)
-                self._revoked_until[row.party] = max(until, self._revoked_until.get(row.party, until))
-        self._known = len(rows)
+    def _knows(self, db: Connection, party: str) -> bool:
+        """Whether a party was ever invited or asked for a certificate."""
+        asked = (select(t.c.party).where(t.c.party == party).limit(1) for t in (_INVITATIONS, _REQUESTS))
+        return any(db.scalar(query) is not None for query in asked)
 
     def authenticate(self, certificate_pem: bytes) -> Caller:
         """Who a TLS certificate is. The TLS library checked the chain; this checks everything again, and revocation.
@@ -192,11 +193,10 @@ class Registry:
         certificate, subject = verify_certificate(certificate_pem, self._ca, self._clock.now())
         if subject.alliance != self._alliance or subject.role is Role.GATEWAY:
             raise IdentityError(Reason.BAD_CERTIFICATE, item="subject URI")
-        serial = f"{certificate.serial_number:x}"
         caller = Caller(
             party=subject.party,
             role=subject.role,
-            serial=serial,
+            serial=self._certificates.meet(certificate, subject),
             issued_at=certificate.not_valid_before_utc + SKEW,
             expires_at=certificate.not_valid_after_utc,
         )
@@ -209,10 +209,7 @@ class Registry:
         Raises:
             IdentityError: CERTIFICATE_REVOKED, CERTIFICATE_EXPIRED.
         """
-        self._read_revocations()
-        struck = self._revoked_until.get(caller.party)
-        if caller.serial in self._revoked_serials or (struck is not None and caller.issued_at <= struck):
-            raise IdentityError(Reason.CERTIFICATE_REVOKED, item=f"serial {caller.serial}")
+        self._certificates.check(caller.serial, caller.party, caller.issued_at)
         if self._clock.now() > caller.expires_at:
             raise IdentityError(Reason.CERTIFICATE_EXPIRED, item=f"serial {caller.serial}")
 

@@ -66,11 +66,11 @@ class EnrolmentServicer(enrolment_pb2_grpc.EnrolmentServiceServicer):
         self, request: pb.RevokeCertificateRequest, _context: Context
     ) -> pb.RevokeCertificateResponse:
         """In force before the answer."""
-        _limit("serial", request.serial, 64)
+        _limit("serial", request.serial, 128)
         _limit("party", request.party, 32)
         revoke = self._registry.revoke
-        count = await asyncio.to_thread(revoke, request.serial, request.party, request.reason)
-        return pb.RevokeCertificateResponse(revoked=count)
+        gone = await asyncio.to_thread(revoke, request.serial, request.party, request.reason)
+        return pb.RevokeCertificateResponse(revoked=len(gone.serials), party=gone.party, serials=gone.serials)
 
     async def WhoAmI(self, _request: pb.WhoAmIRequest, _context: Context) -> pb.WhoAmIResponse:
         """The caller as the gateway sees it."""

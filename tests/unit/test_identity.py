@@ -1,5 +1,6 @@
 """Certificates, signed envelopes, invitations, revocation, roles."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
-from federation.core.errors import ConfigError, IdentityError, Reason
+from federation.core.errors import ConfigError, EntenteError, IdentityError, Reason
 from federation.core.files import write_secret
 from federation.core.identity import (
     Identity,
@@ -34,8 +35,9 @@ from federation.v1 import (
     training_pb2,
 )
 from gateway.identity.authority import PARTY_DAYS, Authority
-from gateway.identity.registry import Registry
+from gateway.identity.registry import Registry, Revoked
 from gateway.identity.roles import ROLES, check_role
+from tests.conftest import NOW
 
 BANK = Subject("skyline", Role.PARTNER, PartyId("bank"))
 
@@ -169,6 +171,77 @@ def test_revocation_is_in_force_at_once_and_survives_a_restart(
         assert refused(reopened.authenticate, identity.certificate_pem) is Reason.CERTIFICATE_REVOKED
     clock.at += timedelta(seconds=1)
     reopened.authenticate(make_identity(authority, clock).certificate_pem)
+
+
+def colons(serial: str) -> str:
+    """As ``openssl x509 -text`` has it."""
+    digits = serial.zfill(len(serial) + len(serial) % 2)
+    return ":".join(digits[at : at + 2] for at in range(0, len(digits), 2))
+
+
+@pytest.mark.parametrize(
+    "write", [str.upper, "0x{}".format, "0{}".format, " {} ".format, colons, "serial={}".format, "0X00{}".format]
+)
+def test_a_serial_is_a_number_however_it_is_written(
+    write: Callable[[str], str], registry: Registry, authority: Authority, clock: FixedClock
+) -> None:
+    stolen = make_identity(authority, clock)
+    serial = registry.authenticate(stolen.certificate_pem).serial
+    assert registry.revoke(write(serial), "", "key stolen") == Revoked(BANK.party, (serial,))
+    clock.at += timedelta(seconds=1)
+    assert refused(registry.authenticate, stolen.certificate_pem) is Reason.CERTIFICATE_REVOKED
+    assert registry.revoke(serial, "", "again").serials == ()  # it did not work any more
+
+
+@pytest.mark.parametrize(
+    ("named", "reason", "item"),
+    [
+        (("abc", ""), Reason.UNKNOWN_CERTIFICATE, "serial abc"),
+        (("", "bnak"), Reason.UNKNOWN_CERTIFICATE, "party 'bnak'"),
+        (("", "Bank"), Reason.UNKNOWN_CERTIFICATE, "party 'Bank'"),
+        (("", "bank "), Reason.UNKNOWN_CERTIFICATE, "party 'bank '"),
+        (("stolen!", ""), Reason.BAD_FIELD, "serial 'stolen!', expected a hexadecimal number"),
+        (("-1", ""), Reason.BAD_FIELD, "serial '-1', expected a hexadecimal number"),
+        ((" ", ""), Reason.BAD_FIELD, "serial or party: name one"),
+    ],
+)
+def test_a_revocation_of_nothing_is_refused_by_name(
+    registry: Registry, authority: Authority, named: tuple[str, str], reason: Reason, item: str
+) -> None:
+    clock = FixedClock(NOW)
+    bank = make_identity(authority, clock)
+    registry.authenticate(bank.certificate_pem)
+    with pytest.raises(EntenteError) as caught:
+        registry.revoke(*named, "key stolen")
+    assert (caught.value.reason, caught.value.item) == (reason, item)
+    registry.authenticate(bank.certificate_pem)
+
+
+def test_a_serial_of_another_party_than_is_named_is_refused(
+    registry: Registry, authority: Authority, clock: FixedClock
+) -> None:
+    bank = make_identity(authority, clock)
+    serial = registry.authenticate(bank.certificate_pem).serial
+    assert refused(registry.revoke, serial, "insurer", "x") is Reason.PARTY_MISMATCH
+    registry.authenticate(bank.certificate_pem)
+    assert registry.revoke(serial, "bank", "x").serials == (serial,)
+
+
+def test_a_certificate_is_struck_off_with_the_others_of_its_key(
+    registry: Registry, authority: Authority, clock: FixedClock
+) -> None:
+    bank, other = make_identity(authority, clock), make_identity(authority, clock)
+    again = authority.issue(bank.key.public_key(), BANK, clock.now())
+    serials = {registry.authenticate(pem).serial for pem in (bank.certificate_pem, again)}
+    gone = registry.revoke(registry.authenticate(bank.certificate_pem).serial, "", "key stolen")
+    assert set(gone.serials) == serials
+    assert refused(registry.authenticate, again) is Reason.CERTIFICATE_REVOKED
+    registry.authenticate(other.certificate_pem)
+
+
+def test_a_party_that_was_only_invited_can_be_struck_off(registry: Registry) -> None:
+    registry.invite(PartyId("bank"), Role.PARTNER)
+    assert registry.revoke("", "bank", "left") == Revoked(BANK.party, ())
 
 
 @pytest.mark.parametrize("struck", ["certificate", "party"])
