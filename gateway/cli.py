@@ -150,10 +150,12 @@ def revoke(
             enrolment_pb2.RevokeCertificateRequest(serial=serial, party=party, reason=reason)
         )
     value = {"party": gone.party, "serials": list(gone.serials), "whole_party": not serial}
+    value |= {"requests": gone.requests, "invitations": gone.invitations}
 
     def text() -> None:
         whole = "" if serial else ", and whatever else it has"
         out.print(f"Revoked of {gone.party}: {', '.join(gone.serials) or 'nothing that worked until now'}{whole}.")
+        out.print(f"Certificate requests that waited: {gone.requests} dropped; invitations: {gone.invitations} void.")
 
     emit(as_json, {"revoked": value}, text)
 

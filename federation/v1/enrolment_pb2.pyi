@@ -205,9 +205,14 @@ class RevokeCertificateResponse(_message.Message):
     REVOKED_FIELD_NUMBER: _builtins.int
     PARTY_FIELD_NUMBER: _builtins.int
     SERIALS_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    INVITATIONS_FIELD_NUMBER: _builtins.int
     revoked: _builtins.int
     """Certificates that worked until now. Of a party also those are struck off that the gateway has never seen."""
     party: _builtins.str
+    requests: _builtins.int
+    """Certificate requests that waited, and invitations of the party: gone as well."""
+    invitations: _builtins.int
     @_builtins.property
     def serials(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Of those certificates, lower-case hexadecimal."""
@@ -218,10 +223,12 @@ class RevokeCertificateResponse(_message.Message):
         revoked: _builtins.int = ...,
         party: _builtins.str = ...,
         serials: _abc.Iterable[_builtins.str] | None = ...,
+        requests: _builtins.int = ...,
+        invitations: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["party", b"party", "revoked", b"revoked", "serials", b"serials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invitations", b"invitations", "party", b"party", "requests", b"requests", "revoked", b"revoked", "serials", b"serials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,8 @@ A certificate is known from when the operator hands it in, or from the first cal
 grow, so what is kept in memory is compared with their sizes at each check at which the database is another than before.
 
 A serial number is struck off together with every other certificate of the same key: whoever has the key has them all.
+Once a party was struck off, only what the operator hands in after that counts. No clock has a say in it, the CA's above
+all, which is another machine's: a certificate made before is not saved by a date that is ahead.
 """
 
 import re
@@ -14,7 +16,7 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy import Column, ColumnElement, Connection, Engine, MetaData, String, Table, Text, func, select
+from sqlalchemy import Boolean, Column, ColumnElement, Connection, Engine, MetaData, String, Table, Text, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from federation.core.clock import to_text
@@ -31,16 +33,21 @@ _CERTIFICATES = Table(
     Column("party", String(32), nullable=False),
     Column("key_id", String(32), nullable=False),  # as the request for it is called: of key and subject
     Column("expires_at", String(40), nullable=False),
+    Column("handed_in", Boolean, nullable=False),  # by the operator; else it was met in a call, or made by init
 )
 _REVOCATIONS = Table(
     "revocation",
     META,
-    Column("serial", String(64), primary_key=True),  # "" with a party: all its certificates issued until then
+    Column("serial", String(64), primary_key=True),  # "" with a party: all that it had by then, known here or not
     Column("party", String(32), primary_key=True),
     Column("at", String(40), primary_key=True),
     Column("reason", Text, nullable=False),
 )
-_SIZES = select(*(select(func.count()).select_from(t).scalar_subquery() for t in (_CERTIFICATES, _REVOCATIONS)))
+_SIZES = select(
+    select(func.count()).select_from(_CERTIFICATES).scalar_subquery(),
+    select(func.count()).where(_CERTIFICATES.c.handed_in).scalar_subquery(),
+    select(func.count()).select_from(_REVOCATIONS).scalar_subquery(),
+)
 _SERIAL = re.compile(r"(?:serial=)?(?:0x)?([0-9a-f]{1,64})")
 MAX_SHOWN = 64
 
@@ -84,10 +91,11 @@ class Certificates:
         META.create_all(engine)
         self._lock = threading.Lock()
         self._seen: Stamp | None = None  # of the database, when the tables were read
-        self._sizes = (0, 0)
+        self._sizes: tuple[int, ...] = (0, 0, 0)
         self._known: frozenset[str] = frozenset()
         self._struck: frozenset[str] = frozenset()
-        self._struck_until: dict[str, str] = {}
+        self._handed_in: frozenset[str] = frozenset()
+        self._struck_parties: frozenset[str] = frozenset()
         self.refresh()
 
     def refresh(self) -> None:
@@ -97,20 +105,21 @@ class Certificates:
             if stamp == self._seen:
                 return
             with self._reading.begin() as db:
-                certificates, revocations = db.execute(_SIZES).one()
-                if (certificates, revocations) != self._sizes:
+                sizes = tuple(db.execute(_SIZES).one())
+                if sizes != self._sizes:
                     self._read(db)
-                    self._sizes = certificates, revocations
+                    self._sizes = sizes
             self._seen = stamp
 
     def _read(self, db: Connection) -> None:
         self._known = frozenset(db.scalars(select(_CERTIFICATES.c.serial)))
-        struck = db.execute(select(_REVOCATIONS).order_by(_REVOCATIONS.c.at)).all()
+        self._handed_in = frozenset(db.scalars(select(_CERTIFICATES.c.serial).where(_CERTIFICATES.c.handed_in)))
+        struck = db.execute(select(_REVOCATIONS.c.serial, _REVOCATIONS.c.party)).all()
         self._struck = frozenset(row.serial for row in struck if row.serial)
-        self._struck_until = {row.party: row.at for row in struck if not row.serial}
+        self._struck_parties = frozenset(row.party for row in struck if not row.serial)
 
-    def add(self, db: Connection, certificate: x509.Certificate, subject: Subject) -> None:
-        """Knows a certificate from now on; nothing new where it does."""
+    def add(self, db: Connection, certificate: x509.Certificate, subject: Subject, *, handed_in: bool) -> None:
+        """Knows a certificate from now on."""
         key = certificate.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise IdentityError(Reason.BAD_CERTIFICATE, item="key type")
@@ -120,22 +129,44 @@ class Certificates:
             "key_id": request_id_of(key, subject),
             "expires_at": to_text(certificate.not_valid_after_utc),
         }
-        db.execute(insert(_CERTIFICATES).values(**values).on_conflict_do_nothing())
+        statement = insert(_CERTIFICATES).values(**values, handed_in=handed_in)
+        if handed_in:
+            statement = statement.on_conflict_do_update(index_elements=["serial"], set_={"handed_in": True})
+        db.execute(statement if handed_in else statement.on_conflict_do_nothing())
 
     def meet(self, certificate: x509.Certificate, subject: Subject) -> str:
         """Its serial number, after the first call with it made it known, so that it can be struck off."""
         serial = serial_text(certificate.serial_number)
         if serial not in self._known:
             with self._engine.begin() as db:
-                self.add(db, certificate, subject)
+                self.add(db, certificate, subject, handed_in=False)
         return serial
 
-    def check(self, serial: str, party: str, issued_at: datetime) -> None:
+    def check(self, serial: str, party: str) -> None:
         """Raises IdentityError (CERTIFICATE_REVOKED). Cheap enough for every message of a stream."""
         self.refresh()
-        until = self._struck_until.get(party)
-        if serial in self._struck or (until is not None and to_text(issued_at) <= until):
+        if serial in self._struck or (party in self._struck_parties and serial not in self._handed_in):
             raise IdentityError(Reason.CERTIFICATE_REVOKED, item=f"serial {serial}")
+
+    def check_within(self, db: Connection, serial: str, party: str) -> None:
+        """The same, in a transaction that writes: no revocation comes between this and what it writes."""
+        gone = set(db.scalars(select(_REVOCATIONS.c.serial).where(_REVOCATIONS.c.party == party)))
+        handed_in = select(_CERTIFICATES.c.handed_in).where(_CERTIFICATES.c.serial == serial)
+        if serial in gone or ("" in gone and not db.scalar(handed_in)):
+            raise IdentityError(Reason.CERTIFICATE_REVOKED, item=f"serial {serial}")
+
+    def check_key(self, db: Connection, key_id: str) -> None:
+        """A key of which a certificate was struck off gets no other. Raises IdentityError (CERTIFICATE_REVOKED)."""
+        same = _CERTIFICATES.c.serial == _REVOCATIONS.c.serial
+        struck = select(_REVOCATIONS.c.serial).join(_CERTIFICATES, same).where(_CERTIFICATES.c.key_id == key_id)
+        if db.scalar(struck.limit(1)) is not None:
+            fix = "Make a new key: move identity/key.pem away and enrol with a new invitation."
+            raise IdentityError(Reason.CERTIFICATE_REVOKED, item=f"another one of the key of request {key_id}", fix=fix)
+
+    def struck(self, db: Connection, party: str) -> bool:
+        """Whether a party was ever struck off."""
+        row = select(_REVOCATIONS.c.at).where(_REVOCATIONS.c.serial == "", _REVOCATIONS.c.party == party)
+        return db.scalar(row.limit(1)) is not None
 
     def find(self, db: Connection, serial: str, party: str) -> list[Known]:
         """The certificate of a serial number with all others of its key; without a number, all of a party.

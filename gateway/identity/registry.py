@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from cryptography import x509
-from sqlalchemy import Column, Connection, Engine, String, Table, Text, insert, select, update
+from sqlalchemy import Column, Connection, Engine, String, Table, Text, delete, insert, select, update
 
 from federation.core.clock import Clock, from_text, to_text
 from federation.core.errors import DataError, IdentityError, Reason
@@ -42,6 +42,7 @@ _REQUESTS = Table(
     Column("csr_pem", Text, nullable=False),
     Column("requested_at", String(40), nullable=False),
     Column("certificate_pem", Text, nullable=False, default=""),
+    Column("asked_by", String(40), nullable=False),  # serial of the certificate with which it was asked for, or ""
 )
 
 
@@ -63,6 +64,9 @@ class Revoked:
     party: PartyId
     serials: tuple[str, ...]
     """Certificates that worked until now. Of a party also those are gone that the gateway has never seen."""
+    requests: int = 0
+    """Certificate requests that waited for the operator."""
+    invitations: int = 0
 
 
 class Registry:
@@ -89,7 +93,8 @@ class Registry:
 
         Raises:
             IdentityError: BAD_CSR; BAD_INVITATION for a code that is unknown, expired, used for another key, or of
-                another party; PARTY_MISMATCH when a caller asks for another subject than its own.
+                another party; PARTY_MISMATCH when a caller asks for another subject than its own;
+                CERTIFICATE_REVOKED for a caller that was struck off meanwhile, or a key that was.
         """
         key, subject = read_csr(csr_pem)
         if subject.alliance != self._alliance:
@@ -100,12 +105,15 @@ class Registry:
         with self._engine.begin() as db:
             if caller is None:
                 self._use_invitation(db, invitation, subject, request_id)
+            else:
+                self._certificates.check_within(db, caller.serial, caller.party)
+            self._certificates.check_key(db, request_id)
             row = db.execute(select(_REQUESTS).where(_REQUESTS.c.id == request_id)).one_or_none()
             if row is not None:
                 return request_id, row.certificate_pem
             values = {"id": request_id, "party": subject.party, "role": str(subject.role), "csr_pem": csr_pem}
-            requested_at = to_text(self._clock.now())
-            db.execute(insert(_REQUESTS).values(**values, requested_at=requested_at, certificate_pem=""))
+            values |= {"requested_at": to_text(self._clock.now()), "asked_by": caller.serial if caller else ""}
+            db.execute(insert(_REQUESTS).values(**values, certificate_pem=""))
         return request_id, ""
 
     def _use_invitation(self, db: Connection, invitation: str, subject: Subject, request_id: str) -> None:
@@ -142,7 +150,7 @@ class Registry:
             if subject != wanted or certificate.public_key() != key:
                 raise IdentityError(Reason.BAD_CERTIFICATE, item="does not fit the request")
             db.execute(update(_REQUESTS).where(_REQUESTS.c.id == request_id).values(certificate_pem=certificate_pem))
-            self._certificates.add(db, certificate, subject)
+            self._certificates.add(db, certificate, subject, handed_in=True)
 
     def know(self, certificate_pem: bytes) -> None:
         """Takes note of a certificate that was issued past the registry, so that it can be struck off by its serial.
@@ -155,7 +163,9 @@ class Registry:
     def revoke(self, serial: str, party: str, reason: str) -> Revoked:
         """Strikes off one certificate with all others of its key, or without a serial all that a party holds now.
 
-        In force when it returns. Once more is no error, and strikes off nothing.
+        In force when it returns. Once more is no error, and strikes off nothing. Requests that wait go with it: a
+        party's, with its open invitations; those of the key, or asked for with one of the certificates. Whoever stole
+        a key may have asked for a certificate of another one before the theft was noticed.
 
         Args:
             serial: In hexadecimal, however it is written; see ``read_serial``.
@@ -176,13 +186,18 @@ class Registry:
                 raise IdentityError(Reason.UNKNOWN_CERTIFICATE, item=f"party {party[:MAX_SHOWN]!r}", fix=fix)
             whole = "" if number else party
             serials = self._certificates.strike(db, found, whole, at, reason[:400])
+            of_key = _REQUESTS.c.id.in_({one.key_id for one in found})
+            with_them = _REQUESTS.c.asked_by.in_({one.serial for one in found})
+            asked = _REQUESTS.c.party == party if whole else of_key | with_them
+            requests = db.execute(delete(_REQUESTS).where(asked, _REQUESTS.c.certificate_pem == "")).rowcount
+            invitations = db.execute(delete(_INVITATIONS).where(_INVITATIONS.c.party == whole)).rowcount
         self._certificates.refresh()
-        return Revoked(PartyId(party or found[0].party), tuple(serials))
+        return Revoked(PartyId(party or found[0].party), tuple(serials), requests, invitations)
 
     def _knows(self, db: Connection, party: str) -> bool:
-        """Whether a party was ever invited or asked for a certificate."""
+        """Whether a party was ever invited, asked for a certificate or was struck off."""
         asked = (select(t.c.party).where(t.c.party == party).limit(1) for t in (_INVITATIONS, _REQUESTS))
-        return any(db.scalar(query) is not None for query in asked)
+        return self._certificates.struck(db, party) or any(db.scalar(query) is not None for query in asked)
 
     def authenticate(self, certificate_pem: bytes) -> Caller:
         """Who a TLS certificate is. The TLS library checked the chain; this checks everything again, and revocation.
@@ -209,7 +224,7 @@ class Registry:
         Raises:
             IdentityError: CERTIFICATE_REVOKED, CERTIFICATE_EXPIRED.
         """
-        self._certificates.check(caller.serial, caller.party, caller.issued_at)
+        self._certificates.check(caller.serial, caller.party)
         if self._clock.now() > caller.expires_at:
             raise IdentityError(Reason.CERTIFICATE_EXPIRED, item=f"serial {caller.serial}")
 

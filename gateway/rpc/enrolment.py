@@ -70,7 +70,13 @@ class EnrolmentServicer(enrolment_pb2_grpc.EnrolmentServiceServicer):
         _limit("party", request.party, 32)
         revoke = self._registry.revoke
         gone = await asyncio.to_thread(revoke, request.serial, request.party, request.reason)
-        return pb.RevokeCertificateResponse(revoked=len(gone.serials), party=gone.party, serials=gone.serials)
+        return pb.RevokeCertificateResponse(
+            revoked=len(gone.serials),
+            party=gone.party,
+            serials=gone.serials,
+            requests=gone.requests,
+            invitations=gone.invitations,
+        )
 
     async def WhoAmI(self, _request: pb.WhoAmIRequest, _context: Context) -> pb.WhoAmIResponse:
         """The caller as the gateway sees it."""

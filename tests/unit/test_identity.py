@@ -169,8 +169,71 @@ def test_revocation_is_in_force_at_once_and_survives_a_restart(
     reopened = Registry(open_database(tmp_path / "g.db"), "skyline", authority.certificate, clock)
     for identity in (first, second):
         assert refused(reopened.authenticate, identity.certificate_pem) is Reason.CERTIFICATE_REVOKED
-    clock.at += timedelta(seconds=1)
-    reopened.authenticate(make_identity(authority, clock).certificate_pem)
+    assert refused(reopened.authenticate, make_identity(authority, clock).certificate_pem) is Reason.CERTIFICATE_REVOKED
+    assert reopened.authenticate(enrolled(reopened, authority, clock)).party == "bank"
+
+
+def enrolled(registry: Registry, authority: Authority, clock: FixedClock) -> bytes:
+    """A new certificate of the bank that came about as it should: invited, asked for, handed in."""
+    key = new_key()
+    code = registry.invite(BANK.party, BANK.role)
+    request_id, _ = registry.request(certificate_request(key, BANK).decode(), code, None)
+    pem = authority.issue(key.public_key(), BANK, clock.now())
+    registry.issue(request_id, pem.decode())
+    return pem
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=-9), timedelta(0), timedelta(minutes=4)])
+@pytest.mark.parametrize("met", [True, False])
+def test_the_cas_clock_has_no_say_in_a_revocation(
+    registry: Registry, authority: Authority, clock: FixedClock, *, ahead: timedelta, met: bool
+) -> None:
+    key = new_key()
+    registry.invite(BANK.party, BANK.role)
+    before = authority.issue(key.public_key(), BANK, clock.now() + ahead)
+    if met:
+        registry.authenticate(before)
+    clock.at += timedelta(minutes=3)
+    registry.revoke("", "bank", "key stolen")
+    after = enrolled(registry, authority, FixedClock(clock.now() + ahead))
+    clock.at += timedelta(minutes=20)
+    assert refused(registry.authenticate, before) is Reason.CERTIFICATE_REVOKED
+    assert registry.authenticate(after).party == "bank"
+    registry.revoke("", "bank", "stolen again")
+    assert refused(registry.authenticate, after) is Reason.CERTIFICATE_REVOKED
+
+
+@pytest.mark.parametrize("struck", ["certificate", "party"])
+def test_a_request_made_with_a_stolen_key_goes_with_the_revocation(
+    registry: Registry, authority: Authority, clock: FixedClock, struck: str
+) -> None:
+    """`operator approve --all` would sign it: it is the thief's own key, under the name of the bank."""
+    thief = registry.authenticate(make_identity(authority, clock).certificate_pem)
+    key = new_key()
+    request_id, _ = registry.request(certificate_request(key, BANK).decode(), "", thief)
+    insurer = registry.invite(PartyId("insurer"), Role.PARTNER)
+    registry.request(certificate_request(new_key(), replace(BANK, party=PartyId("insurer"))).decode(), insurer, None)
+    gone = registry.revoke(*((thief.serial, "") if struck == "certificate" else ("", "bank")), "key stolen")
+    assert (gone.serials, gone.requests) == ((thief.serial,), 1)
+    assert [p.party for p in registry.pending()] == ["insurer"]
+    pem = authority.issue(key.public_key(), BANK, clock.now()).decode()  # the operator was about to
+    assert refused(registry.issue, request_id, pem) is Reason.UNKNOWN_REQUEST
+    again = certificate_request(new_key(), BANK).decode()
+    assert refused(registry.request, again, "", thief) is Reason.CERTIFICATE_REVOKED  # its call was under way
+
+
+def test_invitations_go_with_their_party_and_a_struck_key_gets_no_other_certificate(
+    registry: Registry, authority: Authority, clock: FixedClock
+) -> None:
+    key, old = new_key(), registry.invite(BANK.party, BANK.role)
+    csr = certificate_request(key, BANK).decode()
+    request_id, _ = registry.request(csr, old, None)
+    registry.issue(request_id, authority.issue(key.public_key(), BANK, clock.now()).decode())
+    gone = registry.revoke("", "bank", "left")
+    assert (len(gone.serials), gone.requests, gone.invitations) == (1, 0, 1)
+    assert refused(registry.request, csr, old, None) is Reason.BAD_INVITATION
+    assert refused(registry.request, csr, registry.invite(BANK.party, BANK.role), None) is Reason.CERTIFICATE_REVOKED
+    assert registry.authenticate(enrolled(registry, authority, clock)).party == "bank"
 
 
 def colons(serial: str) -> str:
@@ -241,6 +304,7 @@ def test_a_certificate_is_struck_off_with_the_others_of_its_key(
 
 def test_a_party_that_was_only_invited_can_be_struck_off(registry: Registry) -> None:
     registry.invite(PartyId("bank"), Role.PARTNER)
+    assert registry.revoke("", "bank", "left") == Revoked(BANK.party, (), invitations=1)
     assert registry.revoke("", "bank", "left") == Revoked(BANK.party, ())
 
 
