@@ -5,15 +5,31 @@ help and small commands start fast and a partner-only or gateway-only installati
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from federation.cli import score
-from federation.cli.console import ConfigOption, JsonOption, connect, emit, err, exit_code, out, report, table
+from federation.cli.console import (
+    RPC_TIMEOUT_S,
+    ConfigOption,
+    JsonOption,
+    connect,
+    emit,
+    err,
+    exit_code,
+    out,
+    report,
+    table,
+)
 from federation.cli.groups import LazyRoot, add_groups
 from federation.core.errors import ConfigError, DataError, EntenteError, IdentityError, Reason
+
+if TYPE_CHECKING:
+    from federation.client.connection import Connection
+    from federation.v1 import enrolment_pb2
 
 app = typer.Typer(
     cls=LazyRoot,
@@ -73,17 +89,27 @@ def serve(
     run(load_gateway_config(config), SystemClock())
 
 
+def _waiting(connection: "Connection") -> "Iterator[enrolment_pb2.CertificateRequest]":
+    """Every certificate request that waits, page by page."""
+    from federation.v1 import enrolment_pb2
+
+    request = enrolment_pb2.ListCertificateRequestsRequest()
+    while True:
+        page = connection.enrolment.ListCertificateRequests(request, timeout=RPC_TIMEOUT_S)
+        yield from page.requests
+        if not page.next:
+            return
+        request.after = page.next
+
+
 @operator_app.command(epilog="Example: entente operator pending --config people/operator")
 def pending(config: ConfigOption, as_json: JsonOption = False) -> None:
     """List certificate requests that wait for a signature."""
-    from federation.v1 import enrolment_pb2
-
     with connect(config) as connection:
-        answer = connection.enrolment.ListCertificateRequests(enrolment_pb2.ListCertificateRequestsRequest())
-    rows = [
-        {"request_id": r.request_id, "party": r.party, "role": r.role, "requested_at": r.requested_at}
-        for r in answer.requests
-    ]
+        rows = [
+            {"request_id": r.request_id, "party": r.party, "role": r.role, "requested_at": r.requested_at}
+            for r in _waiting(connection)
+        ]
 
     def text() -> None:
         shown = table("Waiting", "request", "party", "role", "since")
@@ -116,8 +142,8 @@ def approve(
         raise typer.BadParameter("name the requests, or say --all")
     signer, clock, done = Authority.load(authority), SystemClock(), []
     with connect(config) as connection:
-        waiting = connection.enrolment.ListCertificateRequests(enrolment_pb2.ListCertificateRequestsRequest()).requests
-        read = {request_id_of(*asked): asked for asked in (read_csr(request.csr_pem) for request in waiting)}
+        asked = [read_csr(request.csr_pem) for request in _waiting(connection)]
+        read = {request_id_of(*one): one for one in asked}
         for wanted in read if every else requests or []:
             if wanted not in read:
                 raise IdentityError(Reason.UNKNOWN_REQUEST, item=wanted, fix="See: entente operator pending.")

@@ -23,6 +23,7 @@ class Reason(StrEnum):
     BAD_SIGNATURE = "BAD_SIGNATURE"
     UNKNOWN_REQUEST = "UNKNOWN_REQUEST"
     UNKNOWN_CERTIFICATE = "UNKNOWN_CERTIFICATE"
+    TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
     # Input
     BAD_FIELD = "BAD_FIELD"
     BAD_TIME = "BAD_TIME"
@@ -106,6 +107,7 @@ CATALOG: dict[Reason, Entry] = {
     Reason.BAD_CSR: Entry("INVALID_ARGUMENT", "The certificate request is not acceptable."),
     Reason.BAD_SIGNATURE: Entry("PERMISSION_DENIED", "A signature or its certificate does not verify."),
     Reason.UNKNOWN_REQUEST: Entry("NOT_FOUND", "There is no such certificate request."),
+    Reason.TOO_MANY_REQUESTS: Entry("RESOURCE_EXHAUSTED", "Too many certificate requests of the party wait."),
     Reason.UNKNOWN_CERTIFICATE: Entry(
         "NOT_FOUND", "The gateway knows no such certificate or party; nothing was revoked."
     ),

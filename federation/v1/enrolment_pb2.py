@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x65\x64\x65ration/v1/enrolment.proto\x12\rfederation.v1\"@\n\x19RequestCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\t\x12\x12\n\ninvitation\x18\x02 \x01(\t\"I\n\x1aRequestCertificateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\t\" \n\x1eListCertificateRequestsRequest\"l\n\x12\x43\x65rtificateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05party\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x04 \x01(\t\x12\x14\n\x0crequested_at\x18\x05 \x01(\t\"V\n\x1fListCertificateRequestsResponse\x12\x33\n\x08requests\x18\x01 \x03(\x0b\x32!.federation.v1.CertificateRequest\"F\n\x17IssueCertificateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\t\"\x1a\n\x18IssueCertificateResponse\"I\n\x18RevokeCertificateRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\r\n\x05party\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"s\n\x19RevokeCertificateResponse\x12\x0f\n\x07revoked\x18\x01 \x01(\r\x12\r\n\x05party\x18\x02 \x01(\t\x12\x0f\n\x07serials\x18\x03 \x03(\t\x12\x10\n\x08requests\x18\x04 \x01(\r\x12\x13\n\x0binvitations\x18\x05 \x01(\r\"\x0f\n\rWhoAmIRequest\"{\n\x0eWhoAmIResponse\x12\r\n\x05party\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x10\n\x08\x61lliance\x18\x03 \x01(\t\x12\x1e\n\x16\x63\x65rtificate_expires_at\x18\x04 \x01(\t\x12\x1a\n\x12\x63onnected_partners\x18\x05 \x03(\t2\x8b\x04\n\x10\x45nrolmentService\x12i\n\x12RequestCertificate\x12(.federation.v1.RequestCertificateRequest\x1a).federation.v1.RequestCertificateResponse\x12x\n\x17ListCertificateRequests\x12-.federation.v1.ListCertificateRequestsRequest\x1a..federation.v1.ListCertificateRequestsResponse\x12\x63\n\x10IssueCertificate\x12&.federation.v1.IssueCertificateRequest\x1a\'.federation.v1.IssueCertificateResponse\x12\x66\n\x11RevokeCertificate\x12\'.federation.v1.RevokeCertificateRequest\x1a(.federation.v1.RevokeCertificateResponse\x12\x45\n\x06WhoAmI\x12\x1c.federation.v1.WhoAmIRequest\x1a\x1d.federation.v1.WhoAmIResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x65\x64\x65ration/v1/enrolment.proto\x12\rfederation.v1\"@\n\x19RequestCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\t\x12\x12\n\ninvitation\x18\x02 \x01(\t\"I\n\x1aRequestCertificateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\t\"/\n\x1eListCertificateRequestsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\"l\n\x12\x43\x65rtificateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05party\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x04 \x01(\t\x12\x14\n\x0crequested_at\x18\x05 \x01(\t\"d\n\x1fListCertificateRequestsResponse\x12\x33\n\x08requests\x18\x01 \x03(\x0b\x32!.federation.v1.CertificateRequest\x12\x0c\n\x04next\x18\x02 \x01(\t\"F\n\x17IssueCertificateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\t\"\x1a\n\x18IssueCertificateResponse\"I\n\x18RevokeCertificateRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\r\n\x05party\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"s\n\x19RevokeCertificateResponse\x12\x0f\n\x07revoked\x18\x01 \x01(\r\x12\r\n\x05party\x18\x02 \x01(\t\x12\x0f\n\x07serials\x18\x03 \x03(\t\x12\x10\n\x08requests\x18\x04 \x01(\r\x12\x13\n\x0binvitations\x18\x05 \x01(\r\"\x0f\n\rWhoAmIRequest\"{\n\x0eWhoAmIResponse\x12\r\n\x05party\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x10\n\x08\x61lliance\x18\x03 \x01(\t\x12\x1e\n\x16\x63\x65rtificate_expires_at\x18\x04 \x01(\t\x12\x1a\n\x12\x63onnected_partners\x18\x05 \x03(\t2\x8b\x04\n\x10\x45nrolmentService\x12i\n\x12RequestCertificate\x12(.federation.v1.RequestCertificateRequest\x1a).federation.v1.RequestCertificateResponse\x12x\n\x17ListCertificateRequests\x12-.federation.v1.ListCertificateRequestsRequest\x1a..federation.v1.ListCertificateRequestsResponse\x12\x63\n\x10IssueCertificate\x12&.federation.v1.IssueCertificateRequest\x1a\'.federation.v1.IssueCertificateResponse\x12\x66\n\x11RevokeCertificate\x12\'.federation.v1.RevokeCertificateRequest\x1a(.federation.v1.RevokeCertificateResponse\x12\x45\n\x06WhoAmI\x12\x1c.federation.v1.WhoAmIRequest\x1a\x1d.federation.v1.WhoAmIResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,23 +36,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REQUESTCERTIFICATERESPONSE']._serialized_start=114
   _globals['_REQUESTCERTIFICATERESPONSE']._serialized_end=187
   _globals['_LISTCERTIFICATEREQUESTSREQUEST']._serialized_start=189
-  _globals['_LISTCERTIFICATEREQUESTSREQUEST']._serialized_end=221
-  _globals['_CERTIFICATEREQUEST']._serialized_start=223
-  _globals['_CERTIFICATEREQUEST']._serialized_end=331
-  _globals['_LISTCERTIFICATEREQUESTSRESPONSE']._serialized_start=333
-  _globals['_LISTCERTIFICATEREQUESTSRESPONSE']._serialized_end=419
-  _globals['_ISSUECERTIFICATEREQUEST']._serialized_start=421
-  _globals['_ISSUECERTIFICATEREQUEST']._serialized_end=491
-  _globals['_ISSUECERTIFICATERESPONSE']._serialized_start=493
-  _globals['_ISSUECERTIFICATERESPONSE']._serialized_end=519
-  _globals['_REVOKECERTIFICATEREQUEST']._serialized_start=521
-  _globals['_REVOKECERTIFICATEREQUEST']._serialized_end=594
-  _globals['_REVOKECERTIFICATERESPONSE']._serialized_start=596
-  _globals['_REVOKECERTIFICATERESPONSE']._serialized_end=711
-  _globals['_WHOAMIREQUEST']._serialized_start=713
-  _globals['_WHOAMIREQUEST']._serialized_end=728
-  _globals['_WHOAMIRESPONSE']._serialized_start=730
-  _globals['_WHOAMIRESPONSE']._serialized_end=853
-  _globals['_ENROLMENTSERVICE']._serialized_start=856
-  _globals['_ENROLMENTSERVICE']._serialized_end=1379
+  _globals['_LISTCERTIFICATEREQUESTSREQUEST']._serialized_end=236
+  _globals['_CERTIFICATEREQUEST']._serialized_start=238
+  _globals['_CERTIFICATEREQUEST']._serialized_end=346
+  _globals['_LISTCERTIFICATEREQUESTSRESPONSE']._serialized_start=348
+  _globals['_LISTCERTIFICATEREQUESTSRESPONSE']._serialized_end=448
+  _globals['_ISSUECERTIFICATEREQUEST']._serialized_start=450
+  _globals['_ISSUECERTIFICATEREQUEST']._serialized_end=520
+  _globals['_ISSUECERTIFICATERESPONSE']._serialized_start=522
+  _globals['_ISSUECERTIFICATERESPONSE']._serialized_end=548
+  _globals['_REVOKECERTIFICATEREQUEST']._serialized_start=550
+  _globals['_REVOKECERTIFICATEREQUEST']._serialized_end=623
+  _globals['_REVOKECERTIFICATERESPONSE']._serialized_start=625
+  _globals['_REVOKECERTIFICATERESPONSE']._serialized_end=740
+  _globals['_WHOAMIREQUEST']._serialized_start=742
+  _globals['_WHOAMIREQUEST']._serialized_end=757
+  _globals['_WHOAMIRESPONSE']._serialized_start=759
+  _globals['_WHOAMIRESPONSE']._serialized_end=882
+  _globals['_ENROLMENTSERVICE']._serialized_start=885
+  _globals['_ENROLMENTSERVICE']._serialized_end=1408
 # @@protoc_insertion_point(module_scope)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from cryptography import x509
-from sqlalchemy import Column, Connection, Engine, String, Table, Text, delete, insert, select, update
+from sqlalchemy import Column, Connection, Engine, String, Table, Text, delete, func, insert, select, tuple_, update
 
 from federation.core.clock import Clock, from_text, to_text
 from federation.core.errors import DataError, IdentityError, Reason
@@ -24,6 +24,12 @@ from gateway.identity.caller import Caller
 from gateway.identity.certificates import MAX_SHOWN, META, Certificates, read_serial
 
 INVITATION_DAYS = 14
+PENDING_DAYS = 14
+MAX_PENDING = 4
+"""Requests of one party that may wait at a time: one, and a few that were begun anew. A partner alone must not fill the
+operator's list."""
+PAGE = 100
+"""Requests in one answer: at most ``MAX_CSR_BYTES`` each, they stay far under the limit of a message."""
 _INVITATIONS = Table(
     "invitation",
     META,
@@ -46,6 +52,9 @@ _REQUESTS = Table(
 )
 
 
+_WAITING = select(func.count()).where(_REQUESTS.c.certificate_pem == "")
+
+
 @dataclass(frozen=True)
 class PendingRequest:
     """A request that waits for the operator."""
@@ -55,6 +64,11 @@ class PendingRequest:
     role: Role
     csr_pem: str
     requested_at: str
+
+    @property
+    def place(self) -> str:
+        """Where it is in the list."""
+        return f"{self.requested_at} {self.request_id}"
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,7 @@ class Registry:
         Raises:
             IdentityError: BAD_CSR; BAD_INVITATION for a code that is unknown, expired, used for another key, or of
                 another party; PARTY_MISMATCH when a caller asks for another subject than its own;
-                CERTIFICATE_REVOKED for a caller that was struck off meanwhile, or a key that was.
+                CERTIFICATE_REVOKED for a caller that was struck off meanwhile, or a key that was; TOO_MANY_REQUESTS.
         """
         key, subject = read_csr(csr_pem)
         if subject.alliance != self._alliance:
@@ -108,9 +122,13 @@ class Registry:
             else:
                 self._certificates.check_within(db, caller.serial, caller.party)
             self._certificates.check_key(db, request_id)
+            self._expire(db)
             row = db.execute(select(_REQUESTS).where(_REQUESTS.c.id == request_id)).one_or_none()
             if row is not None:
                 return request_id, row.certificate_pem
+            if (db.scalar(_WAITING.where(_REQUESTS.c.party == subject.party)) or 0) >= MAX_PENDING:
+                fix = f"Let the operator approve or revoke; they are void after {PENDING_DAYS} days."
+                raise IdentityError(Reason.TOO_MANY_REQUESTS, item=f"{MAX_PENDING} of {subject.party}", fix=fix)
             values = {"id": request_id, "party": subject.party, "role": str(subject.role), "csr_pem": csr_pem}
             values |= {"requested_at": to_text(self._clock.now()), "asked_by": caller.serial if caller else ""}
             db.execute(insert(_REQUESTS).values(**values, certificate_pem=""))
@@ -128,12 +146,23 @@ class Registry:
             which = _INVITATIONS.c.code_hash == row.code_hash
             db.execute(update(_INVITATIONS).where(which).values(request_id=request_id))
 
-    def pending(self) -> list[PendingRequest]:
-        """Requests without a certificate, oldest first."""
-        query = select(_REQUESTS).where(_REQUESTS.c.certificate_pem == "").order_by(_REQUESTS.c.requested_at)
+    def pending(self, after: str = "") -> list[PendingRequest]:
+        """Requests without a certificate, oldest first, at most ``PAGE`` of them.
+
+        Args:
+            after: ``place`` of the last one on the page before.
+        """
+        place = tuple_(_REQUESTS.c.requested_at, _REQUESTS.c.id)
+        query = select(_REQUESTS).where(_REQUESTS.c.certificate_pem == "", place > tuple(after.partition(" ")[::2]))
         with self._engine.begin() as db:
-            rows = db.execute(query).all()
+            self._expire(db)
+            rows = db.execute(query.order_by(_REQUESTS.c.requested_at, _REQUESTS.c.id).limit(PAGE)).all()
         return [PendingRequest(r.id, PartyId(r.party), Role(r.role), r.csr_pem, r.requested_at) for r in rows]
+
+    def _expire(self, db: Connection) -> None:
+        """Forgets what nobody approved; whoever still wants it asks again."""
+        begun = to_text(self._clock.now() - timedelta(days=PENDING_DAYS))
+        db.execute(delete(_REQUESTS).where(_REQUESTS.c.certificate_pem == "", _REQUESTS.c.requested_at <= begun))
 
     def issue(self, request_id: str, certificate_pem: str) -> None:
         """Stores the certificate for a request after checking that it is the CA's, for this key and subject.

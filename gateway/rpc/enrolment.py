@@ -12,7 +12,7 @@ from federation.core.ids import PartyId
 from federation.v1 import enrolment_pb2 as pb
 from federation.v1 import enrolment_pb2_grpc
 from gateway.identity.caller import Caller, current_caller
-from gateway.identity.registry import Registry
+from gateway.identity.registry import PAGE, Registry
 
 MAX_PEM_CHARS = 16_384
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -42,17 +42,19 @@ class EnrolmentServicer(enrolment_pb2_grpc.EnrolmentServiceServicer):
         return pb.RequestCertificateResponse(request_id=request_id, certificate_pem=pem)
 
     async def ListCertificateRequests(
-        self, _request: pb.ListCertificateRequestsRequest, _context: Context
+        self, request: pb.ListCertificateRequestsRequest, _context: Context
     ) -> pb.ListCertificateRequestsResponse:
-        """What waits for the operator."""
-        pending = await asyncio.to_thread(self._registry.pending)
+        """A page of what waits for the operator."""
+        _limit("after", request.after, 128)
+        pending = await asyncio.to_thread(self._registry.pending, request.after)
         rows = [
             pb.CertificateRequest(
                 request_id=p.request_id, party=p.party, role=p.role, csr_pem=p.csr_pem, requested_at=p.requested_at
             )
             for p in pending
         ]
-        return pb.ListCertificateRequestsResponse(requests=rows)
+        following = pending[-1].place if len(pending) == PAGE else ""
+        return pb.ListCertificateRequestsResponse(requests=rows, next=following)
 
     async def IssueCertificate(
         self, request: pb.IssueCertificateRequest, _context: Context

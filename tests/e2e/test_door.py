@@ -19,12 +19,13 @@ from federation.core.clock import SystemClock
 from federation.core.database import open_database
 from federation.core.errors import EntenteError, Reason
 from federation.core.files import write_secret
-from federation.core.identity import Identity, Role, Subject, certificate_request, new_key
+from federation.core.identity import Identity, Role, Subject, certificate_request, new_key, request_id_of
 from federation.core.ids import PartyId
 from federation.v1 import audit_pb2, audit_pb2_grpc, enrolment_pb2, enrolment_pb2_grpc
-from gateway.identity.authority import PARTY_DAYS, Authority
+from gateway.cli import _waiting
+from gateway.identity.authority import MAX_CSR_BYTES, PARTY_DAYS, Authority
 from gateway.identity.caller import current_caller
-from gateway.identity.registry import Registry
+from gateway.identity.registry import MAX_PENDING, PAGE, Registry
 from gateway.rpc.enrolment import EnrolmentServicer
 from gateway.rpc.interceptor import Gatekeeper
 from gateway.rpc.port import Service, open_port
@@ -187,6 +188,24 @@ def test_enrolment_port_serves_the_first_request_only(door: Door) -> None:
         assert refusal(lambda: call(request, timeout=60)).reason is Reason.BAD_INVITATION
         request.invitation = door.registry.invite(PartyId("bank"), Role.PARTNER)
         assert call(request, timeout=60).certificate_pem == ""
+
+
+def test_the_operator_sees_every_request_however_many_and_large(door: Door) -> None:
+    """Each party may have a few, each of which may be as large as is read: 2,200 of them were more than a message."""
+    pad, asked = "\n" * MAX_CSR_BYTES, set()
+    for number in range(PAGE // MAX_PENDING + 1):
+        party = replace(BANK, party=PartyId(f"party-{number}"))
+        for _ in range(MAX_PENDING):
+            key = new_key()
+            csr = certificate_request(key, party).decode()
+            code = door.registry.invite(party.party, Role.PARTNER)
+            door.registry.request(csr + pad[: MAX_CSR_BYTES - len(csr)], code, None)
+            asked.add(request_id_of(key.public_key(), party))
+    operator = door.identity(Subject("skyline", Role.OPERATOR, PartyId("operator")))
+    with Connection(door.address, operator) as connection:
+        first = connection.enrolment.ListCertificateRequests(enrolment_pb2.ListCertificateRequestsRequest(), timeout=60)
+        assert len(first.requests) == PAGE
+        assert {request.request_id for request in _waiting(connection)} == asked
 
 
 def test_a_party_cannot_ask_in_anothers_name(door: Door) -> None:

@@ -35,7 +35,7 @@ from federation.v1 import (
     training_pb2,
 )
 from gateway.identity.authority import PARTY_DAYS, Authority
-from gateway.identity.registry import Registry, Revoked
+from gateway.identity.registry import MAX_PENDING, PENDING_DAYS, Registry, Revoked
 from gateway.identity.roles import ROLES, check_role
 from tests.conftest import NOW
 
@@ -220,6 +220,25 @@ def test_a_request_made_with_a_stolen_key_goes_with_the_revocation(
     assert refused(registry.issue, request_id, pem) is Reason.UNKNOWN_REQUEST
     again = certificate_request(new_key(), BANK).decode()
     assert refused(registry.request, again, "", thief) is Reason.CERTIFICATE_REVOKED  # its call was under way
+
+
+def test_a_party_has_a_few_requests_at_a_time_and_not_for_ever(
+    registry: Registry, authority: Authority, clock: FixedClock
+) -> None:
+    bank = registry.authenticate(make_identity(authority, clock).certificate_pem)
+    asked = [certificate_request(new_key(), BANK).decode() for _ in range(MAX_PENDING + 1)]
+    for csr in asked[:-1]:
+        registry.request(csr, "", bank)
+        registry.request(csr, "", bank)  # asking for the result is no request of its own
+    with pytest.raises(IdentityError) as caught:
+        registry.request(asked[-1], "", bank)
+    assert (caught.value.reason, caught.value.item) == (Reason.TOO_MANY_REQUESTS, f"{MAX_PENDING} of bank")
+    insurer = certificate_request(new_key(), replace(BANK, party=PartyId("insurer"))).decode()
+    registry.request(insurer, registry.invite(PartyId("insurer"), Role.PARTNER), None)  # others have their own
+    clock.at += timedelta(days=PENDING_DAYS)
+    assert registry.pending() == []
+    registry.request(asked[-1], "", bank)
+    assert [p.csr_pem for p in registry.pending()] == [asked[-1]]
 
 
 def test_invitations_go_with_their_party_and_a_struck_key_gets_no_other_certificate(
