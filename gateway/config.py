@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from federation.client.config import Address, Section, load_section
+from gateway.consent.sql import MAX_STATES_PER_PARTY
 
 FILE_NAME = "gateway.yaml"
 
@@ -29,6 +30,8 @@ class GatewayConfig(Section):
     """How long a training run may be paused."""
     approval_timeout_s: float = Field(default=604_800, gt=0)
     """How long the proposal of a training run waits for approvals."""
+    max_consent_states: int = Field(default=MAX_STATES_PER_PARTY, gt=0)
+    """Consents of one partner, by handle and purpose, that are kept; twice as many where they are withdrawals."""
 
 
 def load_gateway_config(path: Path) -> GatewayConfig:

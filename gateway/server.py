@@ -159,7 +159,7 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
 
     offers = open_database(state / "offers.db")  # consents too: a withdrawal removes offers in one transaction
     book = SqlOfferBook(offers, clock)
-    consents = SqlConsentStore(offers, clock, book.drop_for_consent)
+    consents = SqlConsentStore(offers, clock, book.drop_for_consent, config.max_consent_states)
     desk = OfferDesk(
         book=book,
         consents=consents,

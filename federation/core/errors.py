@@ -80,6 +80,7 @@ class Reason(StrEnum):
     ATTEMPT_LOST = "ATTEMPT_LOST"
     # Consent and offers
     UNKNOWN_HANDLE = "UNKNOWN_HANDLE"
+    TOO_MANY_CONSENTS = "TOO_MANY_CONSENTS"
     IDEMPOTENCY_CONFLICT = "IDEMPOTENCY_CONFLICT"
     # Anything else
     UNAVAILABLE = "UNAVAILABLE"
@@ -164,6 +165,7 @@ CATALOG: dict[Reason, Entry] = {
     Reason.BAD_KEY: Entry("PERMISSION_DENIED", "A key of the secure sum is missing, repeated or not its partner's."),
     Reason.ATTEMPT_LOST: Entry("ABORTED", "A try of a training round was lost and needs new keys.", True),
     Reason.UNKNOWN_HANDLE: Entry("NOT_FOUND", "The caller has no such handle."),
+    Reason.TOO_MANY_CONSENTS: Entry("RESOURCE_EXHAUSTED", "The gateway keeps no more consent states of the caller."),
     Reason.IDEMPOTENCY_CONFLICT: Entry("ALREADY_EXISTS", "The same id was used before with other content."),
     Reason.UNAVAILABLE: Entry("UNAVAILABLE", "The service cannot be reached.", True),
     Reason.INTERNAL: Entry("INTERNAL", "The gateway failed; the incident was recorded."),

@@ -5,10 +5,25 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, Column, Connection, Engine, LargeBinary, MetaData, String, Table, select, tuple_
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    func,
+    select,
+    tuple_,
+)
+from sqlalchemy.dialects.sqlite import insert
 
 from federation.core.clock import Clock, from_text, to_text
 from federation.core.database import reading
+from federation.core.errors import OfferError, Reason
 from federation.core.ids import HANDLE_BYTES, Handle, PartyId
 from federation.policy.facts import ConsentFact
 from gateway.consent.store import ConsentRecord, Ended, supersedes
@@ -16,6 +31,8 @@ from gateway.consent.store import ConsentRecord, Ended, supersedes
 Ending = Callable[[Connection, PartyId, Handle, str], int]
 """Removes the queued offers that needed a consent (party, handle, purpose), in the given transaction; how many."""
 
+MAX_STATES_PER_PARTY = 20_000_000
+"""Handles are opaque, so the gateway cannot tell an invented one: only their number bounds what a party has it keep."""
 _KEYS_PER_QUERY = 400  # two parameters each; SQLite allows 999 in old builds
 
 metadata = MetaData()
@@ -35,6 +52,12 @@ consents = Table(
     Column("region", String),
     Column("stated_at", String, nullable=False),
 )
+_counts = Table(
+    "consent_counts",
+    metadata,
+    Column("party", String, primary_key=True),
+    Column("states", Integer, nullable=False),  # counted along, because to count millions of rows takes seconds
+)
 
 
 class SqlConsentStore:
@@ -44,10 +67,12 @@ class SqlConsentStore:
         engine: The gateway's database; the offer book must be in the same.
         clock: Dates withdrawals.
         on_end: What else must happen in the transaction that ends a consent.
+        max_states: How many states of one party are kept. Endings find room up to twice as many: a partner that is at
+            its limit can agree to nothing more, and withdraw all the same.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, on_end: Ending) -> None:
-        self._engine, self._clock, self._on_end = engine, clock, on_end
+    def __init__(self, engine: Engine, clock: Clock, on_end: Ending, max_states: int = MAX_STATES_PER_PARTY) -> None:
+        self._engine, self._clock, self._on_end, self._max_states = engine, clock, on_end, max_states
         metadata.create_all(engine)
         self._reading = reading(engine)
 
@@ -64,6 +89,7 @@ class SqlConsentStore:
             for record in stands:
                 if record.fact.status != "given":
                     self._on_end(connection, party, record.handle, record.purpose)
+            self._make_room(connection, party, [r for r in stands if (r.handle, r.purpose) not in known])
             self._write(connection, party, stands)
         return len(stands)
 
@@ -80,6 +106,7 @@ class SqlConsentStore:
             at = max(said_at, before.stated_at) if before else said_at
             fact = replace(before.fact if before else ConsentFact(), status="withdrawn")
             record = ConsentRecord(handle, purpose, fact, before.region if before else None, at)
+            self._make_room(connection, party, [] if before else [record])
             self._write(connection, party, [record])
             removed = self._on_end(connection, party, handle, purpose)
         return Ended(at, removed)
@@ -94,6 +121,19 @@ class SqlConsentStore:
         query = select(consents).where(consents.c.party == party, consents.c.handle == handle)
         with self._reading.begin() as connection:
             return [_from_row(row) for row in connection.execute(query.order_by(consents.c.purpose)).mappings()]
+
+    def _make_room(self, connection: Connection, party: PartyId, new: Sequence[ConsentRecord]) -> None:
+        """Counts states that were not known. Raises OfferError (TOO_MANY_CONSENTS)."""
+        if not new:
+            return
+        count = connection.scalar(select(_counts.c.states).where(_counts.c.party == party))
+        if count is None:
+            count = connection.scalar(select(func.count()).where(consents.c.party == party)) or 0
+        agreed = any(record.fact.status == "given" for record in new)
+        if count + len(new) > self._max_states * (1 if agreed else 2):
+            raise OfferError(Reason.TOO_MANY_CONSENTS, item=f"{party} has {count:,} of {self._max_states:,}")
+        row = {"party": party, "states": count + len(new)}
+        connection.execute(insert(_counts).values(**row).on_conflict_do_update(index_elements=["party"], set_=row))
 
     def _known(
         self, connection: Connection, party: PartyId, keys: Sequence[tuple[Handle, str]]

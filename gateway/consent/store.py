@@ -40,7 +40,11 @@ class ConsentStore(Protocol):
     """Keeps consent states; durable when a call returns. Safe to call from several threads."""
 
     def record(self, party: PartyId, records: Sequence[ConsentRecord]) -> int:
-        """Takes in statements, all or none; returns how many now stand (older ones than known do not)."""
+        """Takes in statements, all or none; returns how many now stand (older ones than known do not).
+
+        Raises:
+            OfferError: TOO_MANY_CONSENTS, when the party has as many as are kept.
+        """
         ...
 
     def withdraw(self, party: PartyId, handle: Handle, purpose: str, said_at: datetime | None = None) -> Ended:
@@ -51,6 +55,9 @@ class ConsentStore(Protocol):
             handle: Its name of the person.
             purpose: Of the consent.
             said_at: When the person said so; what the person stated after it, and not after now, stands. None: now.
+
+        Raises:
+            OfferError: TOO_MANY_CONSENTS, for a consent that was not known, when the party has twice what is kept.
         """
         ...
 

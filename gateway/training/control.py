@@ -47,9 +47,7 @@ class RunControl:
         check_mine(caller, record, partners=True)
         if record.stored_state != RUNNING:
             raise TrainingError(Reason.WRONG_STEP, item=f"{run_id} is {record.state}")
-        self._audit.append("training_paused", {"caller": str(caller.party), "run": run_id})
-        hold = Hold(str(caller.party), plain(reason, MAX_TEXT), to_text(self._clock.now()))
-        self._runs.hold(run_id, hold)
+        self._hold(record, str(caller.party), plain(reason, MAX_TEXT))
         self._runner.wake()
         return self._need(run_id)
 
@@ -59,8 +57,7 @@ class RunControl:
         if record is None or record.stored_state != RUNNING or party not in record.proposal.partners:
             _log.warning("stray_pause", party=party, run=run_id[:64])
             return
-        self._audit.append("training_paused", {"caller": party, "run": run_id})
-        self._runs.hold(run_id, Hold(party, "at the partner", to_text(self._clock.now())))
+        self._hold(record, party, "at the partner")
         self._hub.abort(run_id, TrainingError(Reason.RUN_PAUSED, item=party))
 
     def resume(self, caller: Caller, run_id: str) -> RunRecord:
@@ -79,6 +76,13 @@ class RunControl:
         self._runs.release_hold(run_id, ended)
         self._runner.wake()
         return self._need(run_id)
+
+    def _hold(self, record: RunRecord, party: str, reason: str) -> None:
+        """Logs a pause, then keeps it. One that stands is neither: an agent says it anew at every message it gets."""
+        if any(hold.party == party for hold in record.holds):
+            return
+        self._audit.append("training_paused", {"caller": party, "run": record.run_id})
+        self._runs.hold(record.run_id, Hold(party, reason, to_text(self._clock.now())))
 
     def _need(self, run_id: str) -> RunRecord:
         record = self._runs.find(run_id)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
+from federation.core.errors import OfferError, Reason
 from federation.core.ids import Handle, PartyId
 from gateway.consent.sql import SqlConsentStore
 from gateway.consent.store import ConsentRecord, ConsentStore
@@ -17,6 +18,7 @@ from tests.conftest import NOW
 from tests.kits.offers import BANK, INSURER, given, handle, record
 
 PURPOSE = "offer_sharing"
+MAX_STATES = 2_000
 
 
 class BrokenError(Exception):
@@ -33,7 +35,7 @@ class Opened:
 
     def open(self) -> SqlConsentStore:
         self.engine = open_database(self.path)
-        return SqlConsentStore(self.engine, self.clock, self._end)
+        return SqlConsentStore(self.engine, self.clock, self._end, MAX_STATES)
 
     def _end(self, _connection: Connection, party: PartyId, handle_: Handle, purpose: str) -> int:
         self.ended.append((party, handle_, purpose))
@@ -68,6 +70,36 @@ def test_returns_what_was_recorded(opened: Opened) -> None:
     opened.store.record(BANK, [other])
     assert opened.store.all_of(BANK, handle(BANK, 5)) == [other, records[5]]
     assert opened.store.record(BANK, []) == 0
+
+
+def test_a_party_has_so_many_states_kept_and_no_more(opened: Opened) -> None:
+    """Handles are opaque: without a limit a partner could have the gateway keep invented ones for ever."""
+    assert opened.store.record(BANK, [record(BANK, n) for n in range(MAX_STATES - 1)]) == MAX_STATES - 1
+    for new in ([record(BANK, MAX_STATES), record(BANK, MAX_STATES + 1)], [record(BANK, n) for n in range(3_000)]):
+        with pytest.raises(OfferError) as caught:
+            opened.store.record(BANK, new)
+        assert (caught.value.reason, caught.value.item) == (Reason.TOO_MANY_CONSENTS, "bank has 1,999 of 2,000")
+    assert opened.store.get(BANK, handle(BANK, MAX_STATES), PURPOSE) is None  # all or none
+    opened.store = opened.open() if opened.path else opened.store
+    later = [stated("given", NOW - timedelta(days=1), n) for n in range(MAX_STATES - 1)]
+    assert opened.store.record(BANK, later) == MAX_STATES - 1  # what is known may change
+    assert opened.store.record(BANK, [record(BANK, MAX_STATES)]) == 1
+    assert opened.store.record(INSURER, [record(INSURER, 1)]) == 1
+
+
+def test_a_withdrawal_finds_room_where_a_consent_does_not(opened: Opened) -> None:
+    opened.store.record(BANK, [record(BANK, n) for n in range(MAX_STATES)])
+    opened.store.withdraw(BANK, handle(BANK, 0), PURPOSE)
+    opened.store.withdraw(BANK, handle(BANK, 0), "automated_marketing")  # not known before
+    assert opened.store.record(BANK, [stated("refused", NOW, MAX_STATES + 1)]) == 1
+    with pytest.raises(OfferError, match="TOO_MANY_CONSENTS"):
+        opened.store.record(BANK, [record(BANK, MAX_STATES + 2)])
+    opened.store.record(BANK, [stated("refused", NOW, n) for n in range(MAX_STATES + 2, 2 * MAX_STATES)])
+    with pytest.raises(OfferError, match="TOO_MANY_CONSENTS"):
+        opened.store.withdraw(BANK, handle(BANK, 9_999), PURPOSE)
+    assert opened.ended[-1] != (BANK, handle(BANK, 9_999), PURPOSE)
+    opened.store.withdraw(BANK, handle(BANK, 1), PURPOSE)
+    assert status(opened) == "withdrawn"
 
 
 def test_the_newest_statement_stands_in_any_order(opened: Opened) -> None:

@@ -1,6 +1,7 @@
 """The gateway's parts alone: the hub with partners that come, go and lie, and the metrics."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,16 +10,18 @@ from sklearn.metrics import log_loss, roc_auc_score
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.errors import ConfigError, DataError, Reason, TrainingError
+from federation.core.identity import Role
 from federation.training.flower import ConfigRecord, Message, RecordDict, pack, unpack
 from federation.training.measures import measure_scores
 from federation.training.plan import proposal_digest
 from federation.v1 import training_pb2 as pb
 from gateway.release import ReleasePath
+from gateway.training.control import RunControl
 from gateway.training.evaluation import load_public_set
 from gateway.training.grid import HubGrid
 from gateway.training.hub import Hub
 from gateway.training.proposals import TrainingRules
-from gateway.training.runs import RUNNING
+from gateway.training.runs import RUNNING, RunKey
 from gateway.training.runs_sql import SqlRunStore
 from gateway.training.service import TrainingService
 from tests.kits.training import (
@@ -261,3 +264,27 @@ def test_evaluation_set_that_cannot_judge_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 3") as broken:
         load_public_set(path)
     assert broken.value.reason == Reason.BROKEN_ROW
+
+
+def test_a_pause_is_logged_once_however_often_an_agent_says_it() -> None:
+    runs, gates = SqlRunStore(open_database(None)), Gates()
+    proposal = pb.TrainingProposal(run_id="run-1", partners=PARTNERS)
+    at = {"at": "2026-11-01T00:00:00+00:00", "expires_at": "2026-11-08T00:00:00+00:00"}
+    runs.propose("run-1", RunKey("k", "r"), proposal, make_caller(), autostart=True, **at)
+    runs.begin("run-1", at["at"])
+    runner = SimpleNamespace(wake=lambda: None)
+    control = RunControl(hub=Hub(), runs=runs, runner=runner, audit=gates, clock=FixedClock(NOW))  # type: ignore[arg-type]
+
+    def pauses() -> list[str]:
+        return [body["caller"] for kind, body in gates.log if kind == "training_paused"]
+
+    for _ in range(50):
+        control.step_aside("bank", "run-1")
+    assert pauses() == ["bank"]
+    control.step_aside("insurer", "run-1")
+    for _ in range(3):
+        control.pause(make_caller("bank", Role.PARTNER), "run-1", "again")
+    assert pauses() == ["bank", "insurer"]
+    control.resume(make_caller("bank", Role.PARTNER), "run-1")
+    control.step_aside("bank", "run-1")  # a new one
+    assert pauses() == ["bank", "insurer", "bank"]
