@@ -391,7 +391,9 @@ class TrainerRefusal(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     reason: _builtins.str
+    """A Reason of the error catalog; every party may read it."""
     text: _builtins.str
+    """Empty: what the reason is about stays in the partner's own log."""
     def __init__(
         self,
         *,

@@ -190,7 +190,8 @@ class Hub:
         with self._changed:
             run = self._run
             if run is not None and refusal.run_id == run.proposal.run_id and party in run.proposal.partners:
-                item = f"{party}: {plain(refusal.reason, 48)}: {plain(refusal.text, 300)}"
+                text = plain(refusal.text, 300)
+                item = f"{party}: {plain(refusal.reason, 48)}" + (f": {text}" if text else "")
                 run.failure = run.failure or TrainingError(Reason.PROPOSAL_REFUSED, item=item)
                 self._changed.notify_all()
 

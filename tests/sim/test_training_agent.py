@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from dp_accounting import DpEvent
 from flwr.proto.message_pb2 import Message as ProtoMessage
+from structlog.testing import capture_logs
 
 from federation.client.config import Limits
 from federation.client.training.approvals import Approvals
@@ -26,6 +27,15 @@ def setup() -> Setup:
     return Setup(open_database(None), FrameData(make_rows(2000, 1)), Limits())
 
 
+def told(agent: Any, **changes: Any) -> tuple[pb.ExchangeMessagesRequest, str]:
+    """The refusal of a proposal, which every party may read, and what the partner's own log says about it."""
+    with capture_logs() as logged:
+        answer = propose(agent, **changes)
+    assert answer is not None
+    assert answer.refusal == pb.TrainerRefusal(run_id=answer.refusal.run_id, reason=answer.refusal.reason)
+    return answer, "; ".join(entry["item"] for entry in logged if entry["event"] == "training_refused")
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
@@ -44,9 +54,8 @@ def setup() -> Setup:
 )
 def test_proposal_outside_its_own_limits_is_refused_in_words(setup: Setup, changes: dict[str, Any], word: str) -> None:
     agent = setup.restart()
-    answer = propose(agent, **changes)
-    assert answer is not None
-    assert word in answer.refusal.text
+    answer, said = told(agent, **changes)
+    assert word in said
     assert answer.refusal.run_id == "run-1"
     assert agent.answer(message("a")).refusal.reason == "PROPOSAL_REFUSED"  # type: ignore[union-attr]
     assert agent.accountant.spent() == 0
@@ -54,18 +63,30 @@ def test_proposal_outside_its_own_limits_is_refused_in_words(setup: Setup, chang
 
 def test_own_limits_are_stronger_than_the_alliance_policy(setup: Setup) -> None:
     setup.limits = Limits(features=("age",))
-    assert "balance" in propose(setup.restart()).refusal.text  # type: ignore[union-attr]
+    assert "balance" in told(setup.restart())[1]
     setup.limits = Limits(max_epsilon_per_run=1.0)
     answer = propose(setup.restart())
     assert answer is not None
     assert answer.refusal.reason == "BUDGET_EXHAUSTED"
 
 
+def test_nobody_else_learns_the_partners_limits_or_account(setup: Setup) -> None:
+    """The gateway tells a partner's word to every party: why is for the partner's own log."""
+    setup.limits = Limits(epsilon_per_customer=0.37)
+    asked = pb.ExchangeMessagesResponse(proposed=pb.ProposedRun(proposal=proposal()))
+    with capture_logs() as logged:
+        answer = setup.restart().answer(asked)
+    assert answer is not None
+    assert (answer.decision.approved, answer.decision.reason) == (False, "BUDGET_EXHAUSTED")
+    assert "0.37" in "".join(entry.get("item", "") for entry in logged)
+    refusal, said = told(setup.restart())
+    assert refusal.refusal.reason == "BUDGET_EXHAUSTED"
+    assert "0.37" in said
+
+
 def test_models_are_those_of_the_policy_and_of_the_own_limits(setup: Setup) -> None:
     setup.limits = Limits(models=("perceptron",))
-    answer = propose(setup.restart())
-    assert answer is not None
-    assert "model logistic_regression" in answer.refusal.text
+    assert "model logistic_regression" in told(setup.restart())[1]
 
 
 def test_run_that_would_not_fit_is_refused_before_a_row_is_touched(setup: Setup) -> None:
@@ -147,13 +168,13 @@ def test_two_processes_together_pay_for_no_more_rounds_than_approved(
 def test_run_keeps_its_first_proposal_and_is_over_when_it_ended(setup: Setup) -> None:
     agent = setup.restart()
     assert propose(agent) is None
-    assert "another proposal" in propose(agent, learning_rate=2.0).refusal.text  # type: ignore[union-attr]
+    assert "another proposal" in told(agent, learning_rate=2.0)[1]
     assert propose(agent) is None
     agent.answer(message("a"))
     agent.answer(pb.ExchangeMessagesResponse(ended=pb.RunEnded(run_id="run-1")))
     spent = agent.accountant.spent()
     assert agent.answer(message("a")).HasField("refusal")  # type: ignore[union-attr]
-    assert "ended" in propose(setup.restart()).refusal.text  # type: ignore[union-attr]
+    assert "ended" in told(setup.restart())[1]
     assert agent.accountant.spent() == spent
 
 
@@ -212,13 +233,14 @@ def test_failure_inside_tells_the_gateway_nothing_of_the_data(setup: Setup, caps
     assert "48213" in capsys.readouterr().out
 
 
-def test_too_few_customers_refuse_by_the_noisy_size(setup: Setup) -> None:
+def test_too_few_customers_refuse_by_the_noisy_size(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
     setup.data.frame = make_rows(3, 1)
     agent = setup.restart(lambda count: b"\x80" * count)  # no noise to speak of
     propose(agent)
     answer = agent.answer(message("a"))
     assert answer is not None
-    assert "too few" in answer.refusal.text
+    assert (answer.refusal.reason, answer.refusal.text) == ("PROPOSAL_REFUSED", "")
+    assert "too few customers" in capsys.readouterr().out
 
 
 def test_reply_names_no_size(setup: Setup) -> None:

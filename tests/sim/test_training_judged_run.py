@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+from structlog.testing import capture_logs
 
 from federation.core.errors import DataError, IdentityError
 from federation.core.identity import Role
@@ -170,9 +171,11 @@ def test_a_partner_judges_by_what_its_own_policy_names(
         asked.judging.groupings.append(grouping)
     agent = partners["bank"].agent
     agent._policy.training = own  # type: ignore[misc]
-    answer = agent.answer(pb.ExchangeMessagesResponse(proposal=asked))
+    with capture_logs() as logged:
+        answer = agent.answer(pb.ExchangeMessagesResponse(proposal=asked))
     assert answer is not None
-    assert "judging" in answer.refusal.text
+    assert answer.refusal.reason == "PROPOSAL_REFUSED"
+    assert "judging" in logged[-1]["item"]
 
 
 def test_a_proposal_brings_no_judging_of_its_own(run: Run) -> None:

@@ -214,7 +214,7 @@ def test_partner_that_wants_sums_takes_no_local_run_and_the_other_way_round() ->
     with alliance(SUMMED) as (gateway, partners):
         partners["bank"].rules.training = SUMMED.model_copy(update={"trust": "local"})
         last = follow(gateway)[-1]
-        assert "bank: PROPOSAL_REFUSED: trust: this partner wants local" in last.reason
+        assert last.reason.endswith("bank: PROPOSAL_REFUSED")
         partners["bank"].rules.training = SUMMED.model_copy(update={"collusion": 2})
-        assert "colluding" in follow(gateway)[-1].reason
+        assert follow(gateway)[-1].reason.endswith("bank: PROPOSAL_REFUSED")
         assert all(partner.agent.accountant.spent() == 0 for partner in partners.values())

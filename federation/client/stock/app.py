@@ -159,10 +159,10 @@ class _Partner:
             raise TrainingError(Reason.PROPOSAL_REFUSED, item=answer.decision.reason)
 
     def _tell(self, told: pb.ExchangeMessagesResponse) -> pb.ExchangeMessagesRequest | None:
-        """What the agent says; raises TrainingError (PROPOSAL_REFUSED) with its words where it refuses."""
+        """What the agent says; raises TrainingError (PROPOSAL_REFUSED) with its reason where it refuses."""
         answer = self._agent.answer(told)
         if answer is not None and answer.HasField("refusal"):
-            raise TrainingError(Reason.PROPOSAL_REFUSED, item=f"{answer.refusal.reason}: {answer.refusal.text}")
+            raise TrainingError(Reason.PROPOSAL_REFUSED, item=answer.refusal.reason)
         if answer is not None and answer.HasField("paused"):
             raise TrainingError(Reason.PROPOSAL_REFUSED, item="paused here; Flower's transport cannot wait for it")
         return answer

@@ -46,7 +46,6 @@ from federation.training.summed_app import KEYS, build_summed_app
 from federation.v1 import training_pb2 as pb
 from federation.v1.training_pb2_grpc import TrainingServiceStub
 
-MAX_WORDS = 200
 BY_PERSON = "refused by a person at this partner"
 _log = structlog.get_logger()
 
@@ -164,8 +163,8 @@ class TrainingAgent:
             plan = self._rules.check(asked.proposal)
             self.accountant.check(plan.run_id, plan.customer_events(plan.max_attempts))
         except EntenteError as exc:
-            word.by_rule, word.reason = True, f"{exc.reason}: {exc.item or exc.public}"[:MAX_WORDS]
-            _log.warning("proposal_refused", run=word.run_id, reason=str(exc.reason), item=exc.item)
+            word.by_rule, word.reason = True, str(exc.reason)  # every party may read it: see _refusal
+            _log.warning("proposal_refused", run=word.run_id, reason=str(exc.reason), item=exc.item, detail=exc.detail)
             return pb.ExchangeMessagesRequest(decision=word)
         state = self._approvals.state(plan.run_id, plan.digest)
         if state == approvals.PENDING and (why := self._rules.needs_person(plan)):
@@ -267,7 +266,6 @@ class TrainingAgent:
 
 
 def _refusal(run_id: str, exc: EntenteError) -> pb.ExchangeMessagesRequest:
-    # Where in its own file a row is broken says how many rows there are: for the partner's log alone.
-    text = "" if exc.reason is Reason.BROKEN_ROW else exc.item or exc.public
-    refusal = pb.TrainerRefusal(run_id=run_id, reason=str(exc.reason), text=text[:300])
-    return pb.ExchangeMessagesRequest(refusal=refusal)
+    """The reason's code alone, because the gateway tells it to every party. The item has the partner's private limits,
+    what is left in its account, or where in its file a row is broken: that is in the partner's own log."""
+    return pb.ExchangeMessagesRequest(refusal=pb.TrainerRefusal(run_id=run_id, reason=str(exc.reason)))
