@@ -79,13 +79,18 @@ def emit(as_json: bool, value: Any, text: Callable[[], None]) -> None:
 
 
 class _Whole(Table):
-    """Keeps words whole where there is room: an id or a name that is folded in two can neither be read nor copied."""
+    """Keeps words whole where there is room: an id or a name that is folded in two can neither be read nor copied.
 
-    def add_row(self, *cells: Any, **options: Any) -> None:
+    Cells are shown as they are. What a peer wrote stands in many of them, and as markup it could colour a line, set a
+    link of its choice, or end the command by a closing tag too many. A cell with a style of ours is a ``styled``.
+    """
+
+    def add_row(self, *cells: str | Text, **options: Any) -> None:  # type: ignore[override]
         """A row; columns in which every cell is one word do not give way, others not below their longest word."""
-        super().add_row(*cells, **options)
-        for column, cell in zip(self.columns, cells, strict=False):
-            plain = Text.from_markup(cell).plain
+        shown = [cell if isinstance(cell, Text) else Text(cell) for cell in cells]
+        super().add_row(*shown, **options)
+        for column, cell in zip(self.columns, shown, strict=False):
+            plain = cell.plain
             column.no_wrap = column.no_wrap and (column.justify == "right" or len(plain.split()) < 2)
             parts = plain.splitlines() if column.no_wrap else plain.split()
             longest = max(map(cell_len, parts), default=0)
@@ -94,14 +99,20 @@ class _Whole(Table):
 
 def table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
     """A table in the style of all commands; columns named in ``right`` hold numbers, and words give way to them."""
-    made = _Whole(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    heading = Text(title, style="bold")
+    made = _Whole(title=heading, title_justify="left", header_style="bold", box=None, pad_edge=False)
     numbers = set(right)
     for column in columns:
         justify: Literal["left", "right"] = "right" if column in numbers else "left"
         single = justify == "right" or " " not in column
         least = cell_len(column) if single else max(map(cell_len, column.split()))
-        made.add_column(column, justify=justify, no_wrap=single, min_width=least, overflow="fold")
+        made.add_column(Text(column), justify=justify, no_wrap=single, min_width=least, overflow="fold")
     return made
+
+
+def styled(text: str, style: str) -> Text:
+    """A cell of a table with a style."""
+    return Text(text, style=style)
 
 
 @contextmanager
@@ -123,7 +134,7 @@ def follow(stream: Iterable[T], progress_of: "Callable[[T], common_pb2.Progress]
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
     last: T | None = None
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=quiet, transient=not err.is_terminal) as bars:
         stages: dict[str, TaskID] = {}
         for last in stream:

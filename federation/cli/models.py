@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out, table
+from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out, styled, table
 from federation.v1 import models_pb2 as pb
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def list_models(config: ConfigOption, as_json: JsonOption = False) -> None:
         shown = table("Models", "version", "in use", "run", "kind", "finished", "epsilon", "AUC", right=numbers)
         for model in answer.models:
             auc = f"{model.auc:.4f}" if model.HasField("auc") else "-"
-            used = "[green]yes[/]" if model.in_use else ""
+            used = styled("yes", "green") if model.in_use else ""
             spent = f"{model.epsilon_per_person:g}"
             shown.add_row(
                 str(model.version),

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out, table
+from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out, styled, table
 from federation.cli.partner import workplace
 from federation.client.connection import translated
 from federation.core.clock import to_text
@@ -152,7 +152,7 @@ def decisions(
     def text() -> None:
         shown = table("Decisions", "index", "from", "to", "product", "decision", "reasons", right=["index"])
         for row in rows:
-            said = "[green]permitted[/]" if row["permitted"] else "[red]refused[/]"
+            said = styled("permitted", "green") if row["permitted"] else styled("refused", "red")
             codes = ", ".join(reason["code"] for reason in row["reasons"])
             shown.add_row(str(row["audit_index"]), row["from"], row["recipient"], row["product"], said, codes)
         out.print(shown)

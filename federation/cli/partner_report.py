@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from federation.cli.console import ConfigOption, JsonOption, emit, out, table
+from federation.cli.console import ConfigOption, JsonOption, emit, out, styled, table
 from federation.core.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -91,6 +91,6 @@ def _show(found: "DataReport", advice: list["Advice"]) -> None:
     out.print(consent)
     advised = table("What to do", "", "about", "finding")
     for finding in advice:
-        advised.add_row(f"[bold]{finding.level}[/]", finding.about, finding.text)
+        advised.add_row(styled(finding.level, "bold"), finding.about, finding.text)
     out.print(advised if advice else "Nothing to do: complete, within the schema and covered by consent.")
     out.print("[dim]let in: customers whom your own policy lets in for that purpose. All of this stays here.[/]")

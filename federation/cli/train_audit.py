@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, err, out, table
+from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, err, out, styled, table
 from federation.cli.export import check_targets
 from federation.client.connection import translated
 from federation.core.clock import SystemClock
@@ -214,7 +214,7 @@ def _show(audit: "Audit") -> None:
             f"{found.best.epsilon:.3f}",
             f"{found.claimed:.3f}",
             found.best.name.replace("_", " "),
-            "stands" if found.holds else "[bold red]does not stand[/]",
+            "stands" if found.holds else styled("does not stand", "bold red"),
         )
     out.print(shown)
     for canaries, view in dict.fromkeys((found.canaries, found.view) for found in audit.findings):
@@ -244,7 +244,7 @@ def _show_membership(run_id: str, found: "Membership", from_file: bool) -> None:
             f"{rate.found:.2%}",
             f"{rate.found_low:.2%}",
             f"{rate.allowed:.2%}",
-            "stands" if rate.holds else "[bold red]does not stand[/]",
+            "stands" if rate.holds else styled("does not stand", "bold red"),
         )
     out.print(shown)
     out.print(

@@ -1,0 +1,44 @@
+"""Tables of commands: what a peer wrote is shown, and is no markup."""
+
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from federation.cli import console
+from federation.cli.console import styled, table
+
+CLI = Path(console.__file__).parent
+
+
+def shown(made: object) -> str:
+    screen = Console(width=200, highlight=False, force_terminal=True, color_system="truecolor")
+    with screen.capture() as captured:
+        screen.print(made)
+    return captured.get()
+
+
+@pytest.mark.parametrize(
+    "words", ["no [/] thanks", "[link=https://evil.example]see the report[/link]", "[red]approved[/red]", "[bold"]
+)
+def test_a_peers_words_are_shown_as_they_are(words: str) -> None:
+    made = table(f"Run {words}", "reason", f"label {words}")
+    made.add_row(f"PROPOSAL_REFUSED: bank: {words}", words)
+    text = shown(made)
+    assert Text.from_ansi(text).plain.count(words) == 4
+    assert "evil.example" not in text or "\x1b]8" not in text
+
+
+def test_a_style_of_ours_is_a_style() -> None:
+    made = table("Decisions", "said")
+    made.add_row(styled("refused", "red"))
+    assert "\x1b[31mrefused" in shown(made)
+
+
+def test_no_command_puts_markup_into_a_cell() -> None:
+    """It would be shown; and whoever escapes by hand forgets a cell one day."""
+    for path in CLI.glob("*.py"):
+        for cells in re.findall(r"add_row\((?:[^()]|\([^()]*\))*\)", path.read_text()):
+            assert "[/]" not in cells, path
