@@ -77,14 +77,22 @@ def score_band(rank: int, scored: int) -> str | None:
     return None
 
 
-def violations(offer: Offer, origin: str, spec: OfferSpec, at: datetime) -> tuple[Given, ...]:
+def violations(
+    offer: Offer, origin: str, spec: OfferSpec, at: datetime, proposed_at: datetime, *, masked: bool = False
+) -> tuple[Given, ...]:
     """Every way in which an offer breaks the rules of form; empty when it is well formed.
+
+    It is asked when an offer is proposed, decided and handed out, under the rules in force then. That time goes on
+    breaks none of them until the offer expires: how long an offer is valid counts from when it was proposed.
 
     Args:
         offer: What is proposed.
         origin: Who proposes.
         spec: The offer rules in force.
         at: When it is judged.
+        proposed_at: When it was proposed.
+        masked: The attributes are as masks left them; what a mask left is not searched for identifiers, because half a
+            number may look like one. What passes as it is is searched where masks are applied.
     """
     found: list[Given] = []
 
@@ -110,16 +118,16 @@ def violations(offer: Offer, origin: str, spec: OfferSpec, at: datetime) -> tupl
         say("no_benefit", "An offer states the customer's benefit.")
     elif len(offer.benefit) > MAX_BENEFIT_CHARS or not _LINE.fullmatch(offer.benefit):
         say("bad_benefit", f"The benefit is one line of at most {MAX_BENEFIT_CHARS} characters.")
-    for name, held in _identifiers(offer, extra):
+    for name, held in _identifiers(offer, offer.attributes if masked else extra):
         say("identifier_in_text", f"The field {name} holds: {', '.join(held)}.")
     if offer.expires_at <= at:
         say("offer_expired", "The offer has expired.")
-    elif offer.expires_at > at + timedelta(days=spec.max_valid_days):
+    elif offer.expires_at > proposed_at + timedelta(days=spec.max_valid_days):
         say("valid_too_long", f"An offer is valid for at most {spec.max_valid_days} days.")
     return tuple(found)
 
 
-def _identifiers(offer: Offer, unknown: Collection[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Fields with an identifier of a person in them, and its kinds; fields of unknown names are not named."""
-    fields = {"benefit": offer.benefit, **{n: text for n, text in offer.attributes.items() if n not in unknown}}
+def _identifiers(offer: Offer, but: Collection[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Fields with an identifier of a person in them, and its kinds; without some attributes."""
+    fields = {"benefit": offer.benefit, **{n: text for n, text in offer.attributes.items() if n not in but}}
     return ((name, held) for name, text in fields.items() if (held := identifiers(text)))

@@ -49,6 +49,7 @@ class Proposal:
     number: int
     caller: Caller
     offer: Offer
+    proposed_at: datetime
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Delivery:
     score_band: str
     benefit: str
     attributes: Mapping[str, str]
+    proposed_at: datetime
     expires_at: datetime
     delivered_at: datetime | None  # when it was first handed out
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from federation.policy.facts import Given
-from gateway.offers.service import KIND
+from gateway.offers.entries import KIND
 
 _PAGE = 1_000
 

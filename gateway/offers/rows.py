@@ -85,7 +85,7 @@ def to_proposal(row: Row[Any]) -> Proposal:
         attributes=json.loads(row.attributes),
         expires_at=from_text(row.expires_at),
     )
-    return Proposal(row.number, caller, offer)
+    return Proposal(row.number, caller, offer, from_text(row.proposed_at))
 
 
 def to_delivery(row: Row[Any]) -> Delivery:
@@ -102,6 +102,7 @@ def to_delivery(row: Row[Any]) -> Delivery:
         score_band=row.score_band,
         benefit=row.benefit,
         attributes=json.loads(row.attributes),
+        proposed_at=from_text(row.proposed_at),
         expires_at=from_text(row.expires_at),
         delivered_at=from_text(row.delivered_at) if row.delivered_at else None,
     )

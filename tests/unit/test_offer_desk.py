@@ -15,7 +15,7 @@ from federation.core.ids import PartyId, PolicyVersion
 from federation.v1 import offers_pb2 as pb
 from gateway.offers.decisions import list_decisions
 from tests.conftest import NOW
-from tests.kits.offers import AIRLINE, BANK, INSURER, PERSON, World, an_offer, caller, given, handle, record
+from tests.kits.offers import AIRLINE, BANK, INSURER, PERSON, SPEC, World, an_offer, caller, given, handle, record
 
 PURPOSE = "offer_sharing"
 
@@ -290,6 +290,55 @@ def test_a_policy_that_became_stricter_holds_at_delivery(world: World) -> None:
     del world.policy.masks["age"]
     assert world.pull() == []
     assert world.refusals() == [["forbidden"], ["obligation_failed"]]
+
+
+NEW_RULES = [
+    ({"products": SPEC.products[1:]}, "unknown_product"),
+    ({"products": (SPEC.products[0].model_copy(update={"owner": "airline"}),)}, "not_the_recipients_product"),
+    ({"channels": ("phone",)}, "unknown_channel"),
+    ({"attributes": ("job",)}, "attribute_not_allowed"),
+    ({"max_valid_days": 19}, "valid_too_long"),
+]
+
+
+@pytest.mark.parametrize(("changed", "code"), NEW_RULES)
+@pytest.mark.parametrize("moment", ["decided", "handed out", "handed out again"])
+def test_the_offer_rules_in_force_hold_for_what_was_proposed_before(
+    world: World, changed: dict[str, Any], code: str, moment: str
+) -> None:
+    assert world.propose(an_offer())[0].accepted
+    if moment != "decided":
+        world.desk.decide_waiting()
+    if moment == "handed out again":
+        assert len(world.pull()) == 1
+    world.policy.offers = SPEC.model_copy(update=changed)
+    world.policy.version = PolicyVersion("v2")
+    assert world.pull() == []
+    assert world.refusals() == [[code]]
+    assert world.log.of_kind("refused")[0]["policy"] == ["v2"]
+    world.policy.offers = SPEC
+    assert world.pull() == []  # taken out of the inbox for good
+
+
+def test_neither_time_nor_its_own_masks_make_an_offer_break_the_rules(world: World) -> None:
+    """What a mask left may look like a telephone number; and the longest validity counts from the proposal."""
+    world.policy.masks |= {"age": "band(10000000,99990000)", "job": "keep"}
+    longest = NOW + timedelta(days=SPEC.max_valid_days)
+    attributes = {"age": "10000001", "job": "clerk"}
+    world.propose(an_offer(attributes=attributes, expires_at=longest), an_offer(8, expires_at=longest))
+    world.desk.decide_waiting()
+    for days in (0, 20, 40):
+        world.clock.at = NOW + timedelta(days=days)
+        assert len(world.pull()) == 2
+    assert world.refusals() == []
+
+
+def test_an_offer_that_waited_is_judged_by_the_time_it_was_proposed(world: World) -> None:
+    world.propose(an_offer(expires_at=NOW + timedelta(days=20)), an_offer(8, expires_at=NOW + timedelta(days=1)))
+    world.clock.at = NOW + timedelta(days=10)
+    world.policy.offers = SPEC.model_copy(update={"max_valid_days": 15})  # ten days are left, twenty were asked for
+    assert world.desk.decide_waiting() == 2
+    assert world.refusals() == [["valid_too_long"], ["offer_expired"]]
 
 
 def test_a_mask_that_fails_refuses(world: World) -> None:

@@ -1,0 +1,120 @@
+"""Decides one proposal through the release path, and puts it into the recipient's inbox or not.
+
+Order: decision, audit intent, masked into the inbox but not visible, audit outcome, visible (which the desk does). A
+crash in between decides it again: the log then shows an intent without an outcome, and the inbox has the offer once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from federation.core.errors import OfferError, PolicyError, Reason
+from federation.core.ids import Handle, PartyId
+from federation.offers.eligibility import barriers
+from federation.offers.offer import RULE, Offer, violations
+from federation.policy.facts import Given
+from federation.policy.mask import apply_obligations, recipient_key
+from gateway.offers.book import OfferBook, Proposal
+from gateway.offers.entries import KIND, log_refusal, subject
+from gateway.offers.facts import FactFinder, Route, Switchboard, Terms
+from gateway.policy.transfers import TransferStore
+from gateway.release import AuditLog, Exit, Released, ReleasePath
+
+_WITHDRAWN = Given(RULE, "consent_withdrawn", "The consent was withdrawn during the decision.")
+
+
+def route_of(origin: PartyId, offer: Offer) -> Route:
+    """The way of a proposed offer."""
+    return Route(origin, offer.handle, PartyId(offer.recipient), offer.channel, offer.attributes)
+
+
+@dataclass(frozen=True)
+class Decider:
+    """See the module; for the parts, see ``OfferDesk``."""
+
+    book: OfferBook
+    facts: FactFinder
+    transfers: TransferStore
+    switchboard: Switchboard
+    release: ReleasePath
+    audit: AuditLog
+    mask_key: bytes
+
+    def decide(self, proposal: Proposal, terms: Terms, at: datetime) -> bool:
+        """Whether the offer is in the inbox now, not yet visible; either way the decision is in the log.
+
+        Raises:
+            AuditError: the log cannot be written; the proposal goes on waiting.
+            OfferError: UNAVAILABLE where it must be decided anew.
+        """
+        caller, offer = proposal.caller, proposal.offer
+        route, about = route_of(caller.party, offer), subject(caller.party, offer)
+        broken = violations(offer, caller.party, terms.offers, at, proposal.proposed_at)
+        found, reasons = self._find(proposal, terms, at)
+        reasons = broken + reasons
+        there, person = (found.handle, found.person) if found else (None, ())
+        facts = self.facts.full(route, there, at, terms)
+        if reasons or there is None:
+            # Without a handle there, the recipient's consent is missing for that reason alone.
+            decision = terms.decide(facts)
+            also = () if decision.permitted or there is None else decision.reasons
+            log_refusal(self.audit, about, reasons + also, facts, terms)
+            return False
+        key = recipient_key(self.mask_key, route.recipient)
+
+        def put(released: Released) -> Mapping[str, str] | tuple[Given, ...]:
+            decision = released.decisions[0]
+            attributes = apply_obligations(offer.attributes, decision.obligations, key)
+            export, counts = terms.export(facts), facts.transfer_counts
+            if export is not None and (
+                counts is None or not self.transfers.count(route.origin, route.handle, export, counts)
+            ):
+                # Another transfer was counted since: this one goes on waiting and is decided on the new number.
+                raise OfferError(Reason.UNAVAILABLE, item="the count of transfers changed during the decision")
+            held = self.book.hold(
+                proposal.number,
+                there,
+                attributes,
+                person,
+                lambda prior: barriers(offer.product, prior, terms.offers, at),
+            )
+            return decision.obligations.mask if held.done else held.barriers or (_WITHDRAWN,)
+
+        def digest(masks: Mapping[str, str] | tuple[Given, ...]) -> dict[str, Any]:
+            if isinstance(masks, tuple):
+                return {"what": "nothing", "reasons": [given.to_json() for given in masks]}
+            masked = [{"field": name, "mask": masks[name]} for name in sorted(offer.attributes)]
+            return {"what": KIND, **about, "masked": masked, "policy": terms.version}
+
+        try:
+            done = self.release.release(caller, Exit(KIND, about, [facts], terms=terms), put, digest)
+            return not isinstance(done, tuple)
+        except PolicyError as exc:
+            if exc.reason is not Reason.POLICY_DENIED:  # a denial is in the log already
+                failed = (Given(RULE, exc.reason.lower(), exc.public),)
+                log_refusal(self.audit, about, failed, facts, terms)
+            return False
+
+    def _find(self, proposal: Proposal, terms: Terms, at: datetime) -> tuple["_Person | None", tuple[Given, ...]]:
+        """The person the offer is for, and what the person's other offers have against it."""
+        caller, offer = proposal.caller, proposal.offer
+        token = self.switchboard.person(caller.party, offer.handle)
+        if token is None:
+            return None, (Given(RULE, "unknown_handle", "The person is not on the switchboard any more."),)
+        known = {PartyId(party): self.switchboard.handle_at(token, PartyId(party)) for party in terms.partners}
+        there = known.get(PartyId(offer.recipient))
+        if there is None:
+            return None, (Given(RULE, "not_at_recipient", "The person is no customer there who agreed to offers."),)
+        handles = tuple((party, handle) for party, handle in known.items() if handle is not None)
+        person = (*handles, (caller.party, offer.handle))
+        prior = self.book.address(proposal.number, there, person)
+        return _Person(there, person), barriers(offer.product, prior, terms.offers, at)
+
+
+@dataclass(frozen=True)
+class _Person:
+    """Whom an offer is for."""
+
+    handle: Handle  # at the recipient
+    person: tuple[tuple[PartyId, Handle], ...]  # at all parties that are known
