@@ -1,6 +1,6 @@
 """The consent store in SQL."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -115,6 +115,20 @@ class SqlConsentStore:
         """See ConsentStore."""
         with self._reading.begin() as connection:
             return self._known(connection, party, [(handle, purpose)]).get((handle, purpose))
+
+    def find(
+        self, people: Collection[tuple[PartyId, Handle]], purposes: Collection[str]
+    ) -> dict[tuple[PartyId, Handle, str], ConsentRecord]:
+        """See ConsentStore."""
+        keys, found = list(people), dict[tuple[PartyId, Handle, str], ConsentRecord]()
+        with self._reading.begin() as connection:
+            for start in range(0, len(keys), _KEYS_PER_QUERY):
+                part = keys[start : start + _KEYS_PER_QUERY]
+                about = tuple_(consents.c.party, consents.c.handle).in_(part), consents.c.purpose.in_(purposes)
+                for row in connection.execute(select(consents).where(*about)).mappings():
+                    record = _from_row(row)
+                    found[PartyId(row["party"]), record.handle, record.purpose] = record
+        return found
 
     def all_of(self, party: PartyId, handle: Handle) -> list[ConsentRecord]:
         """See ConsentStore."""

@@ -5,7 +5,7 @@ recorded whole or not at all, and that ending a consent removes the queued offer
 It trusts each party for its own handles and nothing else: the party comes from the caller's certificate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -63,6 +63,12 @@ class ConsentStore(Protocol):
 
     def get(self, party: PartyId, handle: Handle, purpose: str) -> ConsentRecord | None:
         """One state."""
+        ...
+
+    def find(
+        self, people: Collection[tuple[PartyId, Handle]], purposes: Collection[str]
+    ) -> dict[tuple[PartyId, Handle, str], ConsentRecord]:
+        """The states that there are of some people (party and handle) for some purposes, all of one moment."""
         ...
 
     def all_of(self, party: PartyId, handle: Handle) -> list[ConsentRecord]:

@@ -17,7 +17,7 @@ from federation.policy.facts import Given
 from federation.policy.mask import apply_obligations, recipient_key
 from gateway.offers.book import OfferBook, Proposal
 from gateway.offers.entries import KIND, log_refusal, subject
-from gateway.offers.facts import FactFinder, Route, Switchboard, Terms
+from gateway.offers.facts import MAX_HANDLES, FactFinder, People, Route, Switchboard, Terms
 from gateway.policy.transfers import TransferStore
 from gateway.release import AuditLog, Exit, Released, ReleasePath
 
@@ -53,8 +53,8 @@ class Decider:
         broken = violations(offer, caller.party, terms.offers, at, proposal.proposed_at)
         found, reasons = self._find(proposal, terms, at)
         reasons = broken + reasons
-        there, person = (found.handle, found.person) if found else (None, ())
-        facts = self.facts.full(route, there, at, terms)
+        there, person = (found.handle, found.everywhere) if found else (None, ())
+        facts = self.facts.full(route, there, person, at, terms)
         if reasons or there is None:
             # Without a handle there, the recipient's consent is missing for that reason alone.
             decision = terms.decide(facts)
@@ -99,22 +99,21 @@ class Decider:
     def _find(self, proposal: Proposal, terms: Terms, at: datetime) -> tuple["_Person | None", tuple[Given, ...]]:
         """The person the offer is for, and what the person's other offers have against it."""
         caller, offer = proposal.caller, proposal.offer
-        token = self.switchboard.person(caller.party, offer.handle)
-        if token is None:
+        everywhere = self.switchboard.handles(caller.party, offer.handle, MAX_HANDLES + 1)
+        if not everywhere:
             return None, (Given(RULE, "unknown_handle", "The person is not on the switchboard any more."),)
-        known = {PartyId(party): self.switchboard.handle_at(token, PartyId(party)) for party in terms.partners}
-        there = known.get(PartyId(offer.recipient))
+        if len(everywhere) > MAX_HANDLES:
+            return None, (Given(RULE, "too_many_handles", f"The person has more than {MAX_HANDLES} handles."),)
+        there = next((handle for party, handle in everywhere if party == offer.recipient), None)
         if there is None:
             return None, (Given(RULE, "not_at_recipient", "The person is no customer there who agreed to offers."),)
-        handles = tuple((party, handle) for party, handle in known.items() if handle is not None)
-        person = (*handles, (caller.party, offer.handle))
-        prior = self.book.address(proposal.number, there, person)
-        return _Person(there, person), barriers(offer.product, prior, terms.offers, at)
+        prior = self.book.address(proposal.number, there, everywhere)
+        return _Person(there, everywhere), barriers(offer.product, prior, terms.offers, at)
 
 
 @dataclass(frozen=True)
 class _Person:
     """Whom an offer is for."""
 
-    handle: Handle  # at the recipient
-    person: tuple[tuple[PartyId, Handle], ...]  # at all parties that are known
+    handle: Handle  # at the recipient; of several, always the smallest
+    everywhere: People

@@ -1,6 +1,6 @@
 """What a decision about an offer is about: the consent and residence that the gateway knows at both ends."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -11,10 +11,15 @@ from federation.policy.facts import ConsentFact, Decision, Facts, TransferCounts
 from federation.policy.specs import OfferSpec
 from federation.policy.transfers import Export
 from federation.policy.vocabulary import OBJECTION_PURPOSE, SENSITIVE_SUFFIX
-from gateway.consent.store import ConsentStore
+from gateway.consent.store import ConsentRecord, ConsentStore
 from gateway.policy.transfers import TransferStore
 
 DATA_CATEGORY = "offer"
+People = Sequence[tuple[PartyId, Handle]]
+"""Party and handle: one person, or several."""
+MAX_HANDLES = 64
+"""Of one person at all parties. Whoever has more is no one person that an offer could be for: a partner may join any
+number of its own rows by one identifier, and each would be looked up in every decision."""
 
 
 class Terms(Protocol):
@@ -51,8 +56,8 @@ class Switchboard(Protocol):
         """The person that a party calls by a handle."""
         ...
 
-    def handle_at(self, token: Token, party: PartyId) -> Handle | None:
-        """A party's handle of a person."""
+    def handles(self, party: PartyId, handle: Handle, most: int) -> list[tuple[PartyId, Handle]]:
+        """Every handle of the person that a party calls by one, that one too; at most so many, in order."""
         ...
 
 
@@ -68,18 +73,29 @@ class Route:
 
 
 class FactFinder:
-    """Collects the facts of offers from the consent store and the count of transfers."""
+    """Collects the facts of offers from the consent store and the count of transfers.
+
+    A party may know one person under several handles, in two files of customers say. What the person ended under any of
+    them has ended at that party, whatever the others say; and an objection holds wherever it was made.
+    """
 
     def __init__(self, consents: ConsentStore, transfers: TransferStore) -> None:
         self._consents, self._transfers = consents, transfers
 
-    def full(self, route: Route, recipient_handle: Handle | None, at: datetime, terms: Terms) -> Facts:
-        """Everything that decides, with the consent at both ends."""
-        there, objected = None, False
-        if recipient_handle is not None:
-            there = self._consents.get(route.recipient, recipient_handle, PURPOSE)
-            objected = self._objected(route.recipient, recipient_handle)
-        facts = self._facts(route, there.fact if there else None, at, objected_there=objected)
+    def full(self, route: Route, recipient_handle: Handle | None, person: People, at: datetime, terms: Terms) -> Facts:
+        """Everything that decides, with the consent at both ends and under every handle of the person.
+
+        Args:
+            route: The offer's way.
+            recipient_handle: The person at the recipient; None where there is none.
+            person: Every handle of the person at every party.
+            at: When.
+            terms: Say what is counted.
+        """
+        ends = [] if recipient_handle is None else [(route.recipient, recipient_handle)]
+        states = _States(self._consents, route, (*person, *ends))
+        there = states.of(route.recipient, recipient_handle, PURPOSE) if recipient_handle is not None else None
+        facts = _facts(route, states, there.fact if there else None, at)
         export = terms.export(facts)
         if export is None:
             return facts
@@ -89,9 +105,11 @@ class FactFinder:
         """The same with the best state that there could be at the recipient, and no transfer counted before.
 
         What is decided on these facts depends on nothing but the proposer's own side, so the proposer may be told.
-        How many people are counted does not: it rises only with offers that passed at the recipient too.
+        How many people are counted does not: it rises only with offers that passed at the recipient too. Nor does which
+        of the proposer's handles are one person: a row of another partner can join two of them.
         """
-        own = self._consents.get(route.origin, route.handle, PURPOSE)
+        states = _States(self._consents, route, ())
+        own = states.of(route.origin, route.handle, PURPOSE)
         best = ConsentFact(
             status="given",
             recipients=frozenset({route.origin, route.recipient}),
@@ -101,34 +119,54 @@ class FactFinder:
             cross_border=True,
             jurisdiction=own.fact.jurisdiction if own else None,
         )
-        facts = self._facts(route, best, at, objected_there=False)
+        facts = _facts(route, states, best, at)
         export = terms.export(facts)
         if export is None:
             return facts
         return replace(facts, transfer_counts=TransferCounts(export.year, 1, int(export.sensitive)))
 
-    def _objected(self, party: PartyId, handle: Handle) -> bool:
-        """Whether a person refuses automated marketing at a party; without a record nobody does."""
-        record = self._consents.get(party, handle, OBJECTION_PURPOSE)
-        return record is not None and record.fact.status != "given"
 
-    def _facts(
-        self, route: Route, recipient_consent: ConsentFact | None, at: datetime, *, objected_there: bool
-    ) -> Facts:
-        own = self._consents.get(route.origin, route.handle, PURPOSE)
-        sensitive = self._consents.get(route.origin, route.handle, PURPOSE + SENSITIVE_SUFFIX)
-        facts = Facts(
-            purpose=PURPOSE,
-            data_category=DATA_CATEGORY,
-            origin=route.origin,
-            recipient=route.recipient,
-            at=at,
-            channel=route.channel,
-            subject_region=own.region if own else None,
-            consent=own.fact if own else None,
-            recipient_consent=recipient_consent,
-            fields=frozenset(route.fields),
-            sensitive_consent=sensitive.fact if sensitive else None,
-            objected=objected_there or self._objected(route.origin, route.handle),
+class _States:
+    """The consent states of one person under all handles, of one moment."""
+
+    def __init__(self, consents: ConsentStore, route: Route, person: People) -> None:
+        self.person = sorted({*person, (route.origin, route.handle)})
+        self._found = consents.find(self.person, (PURPOSE, PURPOSE + SENSITIVE_SUFFIX, OBJECTION_PURPOSE))
+
+    def of(self, party: PartyId, handle: Handle, purpose: str) -> ConsentRecord | None:
+        """What a party knows of a consent: an end under any handle of the person, else the state under this one."""
+        records = [self._found.get((party, other, purpose)) for at, other in self.person if at == party]
+        ended = (record for record in records if record is not None and record.fact.status != "given")
+        return next(ended, self._found.get((party, handle, purpose)))
+
+    def region(self, party: PartyId, handle: Handle) -> str | None:
+        """Where the person lives, as stated under this handle."""
+        record = self._found.get((party, handle, PURPOSE))
+        return record.region if record else None
+
+    def objected(self) -> bool:
+        """Whether the person refuses automated marketing anywhere; without a record nobody does."""
+        return any(
+            purpose == OBJECTION_PURPOSE and record.fact.status != "given"
+            for (_, _, purpose), record in self._found.items()
         )
-        return facts.undated()  # what is decided, and the reasons, are for the log
+
+
+def _facts(route: Route, states: _States, recipient_consent: ConsentFact | None, at: datetime) -> Facts:
+    own = states.of(route.origin, route.handle, PURPOSE)
+    sensitive = states.of(route.origin, route.handle, PURPOSE + SENSITIVE_SUFFIX)
+    facts = Facts(
+        purpose=PURPOSE,
+        data_category=DATA_CATEGORY,
+        origin=route.origin,
+        recipient=route.recipient,
+        at=at,
+        channel=route.channel,
+        subject_region=states.region(route.origin, route.handle),
+        consent=own.fact if own else None,
+        recipient_consent=recipient_consent,
+        fields=frozenset(route.fields),
+        sensitive_consent=sensitive.fact if sensitive else None,
+        objected=states.objected(),
+    )
+    return facts.undated()  # what is decided, and the reasons, are for the log

@@ -9,7 +9,7 @@ from federation.policy.facts import Given
 from federation.policy.mask import apply_obligations, recipient_key
 from gateway.offers.book import Delivery
 from gateway.offers.entries import log_refusal, subject
-from gateway.offers.facts import FactFinder, Route, Terms
+from gateway.offers.facts import MAX_HANDLES, FactFinder, Route, Switchboard, Terms
 from gateway.release import AuditLog
 
 
@@ -18,6 +18,7 @@ class HandOut:
     """What stands between an inbox and its owner; for the parts, see ``OfferDesk``."""
 
     facts: FactFinder
+    switchboard: Switchboard
     audit: AuditLog
     mask_key: bytes
 
@@ -26,9 +27,13 @@ class HandOut:
         route = Route(
             delivery.origin, delivery.origin_handle, delivery.recipient, delivery.channel, delivery.attributes
         )
-        facts = self.facts.full(route, delivery.handle, at, terms)
+        person = self.switchboard.handles(delivery.origin, delivery.origin_handle, MAX_HANDLES + 1)
+        facts = self.facts.full(route, delivery.handle, person, at, terms)
         offer = _as_proposed(delivery)
         reasons = violations(offer, delivery.origin, terms.offers, at, delivery.proposed_at, masked=True)
+        if (delivery.recipient, delivery.handle) not in person or len(person) > MAX_HANDLES:
+            # Erased at either end, or not the same person any more as the index knows it now.
+            reasons += (Given(RULE, "not_the_same_person", "The switchboard does not join the two handles any more."),)
         decision = terms.decide(facts)
         if not decision.permitted:
             reasons += decision.reasons

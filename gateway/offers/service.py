@@ -78,7 +78,7 @@ class OfferDesk:
         self._book, self._switchboard, self._terms = book, switchboard, terms
         self._audit, self._clock, self._facts = audit, clock, FactFinder(consents, transfers)
         self._decider = Decider(book, self._facts, transfers, switchboard, release, audit, mask_key)
-        self._hand_out = HandOut(self._facts, audit, mask_key)
+        self._hand_out = HandOut(self._facts, switchboard, audit, mask_key)
         self._turn, self._wake = turn or threading.Lock(), threading.Event()
 
     def propose(self, caller: Caller, offers: Sequence[Offer]) -> list[Receipt]:

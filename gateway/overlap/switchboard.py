@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Row,
     Select,
     String,
     Table,
@@ -188,6 +189,16 @@ class Switchboard:
         token = self._look_up(select(_ROWS.c.token).where(_ROWS.c.party == party, _ROWS.c.handle == handle))
         return Token(token) if token is not None else None
 
+    def handles(self, party: PartyId, handle: Handle, most: int) -> list[tuple[PartyId, Handle]]:
+        """Every handle, at any partner, of the person that a partner calls by one; at most so many, in order.
+
+        Read in one go, so all are of one epoch. Empty for a handle that is not in the epoch.
+        """
+        token = select(_ROWS.c.token).where(_ROWS.c.party == party, _ROWS.c.handle == handle).scalar_subquery()
+        query = select(_ROWS.c.party, _ROWS.c.handle).where(_ROWS.c.token == token)
+        rows = self._read(query.order_by(_ROWS.c.party, _ROWS.c.handle).limit(most))
+        return [(PartyId(row.party), Handle(row.handle)) for row in rows]
+
     def handle_at(self, token: Token, party: PartyId) -> Handle | None:
         """A partner's handle of a person; of several, always the smallest."""
         query = select(_ROWS.c.handle).where(_ROWS.c.token == token, _ROWS.c.party == party)
@@ -195,12 +206,16 @@ class Switchboard:
         return Handle(handle) if handle is not None else None
 
     def _look_up(self, query: Select[Any]) -> bytes | None:
+        rows = self._read(query)
+        return cast("bytes", rows[0][0]) if rows else None
+
+    def _read(self, query: Select[Any]) -> Sequence[Row[Any]]:
         with self._opening:
             newest = self._newest()
             if newest is None:
-                return None
+                return []
             with reading(self._database(newest)).begin() as db:
-                return cast("bytes | None", db.execute(query).scalar())
+                return db.execute(query).all()
 
     def _database(self, epoch: str) -> Engine:
         path = self._folder / check_epoch_name(epoch) / _ROWS_FILE

@@ -61,6 +61,11 @@ def handle(party: PartyId, person: int) -> Handle:
     return Handle(party.encode().ljust(12, b".") + person.to_bytes(4, "big"))
 
 
+def second_handle(party: PartyId, person: int, which: int = 1) -> Handle:
+    """Another of the party's names for the person."""
+    return Handle(f"{party}.{which}".encode().ljust(12, b"+") + person.to_bytes(4, "big"))
+
+
 def given(**changed: Any) -> ConsentFact:
     fact = {
         "status": "given",
@@ -166,15 +171,26 @@ class FakeSwitchboard:
     def __init__(self, people: Mapping[PartyId, Sequence[int]]) -> None:
         self.people = {party: set(numbers) for party, numbers in people.items()}
         self.epoch = 1
+        self.second: dict[tuple[PartyId, int], list[Handle]] = {}
+        """Further handles of a person at a party; see ``second_handle``."""
 
     def person(self, party: PartyId, handle_: Handle) -> Token | None:
         number = int.from_bytes(handle_[12:], "big")
+        if handle_ in self.second.get((party, number), ()):
+            return self._token(number)
         known = handle_ == handle(party, number) and number in self.people[party]
-        return Token(bytes([self.epoch]) + number.to_bytes(31, "big")) if known else None
+        return self._token(number) if known else None
 
-    def handle_at(self, token: Token, party: PartyId) -> Handle | None:
-        number = int.from_bytes(token[1:], "big")
-        return handle(party, number) if token[0] == self.epoch and number in self.people[party] else None
+    def handles(self, party: PartyId, handle_: Handle, most: int) -> list[tuple[PartyId, Handle]]:
+        if self.person(party, handle_) is None:
+            return []
+        number = int.from_bytes(handle_[12:], "big")
+        found = [(at, handle(at, number)) for at, people in self.people.items() if number in people]
+        found += [(at, other) for (at, who), others in self.second.items() if who == number for other in others]
+        return sorted(found)[:most]
+
+    def _token(self, number: int) -> Token:
+        return Token(bytes([self.epoch]) + number.to_bytes(31, "big"))
 
 
 @dataclass

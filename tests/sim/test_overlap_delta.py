@@ -76,6 +76,11 @@ def test_the_switchboard_follows(world: World) -> None:
     assert joined is not None
     assert board.handle_at(joined, BANK) == handle("B000000")
     assert board.person(BANK, handle("B000007")) == board.person(BANK, handle("B000008"))
+    everywhere = board.handles(BANK, handle("B000008"), 9)
+    assert everywhere == board.handles(BANK, handle("B000007"), 9) == sorted(everywhere)
+    assert [name for party, name in everywhere if party == BANK] == [handle("B000007"), handle("B000008")]
+    assert board.handles(BANK, handle("B000008"), 1) == everywhere[:1]
+    assert board.handles(BANK, handle("B000006"), 9) == []
 
 
 def test_a_withdrawal_removes_the_person_and_needs_no_identifier(world: World) -> None:

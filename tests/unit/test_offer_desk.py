@@ -13,9 +13,24 @@ from federation.core.database import open_database
 from federation.core.errors import AuditError, OfferError, Reason
 from federation.core.ids import PartyId, PolicyVersion
 from federation.v1 import offers_pb2 as pb
+from gateway.consent.store import ConsentRecord
 from gateway.offers.decisions import list_decisions
+from gateway.offers.facts import MAX_HANDLES
 from tests.conftest import NOW
-from tests.kits.offers import AIRLINE, BANK, INSURER, PERSON, SPEC, World, an_offer, caller, given, handle, record
+from tests.kits.offers import (
+    AIRLINE,
+    BANK,
+    INSURER,
+    PERSON,
+    SPEC,
+    World,
+    an_offer,
+    caller,
+    given,
+    handle,
+    record,
+    second_handle,
+)
 
 PURPOSE = "offer_sharing"
 
@@ -290,6 +305,67 @@ def test_a_policy_that_became_stricter_holds_at_delivery(world: World) -> None:
     del world.policy.masks["age"]
     assert world.pull() == []
     assert world.refusals() == [["forbidden"], ["obligation_failed"]]
+
+
+@pytest.mark.parametrize("party", [BANK, INSURER])
+@pytest.mark.parametrize("moment", ["queued", "handed out"])
+def test_who_left_the_switchboard_gets_no_offer_that_waits(world: World, party: PartyId, moment: str) -> None:
+    world.propose(an_offer(), an_offer(8))
+    world.desk.decide_waiting()
+    if moment == "handed out":
+        assert len(world.pull()) == 2
+    world.switchboard.people[party].discard(PERSON)  # erased there, and the index was updated
+    assert [delivery.handle for delivery in world.pull()] == [handle(INSURER, 8)]
+    assert world.refusals() == [["not_the_same_person"]]
+
+
+def test_two_handles_that_turned_out_to_be_two_people_get_no_offer(world: World) -> None:
+    world.propose(an_offer())
+    world.desk.decide_waiting()
+    board = world.switchboard
+    real = board.handles
+    board.handles = lambda *args: [pair for pair in real(*args) if pair[0] != INSURER]  # type: ignore[method-assign]
+    assert world.pull() == []
+
+
+@pytest.mark.parametrize("party", [BANK, INSURER])
+@pytest.mark.parametrize("which", [-1, 1], ids=["the smallest", "not the smallest"])
+@pytest.mark.parametrize("moment", ["before", "queued"])
+def test_a_withdrawal_under_another_handle_of_the_person_counts(
+    world: World, party: PartyId, which: int, moment: str
+) -> None:
+    second = second_handle(party, PERSON, which)
+    assert (second < handle(party, PERSON)) == (which == -1)
+    world.switchboard.second[party, PERSON] = [second]
+    world.consents.record(party, [ConsentRecord(second, PURPOSE, given(), "PT", NOW)])
+    world.propose(an_offer(), an_offer(8))
+    if moment == "queued":
+        world.desk.decide_waiting()
+    world.clock.at = NOW + timedelta(minutes=1)
+    world.consents.withdraw(party, second, PURPOSE)
+    assert [delivery.handle for delivery in world.pull()] == [handle(INSURER, 8)]
+
+
+def test_a_receipt_does_not_tell_which_of_the_own_handles_are_one_person(world: World) -> None:
+    """A row of another partner can join two of the proposer's."""
+    second = second_handle(BANK, PERSON)
+    world.switchboard.second[BANK, PERSON] = [second]
+    world.consents.withdraw(BANK, second, PURPOSE)
+    assert world.propose(an_offer())[0].accepted
+    assert world.pull() == []
+    assert world.refusals() == [["consent_withdrawn"]]
+
+
+def test_a_person_of_too_many_handles_is_refused(world: World) -> None:
+    world.switchboard.second[AIRLINE, PERSON] = [second_handle(AIRLINE, PERSON, n) for n in range(MAX_HANDLES)]
+    world.propose(an_offer())
+    assert world.pull() == []
+    assert world.refusals() == [["too_many_handles"]]
+    world.switchboard.second.clear()
+    world.propose(an_offer(offer_id="again"))
+    world.desk.decide_waiting()
+    world.switchboard.second[BANK, PERSON] = [second_handle(BANK, PERSON, n) for n in range(MAX_HANDLES)]
+    assert world.pull() == []
 
 
 NEW_RULES = [

@@ -101,6 +101,12 @@ def test_an_ended_consent_and_an_expired_offer_are_not_open(side: Side) -> None:
     assert side.statuses()[customer(8)] == "consent_ended"
 
 
+def test_what_the_customer_refused_here_is_not_open(side: Side) -> None:
+    side.inbox.pull()
+    side.partner.book.withdraw(customer(PERSON), "automated_marketing")
+    assert side.statuses() == {"C7": "objected", "C8": "open"}
+
+
 def test_a_handle_that_is_not_ours_is_kept_apart(side: Side) -> None:
     side.partner.handles.customer_of = lambda _: None  # type: ignore[method-assign]
     side.inbox.pull()

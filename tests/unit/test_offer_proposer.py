@@ -17,7 +17,6 @@ from federation.core.errors import DataError, Reason
 from federation.core.ids import CustomerId
 from tests.conftest import NOW
 from tests.kits.offers import AIRLINE, BANK, INSURER, FakePolicy, FakeSwitchboard, Partner, Stub, World, customer
-from tests.kits.offers import handle as kit_handle
 
 PEOPLE = range(1, 41)
 SCORES = {customer(n): 1 - n / 100 for n in PEOPLE}  # C1 is the best
@@ -35,7 +34,7 @@ class Side:
         self.restart()
         self.link.upload(list(zip(SCORES, self.partner.handles.handles_for(list(SCORES)), strict=True)))
         self.world.switchboard.person = lambda party, handle: handle  # type: ignore[method-assign, assignment, return-value]
-        self.world.switchboard.handle_at = lambda token, party: kit_handle(party, 1) and token  # type: ignore[method-assign, assignment]
+        self.world.switchboard.handles = lambda party, handle, _: [(party, handle), (INSURER, handle)]  # type: ignore[method-assign]
 
     def restart(self) -> None:
         self.partner.engine.dispose()
@@ -151,7 +150,7 @@ def test_a_score_must_be_a_number(side: Side) -> None:
 
 def test_partners_without_people_in_common_learn_nothing(side: Side) -> None:
     board = FakeSwitchboard({BANK: [], INSURER: [], AIRLINE: []})
-    side.world.switchboard.handle_at = board.handle_at  # type: ignore[method-assign]
+    side.world.switchboard.handles = board.handles  # type: ignore[method-assign]
     assert side.proposer.propose(SCORES, CAMPAIGN).accepted == 5
     assert side.world.pull() == []
 

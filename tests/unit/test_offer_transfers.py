@@ -14,7 +14,7 @@ from federation.policy.policy_set import PolicySet
 from federation.policy.transfers import Export
 from gateway.consent.store import ConsentRecord
 from gateway.policy.transfers import SqlTransfers
-from tests.kits.offers import BANK, INSURER, PERSON, World, an_offer, given, handle
+from tests.kits.offers import AIRLINE, BANK, INSURER, PERSON, World, an_offer, given, handle, second_handle
 from tests.kits.policy import AT, files
 
 COUNT = Export("CN", 2026, sensitive=False)
@@ -135,6 +135,28 @@ def test_who_refuses_marketing_at_either_end_gets_no_offer_and_loses_those_that_
     assert receipt.accepted is (party == INSURER)  # the proposer is told of its own side only
     assert found.pull() == []
     assert "objected" in {g["code"] for body in found.log.of_kind("refused") for g in body["reasons"]}
+
+
+@pytest.mark.parametrize(
+    ("party", "under"),
+    [
+        (AIRLINE, handle(AIRLINE, PERSON)),
+        (INSURER, second_handle(INSURER, PERSON)),
+        (BANK, second_handle(BANK, PERSON)),
+    ],
+    ids=["a third partner", "another handle at the recipient", "another handle at the proposer"],
+)
+@pytest.mark.parametrize("moment", ["before", "queued"])
+def test_a_refusal_of_marketing_counts_at_any_partner_and_under_any_handle(party: Any, under: Any, moment: str) -> None:
+    found = world()
+    found.switchboard.second[party, PERSON] = [under] if under != handle(party, PERSON) else []
+    assert propose(found, PERSON).accepted
+    assert propose(found, 8).accepted
+    if moment == "queued":
+        found.desk.decide_waiting()
+    found.consents.withdraw(party, under, "automated_marketing")
+    assert [delivery.handle for delivery in found.pull()] == [handle(INSURER, 8)]
+    assert found.refusals() == [["objected"]]
 
 
 def test_a_count_that_changed_during_the_decision_is_decided_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
 """The partner's inbox: offers from others about its own customers.
 
 Guarantees that an offer is on disk here before the gateway is told that it arrived, and is stored once however often it
-is sent. What is shown is judged when it is shown: a product that the customer has by now, a consent that has ended and
-an offer that has expired are never open.
+is sent. What is shown is judged when it is shown: a product that the customer has by now, a refusal of automated
+marketing, a consent that has ended and an offer that has expired are never open. Of a refusal at another partner only
+the gateway knows; what had arrived before it stays open here.
 """
 
 import json
@@ -13,19 +14,20 @@ from typing import Any, Literal
 
 from sqlalchemy import Column, Engine, MetaData, Row, String, Table, select
 
-from federation.client.data import PartnerData
+from federation.client.data import PartnerData, refuses
 from federation.client.handles import HandleBook
 from federation.core.clock import from_text, to_text
 from federation.core.errors import OfferError, Reason
 from federation.core.ids import CustomerId, Handle
 from federation.offers.offer import PURPOSE
 from federation.policy.facts import ConsentFact
+from federation.policy.vocabulary import OBJECTION_PURPOSE
 from federation.v1 import offers_pb2 as pb
 from federation.v1 import offers_pb2_grpc
 
 OFFERS_PER_CALL = 200
 CALL_TIMEOUT_S = 120.0
-Status = Literal["open", "already_held", "consent_ended", "expired", "unknown_person"]
+Status = Literal["open", "already_held", "objected", "consent_ended", "expired", "unknown_person"]
 
 metadata = MetaData()
 received = Table(
@@ -140,12 +142,15 @@ class OfferInbox:
         holdings = self._data.holdings()
         held = set(zip(holdings["customer_id"], holdings["product"], strict=True))
         consents = self._data.consents.for_purpose(PURPOSE)
+        objections = self._data.consents.for_purpose(OBJECTION_PURPOSE)
 
         def status(row: Row[Any]) -> Status:
             if row.customer_id is None:
                 return "unknown_person"
             if (row.customer_id, row.product) in held:
                 return "already_held"
+            if refuses(objections.get(row.customer_id)):
+                return "objected"
             if not _is_live(consents.get(row.customer_id), at):
                 return "consent_ended"
             return "open" if at < from_text(row.expires_at) else "expired"
