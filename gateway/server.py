@@ -38,7 +38,7 @@ from gateway.consent.sql import SqlConsentStore
 from gateway.identity.registry import Registry
 from gateway.offers.service import OfferDesk
 from gateway.offers.sql import SqlOfferBook
-from gateway.offers.turn import FileTurn
+from gateway.offers.turn import FileTurn, Turns
 from gateway.overlap.adhoc import AdHocRelease
 from gateway.overlap.answers import SqlAnswerStore
 from gateway.overlap.coordinator import Coordinator
@@ -170,7 +170,7 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
         audit=audit,
         mask_key=keep_secret(state / MASK_KEY_FILE),
         clock=clock,
-        turn=FileTurn(state / "offers.lock"),
+        turns=Turns(lambda recipient: FileTurn(state / f"offers-{recipient}.lock")),
     )
 
     def connected() -> list[PartyId]:

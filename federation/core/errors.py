@@ -82,6 +82,7 @@ class Reason(StrEnum):
     UNKNOWN_HANDLE = "UNKNOWN_HANDLE"
     TOO_MANY_CONSENTS = "TOO_MANY_CONSENTS"
     IDEMPOTENCY_CONFLICT = "IDEMPOTENCY_CONFLICT"
+    TOO_MANY_OFFERS = "TOO_MANY_OFFERS"
     # Anything else
     UNAVAILABLE = "UNAVAILABLE"
     INTERNAL = "INTERNAL"
@@ -167,6 +168,9 @@ CATALOG: dict[Reason, Entry] = {
     Reason.UNKNOWN_HANDLE: Entry("NOT_FOUND", "The caller has no such handle."),
     Reason.TOO_MANY_CONSENTS: Entry("RESOURCE_EXHAUSTED", "The gateway keeps no more consent states of the caller."),
     Reason.IDEMPOTENCY_CONFLICT: Entry("ALREADY_EXISTS", "The same id was used before with other content."),
+    Reason.TOO_MANY_OFFERS: Entry(
+        "RESOURCE_EXHAUSTED", "The party proposed too many offers lately; later is fine.", True
+    ),
     Reason.UNAVAILABLE: Entry("UNAVAILABLE", "The service cannot be reached.", True),
     Reason.INTERNAL: Entry("INTERNAL", "The gateway failed; the incident was recorded."),
 }

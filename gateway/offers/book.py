@@ -97,23 +97,34 @@ class OfferBook(Protocol):
         """The receipts of offers that are on file, by id.
 
         Raises:
-            OfferError: IDEMPOTENCY_CONFLICT where an id is on file with other content.
+            OfferError: IDEMPOTENCY_CONFLICT where an id is on file with other content; TOO_MANY_OFFERS where there is
+                no room for those that are not.
         """
         ...
 
     def file(self, caller: Caller, answers: Sequence[tuple[Offer, Receipt]]) -> list[Receipt]:
         """Files new offers with their answers, all or none; one on file keeps its first answer.
 
+        A party has room for so many that wait for their decision. What it proposed in the last minutes counts with
+        them, whatever became of it: room is then given back by the clock, and tells nothing of decisions.
+
         Returns:
             The answer that stands for each, in order.
 
         Raises:
-            OfferError: IDEMPOTENCY_CONFLICT.
+            OfferError: IDEMPOTENCY_CONFLICT, TOO_MANY_OFFERS.
         """
         ...
 
     def waiting(self, limit: int, recipient: PartyId | None = None) -> list[Proposal]:
-        """Proposals to decide, of one recipient or of all, oldest first; also those that a crash left half decided."""
+        """Proposals to decide, of one recipient or of all; also those that a crash left half decided.
+
+        Proposers take turns: the oldest of each, then the next of each, so that nobody waits behind another's many.
+        """
+        ...
+
+    def recipients(self) -> list[PartyId]:
+        """For whom proposals wait."""
         ...
 
     def address(

@@ -5,6 +5,7 @@ crash in between decides it again: the log then shows an intent without an outco
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,7 +22,13 @@ from gateway.offers.facts import MAX_HANDLES, FactFinder, People, Route, Switchb
 from gateway.policy.transfers import TransferStore
 from gateway.release import AuditLog, Exit, Released, ReleasePath
 
+TRIES = 5
+"""Each recipient's offers are decided at the same time, and all of one proposer's count together."""
 _WITHDRAWN = Given(RULE, "consent_withdrawn", "The consent was withdrawn during the decision.")
+
+
+class StaleCountError(OfferError):
+    """Another transfer was counted between a decision on the number and the count."""
 
 
 def route_of(origin: PartyId, offer: Offer) -> Route:
@@ -46,8 +53,14 @@ class Decider:
 
         Raises:
             AuditError: the log cannot be written; the proposal goes on waiting.
-            OfferError: UNAVAILABLE where it must be decided anew.
+            OfferError: UNAVAILABLE where other transfers were counted again and again meanwhile; it goes on waiting.
         """
+        for _ in range(TRIES - 1):
+            with suppress(StaleCountError):
+                return self._decide(proposal, terms, at)
+        return self._decide(proposal, terms, at)
+
+    def _decide(self, proposal: Proposal, terms: Terms, at: datetime) -> bool:
         caller, offer = proposal.caller, proposal.offer
         route, about = route_of(caller.party, offer), subject(caller.party, offer)
         broken = violations(offer, caller.party, terms.offers, at, proposal.proposed_at)
@@ -70,8 +83,8 @@ class Decider:
             if export is not None and (
                 counts is None or not self.transfers.count(route.origin, route.handle, export, counts)
             ):
-                # Another transfer was counted since: this one goes on waiting and is decided on the new number.
-                raise OfferError(Reason.UNAVAILABLE, item="the count of transfers changed during the decision")
+                # Another transfer was counted since: this one is decided anew on the new number.
+                raise StaleCountError(Reason.UNAVAILABLE, item="the count of transfers changed during the decision")
             held = self.book.hold(
                 proposal.number,
                 there,

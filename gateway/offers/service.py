@@ -16,7 +16,6 @@ it is handed out; each time under the policy version in force then, offer rules 
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -33,11 +32,15 @@ from gateway.offers.decider import Decider, route_of
 from gateway.offers.entries import log_refusal, subject
 from gateway.offers.facts import FactFinder, Switchboard, Terms
 from gateway.offers.handout import HandOut
+from gateway.offers.turn import Turns
 from gateway.policy.transfers import TransferStore
 from gateway.release import AuditLog, ReleasePath
 
 CHUNK = 100
 """Proposals between two commits of what was concluded; a crash decides at most this many again."""
+CHUNKS_PER_PULL = 5
+MAX_REFUSED_PER_PULL = 1_000
+"""Offers of an inbox that one call looks at beyond what it may hand out; each of them is one log entry."""
 RETRY_S = 1.0
 KEEP_CLOSED_DAYS = 90
 """A closed offer is deleted that long after it expired, and never while it still counts for a cooling-off period."""
@@ -46,7 +49,7 @@ _log = structlog.get_logger()
 
 
 class OfferDesk:
-    """See the module. Safe to call from several threads, and from several processes with a common ``turn``.
+    """See the module. Safe to call from several threads, and from several processes with common ``turns``.
 
     Args:
         book: Proposals and inboxes.
@@ -58,7 +61,7 @@ class OfferDesk:
         audit: For refusals that are not the policy's.
         mask_key: Secret of the gateway, at least 32 bytes, for pseudonym masks.
         clock: Tells the time.
-        turn: Held while a chunk is decided; ``FileTurn`` where several processes share the state.
+        turns: Held while a chunk is decided; of ``FileTurn`` where several processes share the state.
     """
 
     def __init__(
@@ -73,19 +76,19 @@ class OfferDesk:
         audit: AuditLog,
         mask_key: bytes,
         clock: Clock,
-        turn: AbstractContextManager[object] | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._book, self._switchboard, self._terms = book, switchboard, terms
         self._audit, self._clock, self._facts = audit, clock, FactFinder(consents, transfers)
         self._decider = Decider(book, self._facts, transfers, switchboard, release, audit, mask_key)
         self._hand_out = HandOut(self._facts, switchboard, audit, mask_key)
-        self._turn, self._wake = turn or threading.Lock(), threading.Event()
+        self._turns, self._wake = turns or Turns(lambda _: threading.Lock()), threading.Event()
 
     def propose(self, caller: Caller, offers: Sequence[Offer]) -> list[Receipt]:
         """Takes proposals; see the module for what the receipts say.
 
         Raises:
-            OfferError: IDEMPOTENCY_CONFLICT; then none of them is taken.
+            OfferError: IDEMPOTENCY_CONFLICT, TOO_MANY_OFFERS; then none of them is taken.
             AuditError: a refusal could not be logged; then none of them is taken.
         """
         at, terms = self._clock.now(), self._terms()
@@ -100,42 +103,84 @@ class OfferDesk:
         self._wake.set()
         return [filed[offer.offer_id] for offer in offers]
 
-    def decide_waiting(self, recipient: PartyId | None = None) -> int:
-        """Decides every proposal that waits, for one recipient or for all; returns how many.
+    def decide_waiting(self, recipient: PartyId | None = None, most: int | None = None) -> int:
+        """Decides proposals that wait, for one recipient or for all in turns.
+
+        Args:
+            recipient: For whom; None for all.
+            most: Begins nothing more after so many; None goes on until nothing waits.
+
+        Returns:
+            How many were decided.
 
         Raises:
             AuditError: the log cannot be written; what is undecided goes on waiting.
             OfferError: UNAVAILABLE where another process hangs while it decides.
         """
         count = 0
-        while self._book.waiting(1, recipient):
-            with self._turn:
-                # Asked again: another process may have decided them while this one waited for its turn.
-                waiting = self._book.waiting(CHUNK, recipient)
-                queued: list[int] = []
-                refused: list[int] = []
-                try:
-                    for proposal in waiting:
-                        (queued if self._decide(proposal) else refused).append(proposal.number)
-                finally:
-                    self._book.conclude(queued, refused)
-                count += len(waiting)
+        while recipients := self._book.recipients() if recipient is None else [recipient]:
+            before = count
+            for one in recipients:
+                if most is None or count < most:
+                    count += self._decide_some(one)
+            if count == before or (most is not None and count >= most):
+                break
         return count
 
-    def serve(self, stop: threading.Event) -> None:
-        """Decides proposals as they come, until told to stop; runs in a thread of the gateway."""
-        purge_at = time.monotonic()
-        while not stop.is_set():
-            self._wake.clear()
+    def _decide_some(self, recipient: PartyId) -> int:
+        """Decides at most a chunk for one recipient; 0 where nothing waits."""
+        if not self._book.waiting(1, recipient):
+            return 0
+        with self._turns.of(recipient):
+            # Asked again: another process may have decided them while this one waited for its turn.
+            waiting = self._book.waiting(CHUNK, recipient)
+            queued: list[int] = []
+            refused: list[int] = []
             try:
-                self.decide_waiting()
-                if time.monotonic() >= purge_at:
-                    self.purge()
-                    purge_at = time.monotonic() + PURGE_EVERY_S
+                for proposal in waiting:
+                    (queued if self._decide(proposal) else refused).append(proposal.number)
+            finally:
+                self._book.conclude(queued, refused)
+            return len(waiting)
+
+    def serve(self, stop: threading.Event) -> None:
+        """Decides proposals as they come, until told to stop; runs in a thread of the gateway.
+
+        Each recipient's are decided in a thread of their own, so that none waits for another's.
+        """
+        purge_at, workers = time.monotonic(), dict[PartyId, tuple[threading.Thread, threading.Event]]()
+        try:
+            while not stop.is_set():
+                self._wake.clear()
+                try:
+                    for recipient in self._book.recipients():
+                        if recipient not in workers:
+                            wake = threading.Event()
+                            thread = threading.Thread(target=self._serve, args=(recipient, wake, stop))
+                            workers[recipient] = thread, wake
+                            thread.start()
+                        workers[recipient][1].set()
+                    if time.monotonic() >= purge_at:
+                        self.purge()
+                        purge_at = time.monotonic() + PURGE_EVERY_S
+                except Exception as exc:
+                    # Whatever it was, the proposals go on waiting and the thread must live to see to them later.
+                    _log.error("offers_wait", exc_info=exc)
+                self._wake.wait(RETRY_S)
+        finally:
+            for thread, wake in workers.values():
+                wake.set()
+                thread.join()
+
+    def _serve(self, recipient: PartyId, wake: threading.Event, stop: threading.Event) -> None:
+        while not stop.is_set():
+            wake.clear()
+            try:
+                while not stop.is_set() and self._decide_some(recipient):
+                    pass
             except Exception as exc:
-                # Whatever it was, the proposals go on waiting and the thread must live to decide them later.
-                _log.error("offers_wait", exc_info=exc)
-            self._wake.wait(RETRY_S)
+                _log.error("offers_wait", recipient=recipient, exc_info=exc)  # as above
+            wake.wait(RETRY_S)
 
     def purge(self) -> int:
         """Deletes what was closed long ago, which frees its ids again; returns how many offers."""
@@ -145,15 +190,29 @@ class OfferDesk:
     def pull(self, caller: Caller, limit: int) -> list[Delivery]:
         """The caller's unacknowledged offers, oldest first: the same again until they are acknowledged.
 
+        What waits is decided first, as far as one call may go: a few chunks, of every proposer in turn, and no more
+        once there is something to hand out. ``serve`` decides the rest meanwhile.
+
         Raises:
             AuditError: a refusal could not be logged; nothing is handed out.
+            OfferError: UNAVAILABLE where another process hangs while it decides.
         """
-        self.decide_waiting(caller.party)
+        for _ in range(CHUNKS_PER_PULL):
+            decided = self._decide_some(caller.party)
+            if (found := self._ready(caller.party, limit)) or not decided:
+                return found
+        return []
+
+    def _ready(self, recipient: PartyId, limit: int) -> list[Delivery]:
+        """What may be handed out of the inbox now; what may not any more is taken out of it."""
         at, terms = self._clock.now(), self._terms()
         ready: list[Delivery] = []
-        after = 0
-        while len(ready) < limit and (batch := self._book.inbox(caller.party, limit - len(ready), after)):
-            after = batch[-1].number
+        after, looked_at = 0, 0
+        while len(ready) < limit and looked_at < limit + MAX_REFUSED_PER_PULL:
+            batch = self._book.inbox(recipient, limit - len(ready), after)
+            if not batch:
+                break
+            after, looked_at = batch[-1].number, looked_at + len(batch)
             checked = [(delivery, self._hand_out.check(delivery, terms, at)) for delivery in batch]
             ready += [kept for _, kept in checked if kept is not None]
             self._book.remove([delivery.number for delivery, kept in checked if kept is None])

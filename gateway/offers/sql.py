@@ -3,7 +3,7 @@
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import (
     Connection,
@@ -31,6 +31,10 @@ from gateway.offers.rows import metadata, offers, to_delivery, to_proposal, to_r
 _KEYS_PER_QUERY = 500  # SQLite allows 999 parameters in old builds
 _ON_ITS_WAY = ("pending", "held", "queued")
 _PURGED_PER_TRANSACTION = 5_000
+_UNDECIDED = offers.c.state.in_(("pending", "held"))
+MAX_WAITING = 10_000
+"""Offers of one proposer that wait, or were proposed within ``LATELY``; of 500 bytes and one log entry or two each."""
+LATELY = timedelta(minutes=5)
 
 _NO_CONTENT = {"recipient_handle": None, "benefit": "", "attributes": "{}"}
 
@@ -42,23 +46,34 @@ class SqlOfferBook:
         engine: The gateway's database; the consent store must be in the same.
         clock: Dates what happens.
         new_id: Makes delivery ids; random but in tests.
+        room: How many offers of one proposer may wait.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, new_id: Callable[[], str] = lambda: secrets.token_hex(16)) -> None:
-        self._engine, self._clock, self._new_id = engine, clock, new_id
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        new_id: Callable[[], str] = lambda: secrets.token_hex(16),
+        room: int = MAX_WAITING,
+    ) -> None:
+        self._engine, self._clock, self._new_id, self._room = engine, clock, new_id, room
         metadata.create_all(engine)
         self._reading = reading(engine)
 
     def receipts(self, party: PartyId, offers: Sequence[Offer]) -> dict[str, Receipt]:
         """See OfferBook."""
         with self._engine.begin() as connection:
-            return _on_file(connection, party, offers)
+            known = _on_file(connection, party, offers)
+            self._check_room(connection, party, offers, known)
+            return known
 
     def file(self, caller: Caller, answers: Sequence[tuple[Offer, Receipt]]) -> list[Receipt]:
         """See OfferBook."""
         at = to_text(self._clock.now())
         with self._engine.begin() as connection:
-            known = _on_file(connection, caller.party, [offer for offer, _ in answers])
+            new = [offer for offer, _ in answers]
+            known = _on_file(connection, caller.party, new)
+            self._check_room(connection, caller.party, new, known)
             for offer, receipt in answers:
                 if offer.offer_id not in known:
                     connection.execute(offers.insert().values(**to_row(caller, offer, receipt, at)))
@@ -67,17 +82,25 @@ class SqlOfferBook:
 
     def waiting(self, limit: int, recipient: PartyId | None = None) -> list[Proposal]:
         """See OfferBook."""
-        query = select(offers).where(offers.c.state.in_(("pending", "held"))).order_by(offers.c.number).limit(limit)
-        if recipient is not None:
-            query = query.where(offers.c.recipient == recipient)
+        turn = func.row_number().over(partition_by=offers.c.party, order_by=offers.c.number).label("turn")
+        mine = [] if recipient is None else [offers.c.recipient == recipient]
+        line = select(offers.c.number, turn).where(_UNDECIDED, *mine).subquery()
+        query = select(offers).join(line, offers.c.number == line.c.number)
         with self._reading.begin() as connection:
-            return [to_proposal(row) for row in connection.execute(query)]
+            rows = connection.execute(query.order_by(line.c.turn, offers.c.number).limit(limit)).all()
+        return [to_proposal(row) for row in rows]
+
+    def recipients(self) -> list[PartyId]:
+        """See OfferBook."""
+        query = select(offers.c.recipient).where(_UNDECIDED).distinct().order_by(offers.c.recipient)
+        with self._reading.begin() as connection:
+            return [PartyId(recipient) for recipient in connection.scalars(query)]
 
     def address(
         self, number: int, recipient_handle: Handle, person: Sequence[tuple[PartyId, Handle]]
     ) -> list[PriorOffer]:
         """See OfferBook."""
-        this = offers.c.number == number, offers.c.state.in_(("pending", "held"))
+        this = offers.c.number == number, _UNDECIDED
         with self._engine.begin() as connection:
             connection.execute(update(offers).where(*this).values(recipient_handle=recipient_handle))
             return _prior(connection, person, number)
@@ -98,7 +121,7 @@ class SqlOfferBook:
             "delivery_id": func.coalesce(offers.c.delivery_id, self._new_id()),
             "queued_at": to_text(self._clock.now()),
         }
-        this = offers.c.number == number, offers.c.state.in_(("pending", "held"))
+        this = offers.c.number == number, _UNDECIDED
         with self._engine.begin() as connection:
             found = barriers(_prior(connection, person, number))
             if found:
@@ -112,7 +135,7 @@ class SqlOfferBook:
                 this = offers.c.number == number, offers.c.state == "held"
                 connection.execute(update(offers).where(*this).values(state="queued"))
             for number in refused:
-                this = offers.c.number == number, offers.c.state.in_(("pending", "held"))
+                this = offers.c.number == number, _UNDECIDED
                 connection.execute(update(offers).where(*this).values(state="refused", **_NO_CONTENT))
 
     def inbox(self, recipient: PartyId, limit: int, after: int) -> list[Delivery]:
@@ -166,6 +189,16 @@ class SqlOfferBook:
             count += gone
             if gone < _PURGED_PER_TRANSACTION:
                 return count
+
+    def _check_room(
+        self, connection: Connection, party: PartyId, wanted: Sequence[Offer], known: Mapping[str, Receipt]
+    ) -> None:
+        new = len({offer.offer_id for offer in wanted} - set(known))
+        lately = offers.c.proposed_at > to_text(self._clock.now() - LATELY)
+        counted = select(func.count()).where(offers.c.party == party, or_(lately, _UNDECIDED))
+        if new and (connection.scalar(counted) or 0) + new > self._room:
+            item = f"{new} more offers of {party}: at most {self._room} wait or were proposed in the last {LATELY}"
+            raise OfferError(Reason.TOO_MANY_OFFERS, item=item)
 
     def drop_for_consent(self, connection: Connection, party: PartyId, handle: Handle, purpose: str) -> int:
         """Removes what needed a consent, in the transaction that ends it: the ``Ending`` of the consent store.

@@ -1,5 +1,8 @@
 """Whose turn it is to decide offers, among all threads and processes that work on one state folder.
 
+Each recipient has a turn of its own: what one sees never waits for decisions about another's customers, which take as
+long as those customers make them take.
+
 Guarantees that at most one holder is at work at a time and that a holder that dies, however it dies, loses its turn at
 once: the lock belongs to an open file, and the kernel closes that. It does not reach other machines, and neither does
 SQLite. Correctness does not rest on it (the book's transactions check again); it keeps two processes from deciding,
@@ -10,11 +13,13 @@ import fcntl
 import os
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 
 from federation.core.errors import OfferError, Reason
+from federation.core.ids import PartyId
 
 WAIT_S = 30.0
 """A turn is one chunk of decisions, far below a second; a longer wait means that a process hangs."""
@@ -59,6 +64,24 @@ class FileTurn:
         """Gives the turn back."""
         os.close(self._descriptor)  # which also unlocks
         self._lock.release()
+
+
+class Turns:
+    """The turn of each recipient.
+
+    Args:
+        make: Makes the turn of one.
+    """
+
+    def __init__(self, make: Callable[[PartyId], AbstractContextManager[object]]) -> None:
+        self._make, self._made, self._lock = make, dict[PartyId, AbstractContextManager[object]](), threading.Lock()
+
+    def of(self, recipient: PartyId) -> AbstractContextManager[object]:
+        """The one turn of a recipient in this process."""
+        with self._lock:
+            if recipient not in self._made:
+                self._made[recipient] = self._make(recipient)
+            return self._made[recipient]
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -1,6 +1,9 @@
-"""Offers over gRPC: checks sizes and fields, the offer desk decides."""
+"""Offers over gRPC: checks sizes and fields, the offer desk decides.
 
-import asyncio
+How long a call takes is in the hands of those who propose to its caller, so each party's calls have threads of their
+own: however many it makes, and however much waits for it, all others are answered meanwhile.
+"""
+
 import re
 from typing import Any
 
@@ -17,12 +20,14 @@ from gateway.offers.book import Delivery, Receipt
 from gateway.offers.decisions import AuditReader, LoggedDecision, list_decisions
 from gateway.offers.service import OfferDesk
 from gateway.rpc.consent import read_handle
+from gateway.rpc.threads import PartyThreads
 
 MAX_OFFERS = 1_000
 MAX_ATTRIBUTES = 20
 MAX_LINE_CHARS = 500
 DEFAULT_PULL, MAX_PULL = 100, 1_000
 DEFAULT_DECISIONS, MAX_DECISIONS = 1_000, 10_000
+DECIDED_PER_LIST = 1_000
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 """Also keeps anything that could name a person out of the audit log, where these words go."""
@@ -34,20 +39,21 @@ class OfferServicer(offers_pb2_grpc.OfferServiceServicer):
 
     def __init__(self, desk: OfferDesk, log: AuditReader) -> None:
         self._desk, self._log = desk, log
+        self._inboxes, self._short = PartyThreads(1, "inbox"), PartyThreads(2, "offers")
 
     async def ProposeOffers(self, request: pb.ProposeOffersRequest, _context: Context) -> pb.ProposeOffersResponse:
         """One receipt for each offer, in order; a message that breaks a limit is refused whole."""
         caller = current_caller()
         _limit("offers", len(request.offers), MAX_OFFERS)
         offers = [_read_offer(offer, f"offers[{index}]") for index, offer in enumerate(request.offers)]
-        receipts = await asyncio.to_thread(self._desk.propose, caller, offers)
+        receipts = await self._short.run(caller.party, self._desk.propose, caller, offers)
         return pb.ProposeOffersResponse(receipts=[_write_receipt(receipt) for receipt in receipts])
 
     async def PullInbox(self, request: pb.PullInboxRequest, _context: Context) -> pb.PullInboxResponse:
         """The same offers until they are acknowledged."""
         caller = current_caller()
         limit = min(request.max_offers or DEFAULT_PULL, MAX_PULL)
-        deliveries = await asyncio.to_thread(self._desk.pull, caller, limit)
+        deliveries = await self._inboxes.run(caller.party, self._desk.pull, caller, limit)
         return pb.PullInboxResponse(offers=[_write_delivery(delivery) for delivery in deliveries])
 
     async def AcknowledgeOffers(
@@ -57,15 +63,15 @@ class OfferServicer(offers_pb2_grpc.OfferServiceServicer):
         caller = current_caller()
         _limit("delivery_ids", len(request.delivery_ids), MAX_PULL)
         ids = [_match(_ID, text, f"delivery_ids[{index}]") for index, text in enumerate(request.delivery_ids)]
-        count = await asyncio.to_thread(self._desk.acknowledge, caller, ids)
+        count = await self._short.run(caller.party, self._desk.acknowledge, caller, ids)
         return pb.AcknowledgeOffersResponse(acknowledged=count)
 
     async def ListDecisions(self, request: pb.ListDecisionsRequest, _context: Context) -> pb.ListDecisionsResponse:
-        """Everything that was proposed before the call is decided in the answer."""
-        current_caller()
+        """What waits is decided first, up to a bound; the rest comes with a later call."""
+        party = current_caller().party
         limit = min(request.max_decisions or DEFAULT_DECISIONS, MAX_DECISIONS)
-        await asyncio.to_thread(self._desk.decide_waiting)
-        decisions = await asyncio.to_thread(list_decisions, self._log, request.after, limit)
+        await self._inboxes.run(party, self._desk.decide_waiting, most=DECIDED_PER_LIST)
+        decisions = await self._inboxes.run(party, list_decisions, self._log, request.after, limit)
         return pb.ListDecisionsResponse(decisions=[_write_decision(decision) for decision in decisions])
 
 

@@ -28,9 +28,9 @@ class Opened:
         self.path, self.clock = path, FixedClock(NOW)
         self.reopen()
 
-    def reopen(self) -> None:
+    def reopen(self, room: int = 1000) -> None:
         self.engine = open_database(self.path)
-        self.book = SqlOfferBook(self.engine, self.clock)
+        self.book = SqlOfferBook(self.engine, self.clock, room=room)
 
     def file(self, *offers: Offer, party: str = BANK) -> list[int]:
         self.book.file(caller(party), [(offer, Receipt(offer.offer_id)) for offer in offers])  # type: ignore[arg-type]
@@ -95,6 +95,57 @@ def test_what_waits_is_returned_whole_and_oldest_first(opened: Opened) -> None:
     mine = offers[0].recipient
     assert [proposal.offer for proposal in opened.book.waiting(9, mine)] == [o for o in offers if o.recipient == mine]
     assert opened.book.waiting(9, PartyId("nobody")) == []
+
+
+def test_proposers_take_turns(opened: Opened) -> None:
+    opened.file(*(an_offer(n) for n in range(5)))
+    opened.file(*(an_offer(n, AIRLINE) for n in range(2)), party=AIRLINE)
+    opened.file(an_offer(9, recipient="airline"))
+    turns = [(proposal.caller.party, proposal.offer.offer_id) for proposal in opened.book.waiting(5, INSURER)]
+    assert turns == [
+        (BANK, "bank-0"),
+        (AIRLINE, "airline-0"),
+        (BANK, "bank-1"),
+        (AIRLINE, "airline-1"),
+        (BANK, "bank-2"),
+    ]
+    assert opened.book.recipients() == [AIRLINE, INSURER]
+    opened.book.conclude([], [proposal.number for proposal in opened.book.waiting(10, AIRLINE)])
+    assert opened.book.recipients() == [INSURER]
+
+
+def test_a_proposer_has_room_for_so_many(opened: Opened) -> None:
+    opened.engine.dispose()
+    opened.reopen(room=3)
+    first = opened.file(an_offer(1), an_offer(2))
+    for offers in ([an_offer(3), an_offer(4)], [an_offer(3), an_offer(4), an_offer(1)]):
+        for call in (lambda: opened.book.receipts(BANK, offers), lambda: opened.file(*offers)):  # noqa: B023
+            with pytest.raises(OfferError) as caught:
+                call()
+            assert caught.value.reason is Reason.TOO_MANY_OFFERS
+            assert caught.value.item == "2 more offers of bank: at most 3 wait or were proposed in the last 0:05:00"
+    assert len(opened.book.waiting(9)) == 2  # none of a message that is refused
+    opened.file(an_offer(3), an_offer(3), an_offer(1))  # what is on file takes no room
+    assert set(opened.book.receipts(BANK, [an_offer(1), an_offer(2)])) == {"bank-1", "bank-2"}
+    opened.file(an_offer(1, AIRLINE), party=AIRLINE)  # each has its own
+    opened.book.conclude([], first)
+    with pytest.raises(OfferError):  # decisions give no room back: it would tell when they are made
+        opened.file(an_offer(4))
+    opened.clock.at += timedelta(minutes=5)
+    with pytest.raises(OfferError):  # one of three waits still
+        opened.file(an_offer(4), an_offer(5), an_offer(6))
+    opened.file(an_offer(4), an_offer(5))
+    assert len(opened.book.waiting(9, INSURER)) == 4
+
+
+def test_what_was_rejected_takes_room_for_a_while(opened: Opened) -> None:
+    opened.engine.dispose()
+    opened.reopen(room=1)
+    opened.book.file(caller(BANK), [(an_offer(), Receipt("bank-7", NO))])
+    with pytest.raises(OfferError):
+        opened.file(an_offer(8))
+    opened.clock.at += timedelta(minutes=5)
+    opened.file(an_offer(8))
 
 
 def test_held_is_not_visible_and_waits_again(opened: Opened) -> None:

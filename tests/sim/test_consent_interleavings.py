@@ -18,7 +18,7 @@ from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.ids import Handle
 from gateway.offers.book import Delivery
-from gateway.offers.turn import FileTurn
+from gateway.offers.turn import FileTurn, Turns
 from tests.conftest import NOW
 from tests.kits.offers import (
     AIRLINE,
@@ -55,7 +55,7 @@ class Alliance:
 
     def start(self) -> World:
         world = World(open_database(self.folder / "gateway.db"), clock=self.clock, switchboard=self.board)
-        world.desk._turn = FileTurn(self.folder / "offers.lock", wait_s=10)
+        world.desk._turns = Turns(lambda party: FileTurn(self.folder / f"offers-{party}.lock", wait_s=10))
         return world
 
     def step(self) -> None:

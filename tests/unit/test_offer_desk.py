@@ -14,6 +14,7 @@ from federation.core.errors import AuditError, OfferError, Reason
 from federation.core.ids import PartyId, PolicyVersion
 from federation.v1 import offers_pb2 as pb
 from gateway.consent.store import ConsentRecord
+from gateway.offers import service
 from gateway.offers.decisions import list_decisions
 from gateway.offers.facts import MAX_HANDLES
 from tests.conftest import NOW
@@ -493,6 +494,54 @@ def test_the_desk_decides_on_its_own(tmp_path: Path) -> None:
         world.desk._wake.set()
         thread.join(60)
     assert not thread.is_alive()
+
+
+def test_over_its_room_a_proposer_is_refused_before_anything_is_logged(world: World) -> None:
+    world.book._room = 1
+    with pytest.raises(OfferError) as caught:
+        world.propose(an_offer(product="none"), an_offer(8, product="none"))
+    assert caught.value.reason is Reason.TOO_MANY_OFFERS
+    assert world.log.leaves == []
+
+
+def test_one_call_for_an_inbox_decides_a_bounded_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "CHUNK", 4)
+    world.propose(*(an_offer(9, offer_id=f"n{n}") for n in range(30)))  # nobody's customer
+    assert world.pull() == []
+    assert len(world.log.of_kind("refused")) == 4 * service.CHUNKS_PER_PULL
+    world.propose(an_offer(party=AIRLINE, product="motor"), party=AIRLINE)  # does not wait behind the other's
+    assert [delivery.origin for delivery in world.pull()] == [AIRLINE]
+    assert len(world.log.of_kind("refused")) == 4 * service.CHUNKS_PER_PULL + 3
+    assert world.desk.decide_waiting(most=5) == 7
+    assert world.desk.decide_waiting() == 0
+
+
+def test_one_call_for_an_inbox_looks_at_a_bounded_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    people = range(100, 130)
+    for party in (BANK, INSURER):
+        world.switchboard.people[party] |= set(people)
+        world.consents.record(party, [record(party, person) for person in people])
+    world.propose(*(an_offer(person) for person in people))
+    world.desk.decide_waiting()
+    monkeypatch.setattr(service, "MAX_REFUSED_PER_PULL", 10)
+    world.policy.closed_channels.add("email")
+    assert world.pull(limit=5) == []
+    assert len(world.refusals()) == 15
+    world.policy.closed_channels.clear()
+    assert len(world.pull()) == 15
+
+
+def test_an_inbox_does_not_wait_for_decisions_about_another(tmp_path: Path) -> None:
+    world = World(open_database(tmp_path / "gateway.db"))
+    world.agree()
+    world.propose(an_offer(), an_offer(offer_id="other", product="miles_card", recipient="airline"))
+    found: list[Any] = []
+    with world.desk._turns.of(INSURER):  # as long as somebody decides for the insurer
+        thread = threading.Thread(target=lambda: found.extend(world.pull(AIRLINE)))
+        thread.start()
+        thread.join(60)
+        assert [delivery.product for delivery in found] == ["miles_card"]
+    assert len(world.pull()) == 1
 
 
 def test_compliance_reads_decisions(world: World) -> None:

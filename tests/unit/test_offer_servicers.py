@@ -1,6 +1,8 @@
 """Limits and fields at the door of the consent and offer services; a refused message leaves nothing behind."""
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +15,7 @@ from gateway.identity.caller import set_caller
 from gateway.rpc.consent import ConsentServicer
 from gateway.rpc.offers import OfferServicer
 from tests.conftest import NOW
-from tests.kits.offers import BANK, INSURER, PERSON, World, an_offer, caller, handle
+from tests.kits.offers import AIRLINE, BANK, INSURER, PERSON, World, an_offer, caller, handle
 
 LATER = (NOW + timedelta(days=20)).isoformat()
 
@@ -153,3 +155,45 @@ def test_without_a_certificate_nothing_is_served(world: World) -> None:
         call(OfferServicer(world.desk, world.log), "PullInbox", offers_pb2.PullInboxRequest(), None)
     with pytest.raises(IdentityError):
         call(ConsentServicer(world.consents, world.clock), "GetConsents", consent_pb2.GetConsentsRequest(), None)
+
+
+def test_the_inbox_calls_of_one_partner_hold_up_nobody_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those that were cancelled before their turn are never worked on."""
+    gate, begun, real = threading.Event(), list[str](), world.desk.pull
+
+    def pull(who: Any, limit: int) -> Any:
+        begun.append(who.party)
+        if who.party == AIRLINE:
+            assert gate.wait(60)
+        return real(who, limit)
+
+    monkeypatch.setattr(world.desk, "pull", pull)
+    servicer, consents = OfferServicer(world.desk, world.log), ConsentServicer(world.consents, world.clock)
+
+    async def ask(party: Any, method: Any, request: Any) -> Any:
+        set_caller(caller(party))
+        return await method(request, None)
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        request = offers_pb2.PullInboxRequest()
+        pulls = [asyncio.create_task(ask(AIRLINE, servicer.PullInbox, request)) for _ in range(40)]
+        while not begun:
+            await asyncio.sleep(0.001)
+        asked = consent_pb2.GetConsentsRequest(handle=handle(INSURER, PERSON))
+        proposal = offers_pb2.ProposeOffersRequest(offers=[message()])
+        for party, method, what in (
+            (INSURER, servicer.PullInbox, request),
+            (INSURER, consents.GetConsents, asked),
+            (BANK, servicer.ProposeOffers, proposal),
+            (AIRLINE, servicer.AcknowledgeOffers, offers_pb2.AcknowledgeOffersRequest()),
+        ):
+            await asyncio.wait_for(ask(party, method, what), 30)
+        for call in pulls:
+            call.cancel()
+        await asyncio.gather(*pulls, return_exceptions=True)
+        gate.set()
+        await asyncio.wait_for(ask(AIRLINE, servicer.PullInbox, request), 30)
+
+    asyncio.run(run())
+    assert sorted(begun) == [AIRLINE, AIRLINE, INSURER]

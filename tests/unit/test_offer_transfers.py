@@ -13,6 +13,7 @@ from federation.policy.load import parse_policy
 from federation.policy.policy_set import PolicySet
 from federation.policy.transfers import Export
 from gateway.consent.store import ConsentRecord
+from gateway.offers.decider import TRIES
 from gateway.policy.transfers import SqlTransfers
 from tests.kits.offers import AIRLINE, BANK, INSURER, PERSON, World, an_offer, given, handle, second_handle
 from tests.kits.policy import AT, files
@@ -159,20 +160,35 @@ def test_a_refusal_of_marketing_counts_at_any_partner_and_under_any_handle(party
     assert found.refusals() == [["objected"]]
 
 
+def others_first(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Before the next counts, somebody else is counted."""
+    real, others = SqlTransfers.count, iter(range(40, 40 + times))
+
+    def count(store: SqlTransfers, party: Any, who: Any, export: Export, decided_on: TransferCounts) -> bool:
+        if (number := next(others, None)) is not None:
+            other = handle(BANK, number)
+            assert real(store, BANK, other, export, store.counts(BANK, other, export))
+        return real(store, party, who, export, decided_on)
+
+    monkeypatch.setattr(SqlTransfers, "count", count)
+
+
 def test_a_count_that_changed_during_the_decision_is_decided_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     found = world(**SMALL)
     assert propose(found, PERSON).accepted
-    real = SqlTransfers.count
-
-    def other_first(store: SqlTransfers, party: Any, who: Any, export: Export, decided_on: TransferCounts) -> bool:
-        monkeypatch.setattr(SqlTransfers, "count", real)
-        other = handle(BANK, 42)
-        assert store.count(BANK, other, export, store.counts(BANK, other, export))
-        return store.count(party, who, export, decided_on)
-
-    monkeypatch.setattr(SqlTransfers, "count", other_first)
-    with pytest.raises(OfferError):
-        found.desk.decide_waiting()
+    others_first(monkeypatch, 1)
+    assert found.desk.decide_waiting() == 1
     assert found.pull() == []  # decided on the new number: two people, one too many
     assert people(found) == 1
     assert found.refusals() == [["transfer_mechanism_too_weak"]]
+
+
+def test_a_count_that_goes_on_changing_leaves_the_offer_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = world()
+    assert propose(found, PERSON).accepted
+    others_first(monkeypatch, TRIES)
+    with pytest.raises(OfferError):
+        found.desk.decide_waiting()
+    assert people(found) == TRIES
+    assert len(found.pull()) == 1
+    assert people(found) == TRIES + 1

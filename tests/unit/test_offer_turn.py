@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from federation.core.errors import OfferError, Reason
-from gateway.offers.turn import FileTurn
+from federation.core.ids import PartyId
+from gateway.offers.turn import FileTurn, Turns
 
 
 def test_one_at_a_time_and_a_failure_gives_the_turn_back(tmp_path: Path) -> None:
@@ -22,6 +23,11 @@ def test_one_at_a_time_and_a_failure_gives_the_turn_back(tmp_path: Path) -> None
         raise ZeroDivisionError
     with mine:
         pass
+
+
+def test_each_recipient_has_one_turn_of_its_own() -> None:
+    turns = Turns(lambda _: threading.Lock())
+    assert turns.of(PartyId("bank")) is turns.of(PartyId("bank")) is not turns.of(PartyId("insurer"))
 
 
 def test_threads_count_without_losing_any(tmp_path: Path) -> None:
