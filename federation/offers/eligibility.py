@@ -15,7 +15,7 @@ from federation.policy.specs import OfferSpec
 
 @dataclass(frozen=True, slots=True)
 class PriorOffer:
-    """An offer that was put into some partner's inbox for the person, and not taken back."""
+    """An offer in some partner's inbox for the person, or handed out to it once."""
 
     product: str
     queued_at: datetime

@@ -7,6 +7,9 @@ An offer moves through these states, never back but for ``held`` after a crash:
        |         \\-------\\-> removed     consent ended, it expired, or the policy now says no
        \\-> refused                      decided; the proposer is not told
 
+What was handed out once counts for the person, whatever became of it: the recipient has read it, so ending a consent
+and giving it again is no way to more offers than the caps allow.
+
 ``held`` is in the inbox but not yet visible: the outcome is not in the audit log. Whatever is not on its way any more
 keeps no content. The proposer's handle stays until the proposal expires or its consent ends, because what a withdrawal
 reports to the proposer must not depend on what became of its proposals.
@@ -141,7 +144,7 @@ class OfferBook(Protocol):
             person: All handles of the person that are known.
 
         Returns:
-            Other offers in or through an inbox with one of these handles at either end.
+            Other offers in or through an inbox, or handed out, with one of these handles at either end.
         """
         ...
 

@@ -9,7 +9,9 @@ from sqlalchemy import (
     Connection,
     Engine,
     and_,
+    case,
     func,
+    null,
     or_,
     select,
     tuple_,
@@ -36,7 +38,12 @@ MAX_WAITING = 10_000
 """Offers of one proposer that wait, or were proposed within ``LATELY``; of 500 bytes and one log entry or two each."""
 LATELY = timedelta(minutes=5)
 
-_NO_CONTENT = {"recipient_handle": None, "benefit": "", "attributes": "{}"}
+_NO_CONTENT = {
+    # What was handed out counts for the person from then on, so whose it was stays.
+    "recipient_handle": case((offers.c.delivered_at.is_(None), null()), else_=offers.c.recipient_handle),
+    "benefit": "",
+    "attributes": "{}",
+}
 
 
 class SqlOfferBook:
@@ -219,7 +226,7 @@ class SqlOfferBook:
         on_its_way = offers.c.state.in_(_ON_ITS_WAY)
         removed = {"state": "removed", **_NO_CONTENT}
         connection.execute(update(offers).where(or_(proposed, received), on_its_way).values(**removed))
-        # Acknowledged offers keep the handle at the recipient, which is enough to go on counting them.
+        # What was handed out keeps the handle at the recipient, which is enough to go on counting it.
         connection.execute(update(offers).where(proposed).values(handle=None))
         return own + inbox
 
@@ -232,7 +239,7 @@ def _prior(connection: Connection, person: Sequence[tuple[PartyId, Handle]], but
         tuple_(offers.c.party, offers.c.handle).in_(person),
         tuple_(offers.c.recipient, offers.c.recipient_handle).in_(person),
     )
-    counted = offers.c.state.in_(("held", "queued", "acknowledged"))
+    counted = or_(offers.c.state.in_(("held", "queued", "acknowledged")), offers.c.delivered_at.is_not(None))
     columns = offers.c.product, offers.c.queued_at, offers.c.expires_at
     rows = connection.execute(select(*columns).where(about, counted, offers.c.number != but)).all()
     return [PriorOffer(r.product, from_text(r.queued_at), from_text(r.expires_at)) for r in rows]

@@ -197,6 +197,26 @@ def test_prior_offers_are_found_from_either_end(opened: Opened) -> None:
     assert opened.prior([(INSURER, handle(INSURER, 2))], 0) == []
 
 
+@pytest.mark.parametrize("how", ["removed", "withdrawn at the proposer", "withdrawn at the recipient"])
+def test_what_was_handed_out_counts_whatever_became_of_it(opened: Opened, how: str) -> None:
+    handed_out, _ = opened.queue(1, 2)
+    opened.book.hand_out([handed_out], NOW)
+    for number, person in ((handed_out, 1), (handed_out + 1, 2)):
+        if how == "removed":
+            opened.book.remove([number])
+        else:
+            party = BANK if how == "withdrawn at the proposer" else INSURER
+            opened.withdraw(party, handle(party, person))
+    assert opened.inbox() == []
+    expected = [PriorOffer("home", NOW, NOW + timedelta(days=20))]
+    assert opened.prior([(BANK, handle(BANK, 1)), (INSURER, handle(INSURER, 1))], 0) == expected
+    assert opened.prior([(BANK, handle(BANK, 2)), (INSURER, handle(INSURER, 2))], 0) == []
+    with opened.engine.begin() as connection:
+        assert {tuple(row) for row in connection.exec_driver_sql("select benefit, attributes from offers")} == {
+            ("", "{}")
+        }
+
+
 @pytest.mark.parametrize("party", [BANK, INSURER])
 def test_a_withdrawal_at_either_end_empties_the_queue(opened: Opened, party: str) -> None:
     opened.queue(1, 2)

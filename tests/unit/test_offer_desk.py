@@ -248,6 +248,21 @@ def test_an_acknowledged_offer_is_still_open_for_the_person(world: World) -> Non
     assert offer_from(BANK, "term_life", world) == ["too_many_open_offers"]
 
 
+@pytest.mark.parametrize("party", [BANK, INSURER])
+def test_ending_a_consent_and_giving_it_again_does_not_reset_the_caps(world: World, party: PartyId) -> None:
+    """The recipient reads without acknowledging."""
+    seen = []
+    for product in ("home", "home", "motor", "term_life"):
+        offer_from(BANK, product, world)
+        seen += [delivery.product for delivery in world.pull()]
+        world.clock.at += timedelta(seconds=1)
+        world.consents.withdraw(party, handle(party, PERSON), PURPOSE)
+        world.clock.at += timedelta(seconds=1)
+        world.consents.record(party, [record(party, PERSON, given(given_at=world.clock.at))])
+    assert seen == ["home", "motor"]
+    assert world.refusals() == [["cooling_off"], ["too_many_open_offers"]]
+
+
 def test_a_cap_and_a_denial_are_logged_together(world: World) -> None:
     offer_from(BANK, "home", world)
     world.consents.record(INSURER, [record(INSURER, PERSON, given(status="given", expires_at=NOW, given_at=NOW))])
