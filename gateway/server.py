@@ -166,6 +166,7 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
         transfers=SqlTransfers(offers),
         switchboard=coordinator.switchboard,
         terms=lambda: policy.active,
+        check_live=registry.check_live,
         release=release,
         audit=audit,
         mask_key=keep_secret(state / MASK_KEY_FILE),

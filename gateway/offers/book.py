@@ -61,7 +61,7 @@ class Delivery:
 
     number: int
     delivery_id: str
-    origin: PartyId
+    proposer: Caller
     origin_handle: Handle
     recipient: PartyId
     handle: Handle  # the recipient's
@@ -73,6 +73,11 @@ class Delivery:
     proposed_at: datetime
     expires_at: datetime
     delivered_at: datetime | None  # when it was first handed out
+
+    @property
+    def origin(self) -> PartyId:
+        """Who proposed it."""
+        return self.proposer.party
 
 
 Barriers = Callable[[Sequence[PriorOffer]], tuple[Given, ...]]

@@ -19,6 +19,7 @@ from federation.policy.mask import apply_obligations, recipient_key
 from gateway.offers.book import OfferBook, Proposal
 from gateway.offers.entries import KIND, log_refusal, subject
 from gateway.offers.facts import MAX_HANDLES, FactFinder, People, Route, Switchboard, Terms
+from gateway.offers.standing import CheckLive, revocation
 from gateway.policy.transfers import TransferStore
 from gateway.release import AuditLog, Exit, Released, ReleasePath
 
@@ -44,6 +45,7 @@ class Decider:
     facts: FactFinder
     transfers: TransferStore
     switchboard: Switchboard
+    check_live: CheckLive
     release: ReleasePath
     audit: AuditLog
     mask_key: bytes
@@ -64,8 +66,8 @@ class Decider:
         caller, offer = proposal.caller, proposal.offer
         route, about = route_of(caller.party, offer), subject(caller.party, offer)
         broken = violations(offer, caller.party, terms.offers, at, proposal.proposed_at)
-        found, reasons = self._find(proposal, terms, at)
-        reasons = broken + reasons
+        found, barred = self._find(proposal, terms, at)
+        reasons = revocation(self.check_live, caller) + broken + barred
         there, person = (found.handle, found.everywhere) if found else (None, ())
         facts = self.facts.full(route, there, person, at, terms)
         if reasons or there is None:

@@ -10,6 +10,7 @@ from federation.policy.mask import apply_obligations, recipient_key
 from gateway.offers.book import Delivery
 from gateway.offers.entries import log_refusal, subject
 from gateway.offers.facts import MAX_HANDLES, FactFinder, Route, Switchboard, Terms
+from gateway.offers.standing import CheckLive, revocation
 from gateway.release import AuditLog
 
 
@@ -19,6 +20,7 @@ class HandOut:
 
     facts: FactFinder
     switchboard: Switchboard
+    check_live: CheckLive
     audit: AuditLog
     mask_key: bytes
 
@@ -30,7 +32,8 @@ class HandOut:
         person = self.switchboard.handles(delivery.origin, delivery.origin_handle, MAX_HANDLES + 1)
         facts = self.facts.full(route, delivery.handle, person, at, terms)
         offer = _as_proposed(delivery)
-        reasons = violations(offer, delivery.origin, terms.offers, at, delivery.proposed_at, masked=True)
+        reasons = revocation(self.check_live, delivery.proposer)
+        reasons += violations(offer, delivery.origin, terms.offers, at, delivery.proposed_at, masked=True)
         if (delivery.recipient, delivery.handle) not in person or len(person) > MAX_HANDLES:
             # Erased at either end, or not the same person any more as the index knows it now.
             reasons += (Given(RULE, "not_the_same_person", "The switchboard does not join the two handles any more."),)

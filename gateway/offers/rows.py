@@ -72,8 +72,6 @@ def to_row(caller: Caller, offer: Offer, receipt: Receipt, at: str) -> dict[str,
 
 def to_proposal(row: Row[Any]) -> Proposal:
     """A waiting offer."""
-    serial, issued_at, expires_at = json.loads(row.certificate)
-    caller = Caller(PartyId(row.party), Role.PARTNER, serial, from_text(issued_at), from_text(expires_at))
     offer = Offer(
         offer_id=row.offer_id,
         handle=Handle(row.handle),
@@ -86,7 +84,7 @@ def to_proposal(row: Row[Any]) -> Proposal:
         attributes=json.loads(row.attributes),
         expires_at=from_text(row.expires_at),
     )
-    return Proposal(row.number, caller, offer, from_text(row.proposed_at))
+    return Proposal(row.number, _proposer(row), offer, from_text(row.proposed_at))
 
 
 def to_delivery(row: Row[Any]) -> Delivery:
@@ -94,7 +92,7 @@ def to_delivery(row: Row[Any]) -> Delivery:
     return Delivery(
         number=row.number,
         delivery_id=row.delivery_id,
-        origin=PartyId(row.party),
+        proposer=_proposer(row),
         origin_handle=Handle(row.handle),
         recipient=PartyId(row.recipient),
         handle=Handle(row.recipient_handle),
@@ -107,3 +105,9 @@ def to_delivery(row: Row[Any]) -> Delivery:
         expires_at=from_text(row.expires_at),
         delivered_at=from_text(row.delivered_at) if row.delivered_at else None,
     )
+
+
+def _proposer(row: Row[Any]) -> Caller:
+    """As its certificate was when it proposed."""
+    serial, issued_at, expires_at = json.loads(row.certificate)
+    return Caller(PartyId(row.party), Role.PARTNER, serial, from_text(issued_at), from_text(expires_at))

@@ -32,6 +32,7 @@ from gateway.offers.decider import Decider, route_of
 from gateway.offers.entries import log_refusal, subject
 from gateway.offers.facts import FactFinder, Switchboard, Terms
 from gateway.offers.handout import HandOut
+from gateway.offers.standing import CheckLive
 from gateway.offers.turn import Turns
 from gateway.policy.transfers import TransferStore
 from gateway.release import AuditLog, ReleasePath
@@ -57,6 +58,7 @@ class OfferDesk:
         transfers: Counts people whose data leaves a region; in the same database.
         switchboard: Who is the same person.
         terms: The active policy version.
+        check_live: Says whether a proposer was struck off since.
         release: The one path by which anything leaves.
         audit: For refusals that are not the policy's.
         mask_key: Secret of the gateway, at least 32 bytes, for pseudonym masks.
@@ -72,6 +74,7 @@ class OfferDesk:
         transfers: TransferStore,
         switchboard: Switchboard,
         terms: Callable[[], Terms],
+        check_live: CheckLive,
         release: ReleasePath,
         audit: AuditLog,
         mask_key: bytes,
@@ -80,8 +83,8 @@ class OfferDesk:
     ) -> None:
         self._book, self._switchboard, self._terms = book, switchboard, terms
         self._audit, self._clock, self._facts = audit, clock, FactFinder(consents, transfers)
-        self._decider = Decider(book, self._facts, transfers, switchboard, release, audit, mask_key)
-        self._hand_out = HandOut(self._facts, switchboard, audit, mask_key)
+        self._decider = Decider(book, self._facts, transfers, switchboard, check_live, release, audit, mask_key)
+        self._hand_out = HandOut(self._facts, switchboard, check_live, audit, mask_key)
         self._turns, self._wake = turns or Turns(lambda _: threading.Lock()), threading.Event()
 
     def propose(self, caller: Caller, offers: Sequence[Offer]) -> list[Receipt]:

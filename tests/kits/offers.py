@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -205,6 +205,7 @@ class World:
         default_factory=lambda: FakeSwitchboard({BANK: [PERSON, 8, 9], INSURER: [PERSON, 8], AIRLINE: [PERSON]})
     )
     key: bytes = b"k" * 32
+    check_live: Callable[[Caller], None] = lambda _: None
 
     def __post_init__(self) -> None:
         self.book = SqlOfferBook(self.engine, self.clock)
@@ -216,6 +217,7 @@ class World:
             transfers=SqlTransfers(self.engine),
             switchboard=self.switchboard,
             terms=lambda: self.policy,
+            check_live=lambda who: self.check_live(who),  # noqa: PLW0108  (tests set it later)
             release=ReleasePath(self.policy, no_ledger, self.log),
             audit=self.log,
             mask_key=self.key,

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from federation.core.database import open_database
-from federation.core.errors import AuditError, OfferError, Reason
+from federation.core.errors import AuditError, IdentityError, OfferError, Reason
 from federation.core.ids import PartyId, PolicyVersion
 from federation.v1 import offers_pb2 as pb
 from gateway.consent.store import ConsentRecord
+from gateway.identity.authority import Authority
+from gateway.identity.caller import Caller
+from gateway.identity.registry import Registry
 from gateway.offers import service
 from gateway.offers.decisions import list_decisions
 from gateway.offers.facts import MAX_HANDLES
@@ -382,6 +385,36 @@ def test_a_person_of_too_many_handles_is_refused(world: World) -> None:
     world.desk.decide_waiting()
     world.switchboard.second[BANK, PERSON] = [second_handle(BANK, PERSON, n) for n in range(MAX_HANDLES)]
     assert world.pull() == []
+
+
+@pytest.mark.parametrize("moment", ["decided", "handed out"])
+@pytest.mark.parametrize("by", ["serial", "party"])
+def test_offers_of_who_was_struck_off_since_are_neither_decided_nor_handed_out(
+    tmp_path: Path, moment: str, by: str
+) -> None:
+    world = World(open_database(tmp_path / "offers.db"))
+    authority = Authority.create("skyline", NOW)
+    registry = Registry(open_database(tmp_path / "registry.db"), "skyline", authority.certificate, world.clock)
+    world.check_live = registry.check_live
+    world.agree()
+    world.propose(an_offer())
+    world.desk.propose(replace(caller(AIRLINE), serial="02"), [an_offer(party=AIRLINE, product="motor")])
+    if moment == "handed out":
+        world.desk.decide_waiting()
+    registry.revoke("01" if by == "serial" else "", "" if by == "serial" else "bank", "key stolen")
+    assert [delivery.origin for delivery in world.pull()] == [AIRLINE]
+    assert world.refusals() == [["certificate_revoked"]]
+
+
+def test_a_certificate_that_expired_since_takes_no_offer_back(world: World) -> None:
+    """It was good when the offer was proposed; partners renew theirs all the time."""
+
+    def expired(_: Caller) -> None:
+        raise IdentityError(Reason.CERTIFICATE_EXPIRED)
+
+    world.propose(an_offer())
+    world.check_live = expired
+    assert len(world.pull()) == len(world.pull()) == 1
 
 
 NEW_RULES = [
