@@ -265,6 +265,7 @@ class OfferSpec(Spec):
     attributes: tuple[Name, ...] = ()
     """Further fields that an offer may carry."""
     max_open_per_person: int = Field(default=2, ge=1)
-    cooling_off_days: int = Field(ge=0)
+    cooling_off_days: int = Field(ge=0, le=730)
     """Between two offers of the same product to the same person."""
-    max_valid_days: int = Field(default=60, ge=1)
+    max_valid_days: int = Field(default=60, ge=1, le=366)
+    """Bounded, as the pause is: closed offers are kept until both are over."""

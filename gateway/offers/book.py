@@ -193,6 +193,12 @@ class OfferBook(Protocol):
         """Closes offers that arrived; returns how many of the ids are the recipient's and acknowledged by now."""
         ...
 
-    def purge(self, expired_before: datetime) -> int:
-        """Deletes closed offers that expired before a time, for good; returns how many."""
+    def purge(self, expired_before: datetime, rejected_before: datetime) -> int:
+        """Deletes, for good, closed offers that expired before a time, and rejected ones proposed before another.
+
+        When a rejected offer says that it expires counts for nothing: no rule held it.
+
+        Returns:
+            How many.
+        """
         ...

@@ -45,6 +45,8 @@ MAX_REFUSED_PER_PULL = 1_000
 RETRY_S = 1.0
 KEEP_CLOSED_DAYS = 90
 """A closed offer is deleted that long after it expired, and never while it still counts for a cooling-off period."""
+KEEP_REJECTED_DAYS = 7
+"""A rejected offer is deleted that long after it was proposed: it is kept for the same answer to a repetition only."""
 PURGE_EVERY_S = 3600.0
 _log = structlog.get_logger()
 
@@ -188,7 +190,8 @@ class OfferDesk:
     def purge(self) -> int:
         """Deletes what was closed long ago, which frees its ids again; returns how many offers."""
         keep = timedelta(days=max(KEEP_CLOSED_DAYS, self._terms().offers.cooling_off_days))
-        return self._book.purge(self._clock.now() - keep)
+        now = self._clock.now()
+        return self._book.purge(now - keep, now - timedelta(days=KEEP_REJECTED_DAYS))
 
     def pull(self, caller: Caller, limit: int) -> list[Delivery]:
         """The caller's unacknowledged offers, oldest first: the same again until they are acknowledged.

@@ -185,10 +185,11 @@ class SqlOfferBook:
                 count += connection.scalar(done) or 0
         return count
 
-    def purge(self, expired_before: datetime) -> int:
+    def purge(self, expired_before: datetime, rejected_before: datetime) -> int:
         """See OfferBook."""
-        closed = offers.c.state.not_in(_ON_ITS_WAY), offers.c.expires_at < to_text(expired_before)
-        some = select(offers.c.number).where(*closed).limit(_PURGED_PER_TRANSACTION)
+        expired = and_(offers.c.state.not_in(_ON_ITS_WAY), offers.c.expires_at < to_text(expired_before))
+        rejected = and_(offers.c.state == "rejected", offers.c.proposed_at < to_text(rejected_before))
+        some = select(offers.c.number).where(or_(expired, rejected)).limit(_PURGED_PER_TRANSACTION)
         count = 0
         while True:  # in pieces, so that nobody waits long for the database
             with self._engine.begin() as connection:

@@ -315,11 +315,20 @@ def test_closed_offers_are_purged_when_they_have_long_expired(opened: Opened) ->
     opened.book.conclude([], [refused, late])
     waiting = an_offer(4)
     opened.file(waiting)
-    assert opened.book.purge(NOW + timedelta(days=20)) == 0  # not yet expired before that
-    assert opened.book.purge(NOW + timedelta(days=21)) == 1
-    assert opened.book.purge(NOW + timedelta(days=21)) == 0
+    assert opened.book.purge(NOW + timedelta(days=20), NOW) == 0  # not yet expired before that
+    assert opened.book.purge(NOW + timedelta(days=21), NOW) == 1
+    assert opened.book.purge(NOW + timedelta(days=21), NOW) == 0
     assert opened.book.receipts(BANK, [an_offer(2)]) == {}
     assert [delivery.number for delivery in opened.book.inbox(INSURER, 9, 0)] == [queued]
     assert [proposal.offer for proposal in opened.book.waiting(9)] == [waiting]
     opened.book.remove([queued])
-    assert opened.book.purge(NOW + timedelta(days=100)) == 2
+    assert opened.book.purge(NOW + timedelta(days=100), NOW) == 2
+
+
+def test_a_rejected_offer_is_purged_by_the_time_it_was_proposed(opened: Opened) -> None:
+    far = an_offer(expires_at=NOW.replace(year=9999))
+    opened.book.file(caller(BANK), [(far, Receipt(far.offer_id, NO))])
+    opened.file(an_offer(8))
+    assert opened.book.purge(NOW, NOW) == 0
+    assert opened.book.purge(NOW, NOW + timedelta(seconds=1)) == 1
+    assert len(opened.book.waiting(9)) == 1

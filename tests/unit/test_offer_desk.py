@@ -552,6 +552,15 @@ def test_over_its_room_a_proposer_is_refused_before_anything_is_logged(world: Wo
     assert world.log.leaves == []
 
 
+def test_what_was_rejected_is_purged_after_days_whenever_it_says_it_expires(world: World) -> None:
+    offers = [an_offer(n, offer_id=f"x{n}", expires_at=NOW.replace(year=9999)) for n in range(5)]
+    world.propose(*offers)
+    world.clock.at += timedelta(days=7)
+    assert world.desk.purge() == 0
+    world.clock.at += timedelta(seconds=1)
+    assert world.desk.purge() == 5
+
+
 def test_one_call_for_an_inbox_decides_a_bounded_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "CHUNK", 4)
     world.propose(*(an_offer(9, offer_id=f"n{n}") for n in range(30)))  # nobody's customer

@@ -91,6 +91,8 @@ def test_norway_is_a_country():
         ({"rules": ("id: offers\n", "id: offer-routing\n")}, "offer-routing stands twice"),
         ({"rules": ("      origin: [partner]\n", "")}, "a permit must say for which origin"),
         ({"rules": ("effect: forbid", "effect: forbid\n    require: {min_k: 3}")}, "a forbid has no require"),
+        ({"offers": ("cooling_off_days: 30", "cooling_off_days: 9999999")}, "cooling_off_days: "),
+        ({"offers": ("max_valid_days: 60", "max_valid_days: 367")}, "max_valid_days: "),
         ({"consent": ("recipient_outside: CN", "recipient_outside: XX")}, "unknown recipient_outside XX"),
         ({"consent": ("consent: {status: given, at: recipient}", "{}")}, "consent.yaml:7:5 rules.0: unless is empty"),
         ({"consent": ("at: recipient}", "at: recipient, names_recipient: true}")}, "names_recipient is for"),
