@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from federation.core.errors import OfferError, PolicyError, Reason
+from federation.core.errors import PolicyError, Reason
 from federation.core.ids import Handle, PartyId
 from federation.offers.eligibility import barriers
 from federation.offers.offer import RULE, Offer, violations
@@ -18,18 +18,13 @@ from federation.policy.facts import Given
 from federation.policy.mask import apply_obligations, recipient_key
 from gateway.offers.book import OfferBook, Proposal
 from gateway.offers.entries import KIND, log_refusal, subject
-from gateway.offers.facts import MAX_HANDLES, FactFinder, People, Route, Switchboard, Terms
+from gateway.offers.facts import MAX_HANDLES, FactFinder, People, Route, StaleCountError, Switchboard, Terms
 from gateway.offers.standing import CheckLive, revocation
-from gateway.policy.transfers import TransferStore
 from gateway.release import AuditLog, Exit, Released, ReleasePath
 
 TRIES = 5
 """Each recipient's offers are decided at the same time, and all of one proposer's count together."""
 _WITHDRAWN = Given(RULE, "consent_withdrawn", "The consent was withdrawn during the decision.")
-
-
-class StaleCountError(OfferError):
-    """Another transfer was counted between a decision on the number and the count."""
 
 
 def route_of(origin: PartyId, offer: Offer) -> Route:
@@ -43,7 +38,6 @@ class Decider:
 
     book: OfferBook
     facts: FactFinder
-    transfers: TransferStore
     switchboard: Switchboard
     check_live: CheckLive
     release: ReleasePath
@@ -81,12 +75,7 @@ class Decider:
         def put(released: Released) -> Mapping[str, str] | tuple[Given, ...]:
             decision = released.decisions[0]
             attributes = apply_obligations(offer.attributes, decision.obligations, key)
-            export, counts = terms.export(facts), facts.transfer_counts
-            if export is not None and (
-                counts is None or not self.transfers.count(route.origin, route.handle, export, counts)
-            ):
-                # Another transfer was counted since: this one is decided anew on the new number.
-                raise StaleCountError(Reason.UNAVAILABLE, item="the count of transfers changed during the decision")
+            self.facts.count(route, facts, terms)
             held = self.book.hold(
                 proposal.number,
                 there,

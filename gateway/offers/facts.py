@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from federation.core.errors import OfferError, Reason
 from federation.core.ids import Handle, PartyId, PolicyVersion, Token
 from federation.offers.offer import PURPOSE
 from federation.policy.facts import ConsentFact, Decision, Facts, TransferCounts
@@ -72,6 +73,10 @@ class Route:
     fields: Iterable[str]
 
 
+class StaleCountError(OfferError):
+    """Another transfer was counted between a decision on the number and the count."""
+
+
 class FactFinder:
     """Collects the facts of offers from the consent store and the count of transfers.
 
@@ -100,6 +105,23 @@ class FactFinder:
         if export is None:
             return facts
         return replace(facts, transfer_counts=self._transfers.counts(route.origin, route.handle, export))
+
+    def count(self, route: Route, facts: Facts, terms: Terms) -> None:
+        """Counts the person where the transfer that these facts permit is counted.
+
+        Raises:
+            StaleCountError: UNAVAILABLE where the number is another by now; it must be decided anew.
+        """
+        export, counts = terms.export(facts), facts.transfer_counts
+        if export is not None and (
+            counts is None or not self._transfers.count(route.origin, route.handle, export, counts)
+        ):
+            raise StaleCountError(Reason.UNAVAILABLE, item="the count of transfers changed during the decision")
+
+    def is_counted(self, route: Route, facts: Facts, terms: Terms) -> bool:
+        """Whether the person is in the count of these facts' year, or nothing is to be counted."""
+        export = terms.export(facts)
+        return export is None or self._transfers.counted(route.origin, route.handle, export)
 
     def own_side(self, route: Route, at: datetime, terms: Terms) -> Facts:
         """The same with the best state that there could be at the recipient, and no transfer counted before.

@@ -1,7 +1,13 @@
-"""Asks everything again when an offer is handed out, under the policy version that is in force then."""
+"""Asks everything again when an offer is handed out, under the version in force then, and counts whose data goes.
 
+An offer out of a region whose transfers are counted was counted when it was decided. Where that was last year, or the
+policy counts such transfers only since, it is counted before it goes; see ``gateway.policy.transfers``.
+"""
+
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import Enum
 
 from federation.core.errors import PolicyError
 from federation.offers.offer import PURPOSE, RULE, Offer, violations
@@ -9,9 +15,19 @@ from federation.policy.facts import Given
 from federation.policy.mask import apply_obligations, recipient_key
 from gateway.offers.book import Delivery
 from gateway.offers.entries import log_refusal, subject
-from gateway.offers.facts import MAX_HANDLES, FactFinder, Route, Switchboard, Terms
+from gateway.offers.facts import MAX_HANDLES, FactFinder, Route, StaleCountError, Switchboard, Terms
 from gateway.offers.standing import CheckLive, revocation
 from gateway.release import AuditLog
+
+TRIES = 5
+"""How often one offer is asked about anew, where other transfers are counted meanwhile."""
+
+
+class Refused(Enum):
+    """Why an offer is not handed out."""
+
+    FOR_GOOD = "the refusal is in the log"
+    FOR_NOW = "the count of transfers went on changing"
 
 
 @dataclass(frozen=True)
@@ -24,8 +40,14 @@ class HandOut:
     audit: AuditLog
     mask_key: bytes
 
-    def check(self, delivery: Delivery, terms: Terms, at: datetime) -> Delivery | None:
-        """The offer as it may be handed out now, or None after its refusal is in the log. Raises AuditError."""
+    def check(self, delivery: Delivery, terms: Terms, at: datetime) -> "Delivery | Refused":
+        """The offer as it may be handed out now; what is refused for good is in the log. Raises AuditError."""
+        for _ in range(TRIES):
+            with suppress(StaleCountError):
+                return self._check(delivery, terms, at)
+        return Refused.FOR_NOW
+
+    def _check(self, delivery: Delivery, terms: Terms, at: datetime) -> "Delivery | Refused":
         route = Route(
             delivery.origin, delivery.origin_handle, delivery.recipient, delivery.channel, delivery.attributes
         )
@@ -44,11 +66,15 @@ class HandOut:
             try:
                 key = recipient_key(self.mask_key, delivery.recipient)
                 # Masks are idempotent, so this changes nothing unless the policy became stricter meanwhile.
-                return replace(delivery, attributes=apply_obligations(delivery.attributes, decision.obligations, key))
+                attributes = apply_obligations(delivery.attributes, decision.obligations, key)
             except PolicyError as exc:
                 reasons = (Given(RULE, exc.reason.lower(), exc.public),)
+            else:
+                if not self.facts.is_counted(route, facts, terms):  # decided last year, or before it was to be counted
+                    self.facts.count(route, facts, terms)
+                return replace(delivery, attributes=attributes)
         log_refusal(self.audit, subject(delivery.origin, delivery), reasons, facts, terms)
-        return None
+        return Refused.FOR_GOOD
 
 
 def _as_proposed(delivery: Delivery) -> Offer:

@@ -31,7 +31,7 @@ from gateway.offers.book import Delivery, OfferBook, Proposal, Receipt
 from gateway.offers.decider import Decider, route_of
 from gateway.offers.entries import log_refusal, subject
 from gateway.offers.facts import FactFinder, Switchboard, Terms
-from gateway.offers.handout import HandOut
+from gateway.offers.handout import HandOut, Refused
 from gateway.offers.standing import CheckLive
 from gateway.offers.turn import Turns
 from gateway.policy.transfers import TransferStore
@@ -85,7 +85,7 @@ class OfferDesk:
     ) -> None:
         self._book, self._switchboard, self._terms = book, switchboard, terms
         self._audit, self._clock, self._facts = audit, clock, FactFinder(consents, transfers)
-        self._decider = Decider(book, self._facts, transfers, switchboard, check_live, release, audit, mask_key)
+        self._decider = Decider(book, self._facts, switchboard, check_live, release, audit, mask_key)
         self._hand_out = HandOut(self._facts, switchboard, check_live, audit, mask_key)
         self._turns, self._wake = turns or Turns(lambda _: threading.Lock()), threading.Event()
 
@@ -220,8 +220,8 @@ class OfferDesk:
                 break
             after, looked_at = batch[-1].number, looked_at + len(batch)
             checked = [(delivery, self._hand_out.check(delivery, terms, at)) for delivery in batch]
-            ready += [kept for _, kept in checked if kept is not None]
-            self._book.remove([delivery.number for delivery, kept in checked if kept is None])
+            ready += [kept for _, kept in checked if isinstance(kept, Delivery)]
+            self._book.remove([delivery.number for delivery, kept in checked if kept is Refused.FOR_GOOD])
         still = self._book.hand_out([delivery.number for delivery in ready], at)
         return [replace(d, delivered_at=d.delivered_at or at) for d in ready if d.number in still]
 

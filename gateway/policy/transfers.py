@@ -4,6 +4,10 @@ A person is what the exporting party calls a person: its handle, which stays the
 of one person count twice, which errs on the strict side. Every transfer of the party counts together, whoever receives
 it and whatever for, so that splitting gains nothing.
 
+Data goes when it is handed to the recipient. It is counted before that already, when it is decided, so that decisions
+between the two know of it; and again when it is handed out, which counts nobody twice in a year, and in a new year is
+the first count. An offer that waits over New Year so counts in both, on the strict side.
+
 Guarantees: a person counts once a year, however often and by however many processes the data is sent; the count is
 durable before the transfer, so a crash in between leaves one person too many in it and never one too few; and nobody is
 counted on the strength of a decision that other transfers have made stale (``count`` compares before it writes).
@@ -13,6 +17,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Boolean, Column, Connection, Engine, Integer, LargeBinary, MetaData, String, Table, select
 
+from federation.core.database import reading
 from federation.core.ids import HANDLE_BYTES, Handle, PartyId
 from federation.policy.facts import TransferCounts
 from federation.policy.transfers import Export
@@ -45,8 +50,14 @@ class TransferStore(Protocol):
         """What the counts would be with this person; changes nothing."""
         ...
 
+    def counted(self, party: PartyId, handle: Handle, export: Export) -> bool:
+        """Whether the person is counted already, and as sensitive where the transfer is."""
+        ...
+
     def count(self, party: PartyId, handle: Handle, export: Export, decided_on: TransferCounts) -> bool:
         """Counts the person, if the counts with the person are still those that were decided on.
+
+        It writes also where the person was counted before, so that how long it takes does not tell.
 
         Returns:
             False where they are not: then nothing was counted, and the transfer must be decided anew.
@@ -66,17 +77,21 @@ class SqlTransfers:
         with self._engine.begin() as db:
             return _with(db, party, handle, export)[0]
 
+    def counted(self, party: PartyId, handle: Handle, export: Export) -> bool:
+        """See TransferStore."""
+        with reading(self._engine).begin() as db:
+            known = _with(db, party, handle, export)[1]
+        return known is not None and known >= export.sensitive
+
     def count(self, party: PartyId, handle: Handle, export: Export, decided_on: TransferCounts) -> bool:
         """See TransferStore."""
         with self._engine.begin() as db:
             after, known = _with(db, party, handle, export)
             if after != decided_on:
                 return False
-            if known is not None and known >= export.sensitive:
-                return True
             year = {"party": party, "region": export.region, "year": export.year}
             for table, values in (
-                (_PEOPLE, {"handle": handle, "sensitive": export.sensitive}),
+                (_PEOPLE, {"handle": handle, "sensitive": export.sensitive or bool(known)}),
                 (_TOTALS, {"people": after.people, "sensitive": after.sensitive}),
             ):
                 row: dict[str, Any] = {**year, **values}

@@ -62,6 +62,18 @@ def test_sensitive_data_of_a_person_counts_once_whenever_it_comes(store: SqlTran
     assert total(store) == (2, 2)
 
 
+def test_who_is_counted_is_known(store: SqlTransfers) -> None:
+    assert not store.counted(BANK, handle(1), PLAIN)
+    sent(store, BANK, 1, PLAIN)
+    assert store.counted(BANK, handle(1), PLAIN)
+    assert not store.counted(BANK, handle(1), SENSITIVE)
+    assert not store.counted(BANK, handle(1), Export("CN", 2027, sensitive=False))
+    assert not store.counted(INSURER, handle(1), PLAIN)
+    sent(store, BANK, 2, SENSITIVE)
+    sent(store, BANK, 2, PLAIN)
+    assert store.counted(BANK, handle(2), SENSITIVE)
+
+
 def test_asking_counts_nobody(store: SqlTransfers) -> None:
     assert store.counts(BANK, handle(1), PLAIN) == store.counts(BANK, handle(2), PLAIN) == TransferCounts(2026, 1, 0)
 

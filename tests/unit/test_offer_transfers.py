@@ -1,7 +1,7 @@
 """Offers out of China: counted before they are queued, and refused where the mechanism is too weak for the number."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -192,3 +192,47 @@ def test_a_count_that_goes_on_changing_leaves_the_offer_waiting(monkeypatch: pyt
     assert people(found) == TRIES
     assert len(found.pull()) == 1
     assert people(found) == TRIES + 1
+
+
+def world_at_new_year(**changed: tuple[str, str]) -> World:
+    """Two offers, decided in December, that may be handed out in January."""
+    found = world(**changed)
+    found.clock.at = datetime(2026, 12, 30, tzinfo=UTC)
+    for person in (PERSON, 8):
+        assert propose(found, person, expires_at=datetime(2027, 2, 1, tzinfo=UTC)).accepted
+    found.desk.decide_waiting()
+    return found
+
+
+def people_of_2027(found: World) -> int:
+    counts = SqlTransfers(found.engine).counts(BANK, handle(BANK, 99), Export("CN", 2027, sensitive=False))
+    assert counts.people is not None
+    return counts.people - 1
+
+
+def test_what_is_handed_out_in_a_new_year_counts_in_it_too() -> None:
+    found = world_at_new_year()
+    assert people(found) == 2
+    found.clock.at = datetime(2027, 1, 5, tzinfo=UTC)
+    assert len(found.pull()) == len(found.pull()) == 2
+    assert (people(found), people_of_2027(found)) == (2, 2)
+
+
+def test_the_number_of_the_new_year_decides_when_it_is_handed_out() -> None:
+    found = world_at_new_year()
+    new = {**SMALL, "localization": ("people_below: 100000\n", "people_below: 2\n")}
+    found.policy.policy = parse_policy(files(**new))  # type: ignore[attr-defined]
+    found.clock.at = datetime(2027, 1, 5, tzinfo=UTC)
+    assert len(found.pull()) == 1
+    assert found.refusals() == [["transfer_mechanism_too_weak"]]
+    assert people_of_2027(found) == 1
+
+
+def test_a_count_that_goes_on_changing_leaves_the_offer_in_the_inbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = world_at_new_year()
+    found.clock.at = datetime(2027, 1, 5, tzinfo=UTC)
+    with monkeypatch.context() as patched:
+        patched.setattr(SqlTransfers, "count", lambda *_: False)
+        assert found.pull() == []
+    assert found.refusals() == []
+    assert len(found.pull()) == 2
