@@ -14,6 +14,7 @@ from federation.core.canonical import digest_hex
 from federation.core.clock import to_text
 from federation.core.ids import Handle
 from federation.policy.facts import Given
+from federation.policy.mask import PSEUDONYM, is_pseudonym
 from federation.policy.scan import identifiers
 from federation.policy.specs import OfferSpec
 
@@ -78,7 +79,14 @@ def score_band(rank: int, scored: int) -> str | None:
 
 
 def violations(
-    offer: Offer, origin: str, spec: OfferSpec, at: datetime, proposed_at: datetime, *, masked: bool = False
+    offer: Offer,
+    origin: str,
+    spec: OfferSpec,
+    at: datetime,
+    proposed_at: datetime,
+    *,
+    masks: Mapping[str, str] = MappingProxyType({}),
+    masked: bool = False,
 ) -> tuple[Given, ...]:
     """Every way in which an offer breaks the rules of form; empty when it is well formed.
 
@@ -91,6 +99,8 @@ def violations(
         spec: The offer rules in force.
         at: When it is judged.
         proposed_at: When it was proposed.
+        masks: Attribute to the mask that the policy puts on it. What looks like a pseudonym counts as no identifier
+            only where it gets that mask, which makes another one of it, whatever it was.
         masked: The attributes are as masks left them; what a mask left is not searched for identifiers, because half a
             number may look like one. What passes as it is is searched where masks are applied.
     """
@@ -118,13 +128,17 @@ def violations(
         say("no_benefit", "An offer states the customer's benefit.")
     elif len(offer.benefit) > MAX_BENEFIT_CHARS or not _LINE.fullmatch(offer.benefit):
         say("bad_benefit", f"The benefit is one line of at most {MAX_BENEFIT_CHARS} characters.")
-    for name, held in _identifiers(offer, offer.attributes if masked else extra):
+    for name, held in _identifiers(offer, offer.attributes if masked else {*extra, *_pseudonyms(offer, masks)}):
         say("identifier_in_text", f"The field {name} holds: {', '.join(held)}.")
     if offer.expires_at <= at:
         say("offer_expired", "The offer has expired.")
     elif offer.expires_at > proposed_at + timedelta(days=spec.max_valid_days):
         say("valid_too_long", f"An offer is valid for at most {spec.max_valid_days} days.")
     return tuple(found)
+
+
+def _pseudonyms(offer: Offer, masks: Mapping[str, str]) -> Iterator[str]:
+    return (name for name, text in offer.attributes.items() if masks.get(name) == PSEUDONYM and is_pseudonym(text))
 
 
 def _identifiers(offer: Offer, but: Collection[str]) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -20,6 +20,8 @@ from federation.policy.facts import Obligations
 from federation.policy.scan import identifiers
 
 KEEP: Final = "keep"
+PSEUDONYM: Final = "pseudonym"
+_PSEUDONYM: Final = re.compile(r"[0-9a-f]{48}")
 DEFAULT_EDGES: Final = (0, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
 MAX_VALUE_CHARS: Final = 256
 _BAND: Final = re.compile(r"band(?:\((-?\d{1,12}(?:,-?\d{1,12})*)\))?")
@@ -104,6 +106,11 @@ def _band(value: str, edges: tuple[int, ...]) -> str | None:
     return f"{edges[low - 1]}-{edges[high] - 1}"
 
 
+def is_pseudonym(value: str) -> bool:
+    """Whether a value has the form of a pseudonym; without the key nobody can say more."""
+    return _PSEUDONYM.fullmatch(value) is not None
+
+
 def _pseudonym(value: str, key: bytes) -> str | None:
     """HMAC-SHA256 under the recipient's key. The last 16 digits prove that it is one already under this key."""
     if len(key) < 16:
@@ -112,7 +119,7 @@ def _pseudonym(value: str, key: bytes) -> str | None:
     def tag(body: str) -> str:
         return hmac.new(key, b"entente/pseudonym/tag\x00" + body.encode(), hashlib.sha256).hexdigest()[:16]
 
-    if re.fullmatch(r"[0-9a-f]{48}", value) and hmac.compare_digest(value[32:], tag(value[:32])):
+    if is_pseudonym(value) and hmac.compare_digest(value[32:], tag(value[:32])):
         return value
     data = b"entente/pseudonym/value\x00" + value.encode("utf-8", "surrogatepass")
     body = hmac.new(key, data, hashlib.sha256).hexdigest()[:32]
@@ -144,7 +151,7 @@ def _edges(mask: str) -> tuple[int, ...] | None:
 
 def check_mask(mask: str) -> None:
     """Raises PolicyError (OBLIGATION_FAILED) for a mask that we do not have."""
-    if mask not in _SIMPLE and mask != "pseudonym" and _edges(mask) is None:
+    if mask not in _SIMPLE and mask != PSEUDONYM and _edges(mask) is None:
         raise PolicyError(Reason.OBLIGATION_FAILED, item="unknown mask")
 
 
@@ -167,7 +174,7 @@ def apply(mask: str, value: str, key: bytes = b"") -> str | None:
         raise PolicyError(Reason.OBLIGATION_FAILED, item="a value that is no text or too long to mask")
     if simple := _SIMPLE.get(mask):
         return simple(value)
-    if mask == "pseudonym":
+    if mask == PSEUDONYM:
         return _pseudonym(value, key)
     edges = _edges(mask)
     if edges is None:

@@ -2,7 +2,9 @@
 
 Text is read as a person reads it: in NFKC, without invisible characters, digits of every script as digits. Numbers that
 carry a checksum (cards, IBAN, identity numbers of China and Singapore) are found by it, also inside of longer words;
-telephone numbers by their length. It does not find names, nor what is spelt out in words.
+telephone numbers by how many digits stand together, whatever marks stand between them, and how many there are in the
+whole text. Dates, times and the noughts of round amounts do not count. It does not find names, nor what is spelt out in
+words, nor a short number among words.
 Source: ISO/IEC 7812-1 (Luhn), ISO 13616 (IBAN, modulo 97), GB 11643-1999 (identity number of China, ISO 7064 MOD 11-2).
 """
 
@@ -11,14 +13,25 @@ import unicodedata
 from typing import Final
 
 MAX_SCAN_CHARS: Final = 4_096
-PSEUDONYM: Final = re.compile(r"[0-9a-f]{48}")
-"""What the mask of that name makes: no identifier, whatever its digits look like."""
+MIN_DIGITS: Final = 8
+"""Of a telephone number; one with a plus may have one less. Eight are the numbers of Singapore, Norway and others."""
+MIN_DIGITS_IN_ALL: Final = 12
+"""From so many on, digits are a number that was taken to pieces; two prices and a term have fewer."""
 _BAND: Final = re.compile(r"([1-9][0-9]{0,5}00)-([1-9][0-9]{0,5}99)")
 """A band of large amounts such as 5000-19999, which has as many digits as a telephone number."""
-_EMAIL: Final = re.compile(r"[^\s@<>(),;:\"]{1,64}@[^\s@<>(),;:\"]{1,190}")
-_PLAIN_DATE: Final = re.compile(r"(?<![0-9])[12][0-9]{3}[-/.][01]?[0-9][-/.][0-3]?[0-9](?![0-9])")
-_RUN: Final = re.compile(r"\+?[0-9(](?:[ ().\-/]{0,2}[0-9]){6,40}")
-_GROUPED: Final = re.compile(r"[0-9]{1,3}(?:[., ][0-9]{3}){1,4}")
+_EMAIL: Final = re.compile(
+    r"[^\s@<>(),;:\"]{1,64}@[^\s@<>(),;:\"]{1,190}"
+    r"|[^\s@<>(),;:\"]{1,64}\s{0,3}@\s{0,3}[^\s@<>(),;:.\"]{1,64}\.[^\s@<>(),;:\"]{2,126}"
+)
+_DATE_OR_TIME: Final = re.compile(
+    r"(?<![0-9])(?:[12][0-9]{3}[-/.][01]?[0-9][-/.][0-3]?[0-9]|[0-3]?[0-9][-/.][01]?[0-9][-/.](?:19|20)[0-9]{2}"
+    r"|(?:19|20)[0-9]{2}[-/\u2013](?:19|20)[0-9]{2}|[0-2]?[0-9]:[0-5][0-9])(?![0-9])"
+)
+_ROUND: Final = re.compile(
+    r"(?<![0-9])(?:([0-9]{1,3}(?:[.,][0-9]{3})*?)(?:[.,]000)+|([0-9]{1,3})(?: 000)+)(?:[.,]00)?(?![0-9])"
+)
+"""An amount in thousands: 10,000,000 or 10 000 000; of the second kind none that leaves more than three digits."""
+_RUN: Final = re.compile(r"\+?[0-9](?:[\W_]{0,3}[0-9])*")
 _CN_ID: Final = re.compile(r"(?<![0-9])(?=([1-9][0-9]{5}[12][0-9]{3}[01][0-9][0-3][0-9]{4}[0-9Xx])(?![0-9]))")
 _SG_ID: Final = re.compile(r"(?<![A-Za-z0-9])[STFGMstfgm][0-9]{7}[A-Za-z](?![A-Za-z0-9])")
 _IBAN: Final = re.compile(r"(?<![A-Za-z0-9])(?=([A-Za-z]{2}[0-9]{2}(?: ?[A-Za-z0-9]){11,30}))")
@@ -34,10 +47,10 @@ def identifiers(text: str) -> tuple[str, ...]:
     """
     if len(text) > MAX_SCAN_CHARS:
         return ("text that is too long to be searched",)
-    if PSEUDONYM.fullmatch(text) or _is_band(text):
+    if _is_band(text):
         return ()
     plain = _as_read(text)
-    if "@" not in plain and not _digits(plain)[6:]:
+    if "@" not in plain and not _digits(plain)[MIN_DIGITS - 2 :]:
         return ()
     found: list[str] = []
     if _EMAIL.search(plain):
@@ -48,11 +61,13 @@ def identifiers(text: str) -> tuple[str, ...]:
         found.append("identity number of Singapore")
     if any(_holds_iban(match[1]) for match in _IBAN.finditer(plain)):
         found.append("IBAN")
-    runs = [match[0] for match in _RUN.finditer(_PLAIN_DATE.sub(" ", plain)) if not _GROUPED.fullmatch(match[0])]
+    counted = _ROUND.sub(lambda amount: amount[1] or amount[2], _DATE_OR_TIME.sub(" ", plain))
+    runs = [match[0] for match in _RUN.finditer(counted)]
     if any(_holds_card(_digits(run)) for run in runs):
         found.append("card number")
     # No upper limit: two numbers side by side read as one long one.
-    if any(len(_digits(run)) >= (7 if run.startswith("+") else 9) for run in runs):
+    together = any(len(_digits(run)) >= MIN_DIGITS - run.startswith("+") for run in runs)
+    if together or len(_digits(counted)) >= MIN_DIGITS_IN_ALL:
         found.append("telephone number")
     return tuple(found)
 

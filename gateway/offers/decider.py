@@ -59,14 +59,15 @@ class Decider:
     def _decide(self, proposal: Proposal, terms: Terms, at: datetime) -> bool:
         caller, offer = proposal.caller, proposal.offer
         route, about = route_of(caller.party, offer), subject(caller.party, offer)
-        broken = violations(offer, caller.party, terms.offers, at, proposal.proposed_at)
         found, barred = self._find(proposal, terms, at)
-        reasons = revocation(self.check_live, caller) + broken + barred
         there, person = (found.handle, found.everywhere) if found else (None, ())
         facts = self.facts.full(route, there, person, at, terms)
+        decision = terms.decide(facts)
+        masks = decision.obligations.mask
+        broken = violations(offer, caller.party, terms.offers, at, proposal.proposed_at, masks=masks)
+        reasons = revocation(self.check_live, caller) + broken + barred
         if reasons or there is None:
             # Without a handle there, the recipient's consent is missing for that reason alone.
-            decision = terms.decide(facts)
             also = () if decision.permitted or there is None else decision.reasons
             log_refusal(self.audit, about, reasons + also, facts, terms)
             return False

@@ -231,13 +231,14 @@ class OfferDesk:
 
     def _judge_own_side(self, caller: Caller, offer: Offer, terms: Terms, at: datetime) -> Receipt:
         """The receipt, after a refusal is in the log."""
-        reasons = violations(offer, caller.party, terms.offers, at, proposed_at=at)
         facts = self._facts.own_side(route_of(caller.party, offer), at, terms)
+        decision = terms.decide(facts)
+        reasons = violations(offer, caller.party, terms.offers, at, proposed_at=at, masks=decision.obligations.mask)
         if self._switchboard.person(caller.party, offer.handle) is None:
             # Nothing is known of the person then; what the policy would miss says no more.
             text = "This handle is not on the switchboard; it comes there with the next index, given consent."
             reasons += (Given(RULE, "unknown_handle", text),)
-        elif not (decision := terms.decide(facts)).permitted:
+        elif not decision.permitted:
             reasons += decision.reasons
         if reasons:
             log_refusal(self._audit, subject(caller.party, offer), reasons, facts, terms)

@@ -2,8 +2,10 @@
 
 import pytest
 
-from federation.offers.offer import score_band
-from tests.kits.offers import an_offer
+from federation.offers.offer import Offer, score_band, violations
+from federation.policy.mask import apply
+from tests.conftest import NOW
+from tests.kits.offers import BANK, SPEC, an_offer
 
 
 @pytest.mark.parametrize(
@@ -43,3 +45,18 @@ def test_a_digest_covers_every_field() -> None:
     assert len(digests) == len(changes)
     assert offer.digest() not in digests
     assert an_offer().digest() == offer.digest()
+
+
+def codes(offer: Offer, **changed: object) -> list[str]:
+    return [given.code for given in violations(offer, BANK, SPEC, NOW, NOW, **changed)]  # type: ignore[arg-type]
+
+
+def test_a_pseudonym_passes_where_the_policy_makes_it_one_and_nowhere_else() -> None:
+    made = apply("pseudonym", "C0001", b"k" * 32)
+    assert made is not None
+    offer = an_offer(attributes={"job": made})
+    assert codes(offer, masks={"job": "pseudonym"}) == []
+    assert codes(offer, masks={"job": "keep"}) == codes(offer) == ["identifier_in_text"]
+    assert codes(an_offer(benefit=made), masks={"job": "pseudonym"}) == ["identifier_in_text"]
+    assert codes(an_offer(attributes={"job": "91234567"}), masks={"job": "pseudonym"}) == ["identifier_in_text"]
+    assert codes(an_offer(attributes={"job": made}), masked=True) == []
