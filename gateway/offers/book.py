@@ -136,7 +136,7 @@ class OfferBook(Protocol):
         ...
 
     def address(
-        self, number: int, recipient_handle: Handle, person: Sequence[tuple[PartyId, Handle]]
+        self, number: int, recipient_handle: Handle | None, person: Sequence[tuple[PartyId, Handle]]
     ) -> list[PriorOffer]:
         """Notes for whom a waiting proposal is: from now on, a withdrawal at either end takes it away.
 
@@ -145,12 +145,16 @@ class OfferBook(Protocol):
 
         Args:
             number: The proposal.
-            recipient_handle: The person at the recipient.
+            recipient_handle: The person at the recipient; None where there is none, and it writes all the same.
             person: All handles of the person that are known.
 
         Returns:
             Other offers in or through an inbox, or handed out, with one of these handles at either end.
         """
+        ...
+
+    def mark(self, number: int, times: int) -> None:
+        """Writes so many times, each on disk by itself, what means nothing: see ``gateway.offers.decider``."""
         ...
 
     def hold(

@@ -2,6 +2,11 @@
 
 Order: decision, audit intent, masked into the inbox but not visible, audit outcome, visible (which the desk does). A
 crash in between decides it again: the log then shows an intent without an outcome, and the inbox has the offer once.
+
+How long it takes must not tell whether the person is the recipient's customer, because others can see when decisions
+after it are made. What takes time is what is synced to disk, so every decision writes equally often, whatever comes of
+it, and refusals write alike to the last file. What is left are some reads, that a permit writes two of five into the
+log where a refusal writes one, and decisions that are made anew because a count of transfers changed.
 """
 
 from collections.abc import Mapping
@@ -22,6 +27,8 @@ from gateway.offers.facts import MAX_HANDLES, FactFinder, People, Route, StaleCo
 from gateway.offers.standing import CheckLive, revocation
 from gateway.release import AuditLog, Exit, Released, ReleasePath
 
+WRITES = 5
+"""How often every decision writes: whom it is for, intent, count, hold and outcome; or fewer, and marks."""
 TRIES = 5
 """Each recipient's offers are decided at the same time, and all of one proposer's count together."""
 _WITHDRAWN = Given(RULE, "consent_withdrawn", "The consent was withdrawn during the decision.")
@@ -60,6 +67,7 @@ class Decider:
         caller, offer = proposal.caller, proposal.offer
         route, about = route_of(caller.party, offer), subject(caller.party, offer)
         found, barred = self._find(proposal, terms, at)
+        writes = 1  # what ``_find`` noted
         there, person = (found.handle, found.everywhere) if found else (None, ())
         facts = self.facts.full(route, there, person, at, terms)
         decision = terms.decide(facts)
@@ -70,13 +78,15 @@ class Decider:
             # Without a handle there, the recipient's consent is missing for that reason alone.
             also = () if decision.permitted or there is None else decision.reasons
             log_refusal(self.audit, about, reasons + also, facts, terms)
+            self.book.mark(proposal.number, WRITES - writes - 1)
             return False
         key = recipient_key(self.mask_key, route.recipient)
 
         def put(released: Released) -> Mapping[str, str] | tuple[Given, ...]:
+            nonlocal writes
             decision = released.decisions[0]
             attributes = apply_obligations(offer.attributes, decision.obligations, key)
-            self.facts.count(route, facts, terms)
+            writes += self.facts.count(route, facts, terms)
             held = self.book.hold(
                 proposal.number,
                 there,
@@ -84,6 +94,7 @@ class Decider:
                 person,
                 lambda prior: barriers(offer.product, prior, terms.offers, at),
             )
+            writes += held.done
             return decision.obligations.mask if held.done else held.barriers or (_WITHDRAWN,)
 
         def digest(masks: Mapping[str, str] | tuple[Given, ...]) -> dict[str, Any]:
@@ -94,25 +105,29 @@ class Decider:
 
         try:
             done = self.release.release(caller, Exit(KIND, about, [facts], terms=terms), put, digest)
-            return not isinstance(done, tuple)
+            held, writes = not isinstance(done, tuple), writes + 2  # intent and outcome
         except PolicyError as exc:
+            held, writes = False, writes + 1  # the refusal
             if exc.reason is not Reason.POLICY_DENIED:  # a denial is in the log already
                 failed = (Given(RULE, exc.reason.lower(), exc.public),)
                 log_refusal(self.audit, about, failed, facts, terms)
-            return False
+                writes += 2  # intent and failure
+        self.book.mark(proposal.number, WRITES - writes)
+        return held
 
     def _find(self, proposal: Proposal, terms: Terms, at: datetime) -> tuple["_Person | None", tuple[Given, ...]]:
         """The person the offer is for, and what the person's other offers have against it."""
         caller, offer = proposal.caller, proposal.offer
         everywhere = self.switchboard.handles(caller.party, offer.handle, MAX_HANDLES + 1)
+        too_many = len(everywhere) > MAX_HANDLES
+        there = next((handle for party, handle in everywhere if party == offer.recipient), None)
+        prior = self.book.address(proposal.number, None if too_many else there, [] if too_many else everywhere)
         if not everywhere:
             return None, (Given(RULE, "unknown_handle", "The person is not on the switchboard any more."),)
-        if len(everywhere) > MAX_HANDLES:
+        if too_many:
             return None, (Given(RULE, "too_many_handles", f"The person has more than {MAX_HANDLES} handles."),)
-        there = next((handle for party, handle in everywhere if party == offer.recipient), None)
         if there is None:
             return None, (Given(RULE, "not_at_recipient", "The person is no customer there who agreed to offers."),)
-        prior = self.book.address(proposal.number, there, everywhere)
         return _Person(there, everywhere), barriers(offer.product, prior, terms.offers, at)
 
 

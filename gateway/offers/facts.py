@@ -106,8 +106,8 @@ class FactFinder:
             return facts
         return replace(facts, transfer_counts=self._transfers.counts(route.origin, route.handle, export))
 
-    def count(self, route: Route, facts: Facts, terms: Terms) -> None:
-        """Counts the person where the transfer that these facts permit is counted.
+    def count(self, route: Route, facts: Facts, terms: Terms) -> bool:
+        """Counts the person where the transfer that these facts permit is counted, and says whether it is.
 
         Raises:
             StaleCountError: UNAVAILABLE where the number is another by now; it must be decided anew.
@@ -117,6 +117,7 @@ class FactFinder:
             counts is None or not self._transfers.count(route.origin, route.handle, export, counts)
         ):
             raise StaleCountError(Reason.UNAVAILABLE, item="the count of transfers changed during the decision")
+        return export is not None
 
     def is_counted(self, route: Route, facts: Facts, terms: Terms) -> bool:
         """Whether the person is in the count of these facts' year, or nothing is to be counted."""

@@ -38,6 +38,7 @@ offers = Table(
     Column("delivery_id", String, unique=True),
     Column("queued_at", String),
     Column("delivered_at", String),
+    Column("marks", Integer, nullable=False, default=0),  # says nothing: written so that every decision writes as often
     UniqueConstraint("party", "offer_id"),
     TableIndex("offers_waiting", "state", "party", "recipient", "number"),
     TableIndex("offers_lately", "party", "proposed_at"),

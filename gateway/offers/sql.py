@@ -104,13 +104,20 @@ class SqlOfferBook:
             return [PartyId(recipient) for recipient in connection.scalars(query)]
 
     def address(
-        self, number: int, recipient_handle: Handle, person: Sequence[tuple[PartyId, Handle]]
+        self, number: int, recipient_handle: Handle | None, person: Sequence[tuple[PartyId, Handle]]
     ) -> list[PriorOffer]:
         """See OfferBook."""
         this = offers.c.number == number, _UNDECIDED
+        noted = {"recipient_handle": recipient_handle, "marks": offers.c.marks + 1}
         with self._engine.begin() as connection:
-            connection.execute(update(offers).where(*this).values(recipient_handle=recipient_handle))
+            connection.execute(update(offers).where(*this).values(**noted))
             return _prior(connection, person, number)
+
+    def mark(self, number: int, times: int) -> None:
+        """See OfferBook."""
+        for _ in range(times):
+            with self._engine.begin() as connection:
+                connection.execute(update(offers).where(offers.c.number == number).values(marks=offers.c.marks + 1))
 
     def hold(
         self,

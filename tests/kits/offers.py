@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from federation.client.config import DataConfig
 from federation.client.consent.book import ConsentBook
@@ -240,6 +240,25 @@ class World:
 
     def stub(self, party: PartyId) -> "Stub":
         return Stub(self, party)
+
+
+class Writes:
+    """Counts transactions that wrote, and entries of the log."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._wrote, self._before = world, 0, 0
+        event.listen(world.engine, "commit", self._on_commit)
+
+    def _on_commit(self, connection: Any) -> None:
+        changes = connection.connection.dbapi_connection.total_changes
+        self._wrote += changes != self._before
+        self._before = changes
+
+    def during(self, work: Callable[[], Any]) -> tuple[int, int]:
+        """How often some work wrote to the database, and to the log."""
+        wrote, size = self._wrote, self._world.log.size()
+        work()
+        return self._wrote - wrote, self._world.log.size() - size
 
 
 class Unreachable(grpc.RpcError):

@@ -18,6 +18,8 @@ from gateway.identity.authority import Authority
 from gateway.identity.caller import Caller
 from gateway.identity.registry import Registry
 from gateway.offers import service
+from gateway.offers.book import Receipt
+from gateway.offers.decider import WRITES
 from gateway.offers.decisions import list_decisions
 from gateway.offers.facts import MAX_HANDLES
 from tests.conftest import NOW
@@ -28,6 +30,7 @@ from tests.kits.offers import (
     PERSON,
     SPEC,
     World,
+    Writes,
     an_offer,
     caller,
     given,
@@ -153,6 +156,38 @@ def test_a_proposal_is_decided_after_its_receipt(world: World) -> None:
     assert world.desk.decide_waiting() == 2
     assert world.refusals() == [["not_at_recipient"]]
     assert world.desk.decide_waiting() == 0
+
+
+def test_every_decision_writes_equally_often_whatever_comes_of_it() -> None:
+    """Else its duration would tell, to whoever sees when the next one is made, whose customer the person is."""
+
+    def effort(person: int = PERSON, *, full: bool = False, **change: Any) -> tuple[int, int]:
+        world = World(open_database(None))
+        world.agree()
+        if full:
+            offer_from(BANK, "home", world)
+        if change.pop("withdrawn", False):
+            world.consents.withdraw(INSURER, handle(INSURER, person), PURPOSE)
+        world.policy.closed_channels |= change.pop("closed", set())
+        if change.pop("unmasked", False):
+            del world.policy.masks["age"]
+        writes = Writes(world)
+        world.book.file(caller(BANK), [(an_offer(person, offer_id="this", **change), Receipt("this"))])
+        return writes.during(world.desk.decide_waiting)
+
+    permitted = effort()
+    refused = [
+        effort(9),
+        effort(full=True),
+        effort(withdrawn=True),
+        effort(closed={"email"}),
+        effort(9, closed={"email"}),
+    ]
+    refused += [effort(handle=handle(BANK, 12)), effort(product="none"), effort(expires_at=NOW)]
+    failed = effort(unmasked=True)
+    assert permitted == (WRITES - 2 + 1, 2)  # and the transaction that ends the chunk
+    assert set(refused) == {(WRITES - 1 + 1, 1)}  # whose customer the person is makes no difference at all
+    assert sum(failed) == sum(permitted) == sum(refused[0])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from federation.policy.transfers import Export
 from gateway.consent.store import ConsentRecord
 from gateway.offers.decider import TRIES
 from gateway.policy.transfers import SqlTransfers
-from tests.kits.offers import AIRLINE, BANK, INSURER, PERSON, World, an_offer, given, handle, second_handle
+from tests.kits.offers import AIRLINE, BANK, INSURER, PERSON, World, Writes, an_offer, given, handle, second_handle
 from tests.kits.policy import AT, files
 
 COUNT = Export("CN", 2026, sensitive=False)
@@ -235,4 +235,15 @@ def test_a_count_that_goes_on_changing_leaves_the_offer_in_the_inbox(monkeypatch
         patched.setattr(SqlTransfers, "count", lambda *_: False)
         assert found.pull() == []
     assert found.refusals() == []
+    assert len(found.pull()) == 2
+
+
+def test_who_was_counted_before_takes_as_many_writes_as_who_was_not() -> None:
+    found = world()
+    written = Writes(found)
+    effort = []
+    for offer_id, product in (("first", "home"), ("second", "motor")):
+        assert propose(found, PERSON, offer_id=offer_id, product=product).accepted
+        effort.append(written.during(found.desk.decide_waiting))
+    assert effort[0] == effort[1]
     assert len(found.pull()) == 2
