@@ -168,7 +168,7 @@ def _decisions(stage: Stage) -> list[dict[str, Any]]:
     from federation.cli.offers import decision_to_json  # noqa: PLC0415 - a command's module, for one function
 
     found: list[dict[str, Any]] = []
-    # A recipient that asks for its inbox gets every proposal decided first.
+    # A call for an inbox, and for the decisions, first decides what waits; together far more than is proposed here.
     for party in PARTNERS:
         run_command("offers", "inbox", "--peek", "--config", str(stage.partner(party)))
     with stage.calling_as("compliance") as connection:
