@@ -21,10 +21,10 @@ Who learns what
 
 Sizes
     Set sizes are not private. One batch travels for each combination of a partner's labels, so other partners see how
-    many of its customers are, say, strategic and hold a gold card, with the decoys of the batch (``decoys``) and rounded
-    up to ``pad_to``. A label that nobody has is sent too. Decoys hide nothing from the gateway: the partner declares
-    them, so that they can be taken out of the counts, and they are taken out whatever is there: a check that real rows
-    are not called decoys would tell their origin who else has them.
+    many of its customers are, say, strategic and hold a gold card, with the batch's decoys (``decoys``) and rounded up
+    to ``pad_to``. A label that nobody has is sent too. Decoys hide nothing from the gateway: the partner declares them,
+    so that they can be taken out of the counts, and they are taken out whatever is there: a check that real rows are
+    not called decoys would tell their origin who else has them.
 
 Two indexes
     Tokens of the two are under other keys and of another hash domain. But the gateway sees both: where a region holds
@@ -37,11 +37,11 @@ Collusion
     under another key of its own (``own_key``), which the gateway turns into that one at the end of their way.
 
     - Gateway and one partner can put guesses into that partner's own signed batches, up to the quota that the others
-      set for an epoch, in each of the epochs that they take part in, and see which come out equal to others' tokens: for
-      those people they learn at which partners they are, and under which labels.
-    - Partners without the gateway learn nothing from rows beyond sizes, whatever keys they put together: finished tokens
-      do not come back to them, and what they see of a third partner's rows is under a key that nothing else is under
-      (``tests/sim/test_overlap_collusion.py``).
+      set for an epoch, in each of the epochs that they take part in, and see which come out equal to others' tokens:
+      for those people they learn at which partners they are, and under which labels.
+    - Partners without the gateway learn nothing from rows beyond sizes, whatever keys they put together: finished
+      tokens do not come back to them, and what they see of a third partner's rows is under a key that nothing else is
+      under (``tests/sim/test_overlap_collusion.py``).
     - A hop that does not give back what it was given could make one person count many times. Decoys show it, with a
       chance that grows with the rows: it is found out, not prevented.
     - All partners' keys together reverse everything: identifiers of low entropy, such as phone numbers, can be tried

@@ -72,7 +72,6 @@ def test_returns_what_was_recorded(opened: Opened) -> None:
     assert opened.store.record(BANK, []) == 0
 
 
-<<<<<<< HEAD
 def test_a_party_has_so_many_states_kept_and_no_more(opened: Opened) -> None:
     """Handles are opaque: without a limit a partner could have the gateway keep invented ones for ever."""
     assert opened.store.record(BANK, [record(BANK, n) for n in range(MAX_STATES - 1)]) == MAX_STATES - 1
@@ -101,7 +100,8 @@ def test_a_withdrawal_finds_room_where_a_consent_does_not(opened: Opened) -> Non
     assert opened.ended[-1] != (BANK, handle(BANK, 9_999), PURPOSE)
     opened.store.withdraw(BANK, handle(BANK, 1), PURPOSE)
     assert status(opened) == "withdrawn"
-=======
+
+
 def test_states_of_many_people_are_found_together(opened: Opened) -> None:
     mine, other = record(BANK, 1), replace(record(BANK, 1), purpose="model_training")
     theirs = record(INSURER, 1)
@@ -124,7 +124,6 @@ def test_states_of_many_people_are_found_together(opened: Opened) -> None:
     assert opened.store.find([], (PURPOSE,)) == opened.store.find(people, ()) == {}
     many = [(BANK, handle(BANK, number)) for number in range(2000)]
     assert len(opened.store.find(many, (PURPOSE,))) == 2
->>>>>>> 039d946 (Count an objection at any partner, a withdrawal under any handle, and ask who is who when handing out)
 
 
 def test_the_newest_statement_stands_in_any_order(opened: Opened) -> None:

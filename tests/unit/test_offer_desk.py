@@ -11,6 +11,7 @@ import pytest
 
 from federation.core.database import open_database
 from federation.core.errors import AuditError, IdentityError, OfferError, Reason
+from federation.core.identity import Role, Subject, new_key
 from federation.core.ids import PartyId, PolicyVersion
 from federation.v1 import offers_pb2 as pb
 from gateway.consent.store import ConsentRecord
@@ -431,12 +432,18 @@ def test_offers_of_who_was_struck_off_since_are_neither_decided_nor_handed_out(
     authority = Authority.create("skyline", NOW)
     registry = Registry(open_database(tmp_path / "registry.db"), "skyline", authority.certificate, world.clock)
     world.check_live = registry.check_live
+    callers = []
+    for party in (BANK, AIRLINE):
+        pem = authority.issue(new_key().public_key(), Subject("skyline", Role.PARTNER, party), NOW)
+        registry.know(pem)
+        callers.append(registry.authenticate(pem))
+    bank, airline = callers
     world.agree()
-    world.propose(an_offer())
-    world.desk.propose(replace(caller(AIRLINE), serial="02"), [an_offer(party=AIRLINE, product="motor")])
+    world.desk.propose(bank, [an_offer()])
+    world.desk.propose(airline, [an_offer(party=AIRLINE, product="motor")])
     if moment == "handed out":
         world.desk.decide_waiting()
-    registry.revoke("01" if by == "serial" else "", "" if by == "serial" else "bank", "key stolen")
+    registry.revoke(bank.serial if by == "serial" else "", "" if by == "serial" else "bank", "key stolen")
     assert [delivery.origin for delivery in world.pull()] == [AIRLINE]
     assert world.refusals() == [["certificate_revoked"]]
 
