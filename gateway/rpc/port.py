@@ -18,8 +18,10 @@ from federation.core.identity import Identity
 from gateway.rpc.interceptor import Gatekeeper
 
 MAX_MESSAGE_BYTES = 16 << 20
+MAX_STRANGER_BYTES = 32 << 10
+"""Of a message where no certificate is asked for: a certificate request and an invitation, and no more to be read for
+somebody who is nobody yet."""
 OPTIONS = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 32 << 10),
     ("grpc.max_concurrent_streams", 64),
@@ -60,7 +62,8 @@ async def open_port(
     Raises:
         ConfigError: the address cannot be bound.
     """
-    server = grpc.aio.server(interceptors=[gatekeeper], options=OPTIONS)
+    most = MAX_MESSAGE_BYTES if client_certificates else MAX_STRANGER_BYTES
+    server = grpc.aio.server(interceptors=[gatekeeper], options=[*OPTIONS, ("grpc.max_receive_message_length", most)])
     health = health_aio.HealthServicer()
     names = [f"federation.v1.{service.name}" for service in services]
     for name, service in zip(names, services, strict=True):

@@ -28,7 +28,7 @@ from gateway.identity.caller import current_caller
 from gateway.identity.registry import MAX_PENDING, PAGE, Registry
 from gateway.rpc.enrolment import EnrolmentServicer
 from gateway.rpc.interceptor import Gatekeeper
-from gateway.rpc.port import Service, open_port
+from gateway.rpc.port import MAX_STRANGER_BYTES, Service, open_port
 
 BANK = Subject("skyline", Role.PARTNER, PartyId("bank"))
 OPEN = "/federation.v1.EnrolmentService/RequestCertificate"
@@ -224,6 +224,20 @@ def test_a_message_over_the_limit_is_refused_and_the_process_lives_on(door: Door
         huge = enrolment_pb2.RequestCertificateRequest(csr_pem="x" * (17 << 20))
         assert refusal(lambda: connection.enrolment.RequestCertificate(huge, timeout=60)).reason is Reason.UNAVAILABLE
         assert who(connection).party == "bank"
+
+
+def test_a_stranger_has_little_read(door: Door) -> None:
+    with Connection(door.enrolment, None, ca_pem=door.authority.pem) as connection:
+        call = connection.enrolment.RequestCertificate
+        large = enrolment_pb2.RequestCertificateRequest(csr_pem="x" * (MAX_STRANGER_BYTES + 1))
+        with pytest.raises(grpc.RpcError) as caught:
+            call(large, timeout=60)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "csr_pem" not in caught.value.details()  # nothing of ours saw it
+        csr = certificate_request(new_key(), BANK).decode()
+        most = csr + "\n" * (MAX_CSR_BYTES - len(csr))
+        code = door.registry.invite(PartyId("bank"), Role.PARTNER)
+        assert call(enrolment_pb2.RequestCertificateRequest(csr_pem=most, invitation=code), timeout=60).request_id
 
 
 def test_a_stock_client_can_list_and_describe_the_service_by_reflection(door: Door) -> None:
