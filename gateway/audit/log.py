@@ -9,7 +9,7 @@ from rewriting it: verifiers notice (``federation.client.audit.verifier``), beca
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,12 @@ from sqlalchemy import (
     tuple_,
 )
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import StaticPool
 
 from federation.core.canonical import canonical_json
 from federation.core.checkpoint import Checkpoint, sign_checkpoint, verifier_key
 from federation.core.clock import Clock, to_text
+from federation.core.database import reading
 from federation.core.errors import AuditError, DataError, Reason
 from federation.core.merkle import (
     GrowingTree,
@@ -93,6 +95,9 @@ class SqlAuditLog:
         self._engine, self._key, self._clock = engine, key, clock
         self._verifier = verifier_key(origin, key.public_key())
         self._lock = threading.Lock()
+        self._readers = reading(engine)
+        # A database in memory has one connection for all; one in a file has one for each reader.
+        self._read_lock = self._lock if isinstance(engine.pool, StaticPool) else nullcontext()
         with self._storage():
             _METADATA.create_all(engine)
 
@@ -132,12 +137,12 @@ class SqlAuditLog:
 
     def size(self) -> int:
         """How many entries there are. Raises AuditError."""
-        with self._transaction() as connection:
+        with self._reading() as connection:
             return _size(connection)
 
     def checkpoint(self) -> str:
         """The signed tree head of this moment, as a note. Raises AuditError."""
-        with self._transaction() as connection:
+        with self._reading() as connection:
             size = _size(connection)
             root = range_root(_nodes(connection, [(0, size)]), (0, size))
         return sign_checkpoint(Checkpoint(self._verifier.name, size, root), self._key)
@@ -149,7 +154,7 @@ class SqlAuditLog:
             DataError: BAD_FIELD.
             AuditError: AUDIT_UNAVAILABLE; AUDIT_BROKEN when one is missing.
         """
-        with self._transaction() as connection:
+        with self._reading() as connection:
             if not 0 <= start <= end <= _size(connection):
                 raise DataError(Reason.BAD_FIELD, item="start or end")
             wanted = (
@@ -175,7 +180,7 @@ class SqlAuditLog:
         return self._proof(new_size, consistency_path(old_size, new_size))
 
     def _proof(self, size: int, path: list[Range]) -> list[bytes]:
-        with self._transaction() as connection:
+        with self._reading() as connection:
             if size > _size(connection):
                 raise DataError(Reason.BAD_FIELD, item="tree size")
             node = _nodes(connection, path)
@@ -185,6 +190,12 @@ class SqlAuditLog:
     def _transaction(self) -> Iterator[Connection]:
         """One at a time in this process; the database keeps other processes out."""
         with self._lock, self._storage(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """One state of the log, and no writer waits for it: whoever reads at length must not hold up releases."""
+        with self._read_lock, self._storage(), self._readers.begin() as connection:
             yield connection
 
     @contextmanager

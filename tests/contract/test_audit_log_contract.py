@@ -252,3 +252,20 @@ def test_a_bad_origin_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         make_log_key(tmp_path, "two words")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_waits_for_no_writer_and_sees_one_state(tmp_path: Path, clock: FixedClock) -> None:
+    """And so no writer for a reader: else an auditor's long list would hold up every release."""
+    log = SqlAuditLog(open_database(tmp_path / "audit.db"), KEY, "test-audit", clock)
+    for number in range(3):
+        log.append("intent", {"n": number})
+    root = log.checkpoint()
+    with open_database(tmp_path / "audit.db").begin() as writer:  # another process, in the middle of an entry
+        writer.execute(text("delete from audit_entries where position = 2"))
+        assert log.size() == 3
+        assert len(log.entries(0, 3)) == 3
+        assert log.checkpoint() == root
+        assert log.inclusion_proof(0, 3)
+        assert log.consistency_proof(1, 3)
+        writer.rollback()
+    assert log.append("outcome", {"intent": 0}) == 3
