@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 import yaml
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from federation.client.config import CLIENT_FILE_NAME
@@ -136,6 +137,21 @@ def invite_party(folder: Path, party: str, clock: Clock) -> Invitation:
     if spec is None:
         raise ConfigError(Reason.BAD_FIELD, item=f"party {party!r} is not named by the agreement in force")
     return _invitation(folder, party, policy.alliance, clock, Role(spec.role))
+
+
+def renew_gateway(folder: Path, authority: Authority, clock: Clock) -> Path:
+    """A longer valid certificate for the gateway's key and names; its file, which a gateway reads when it starts.
+
+    Raises:
+        ConfigError: MISSING_FILE, BAD_CONFIG.
+    """
+    identity = load_identity(load_gateway_config(folder).identity)
+    names = x509.load_pem_x509_certificate(identity.certificate_pem).extensions
+    reached = names.get_extension_for_class(x509.SubjectAlternativeName).value
+    hosts = (*reached.get_values_for_type(x509.DNSName), *map(str, reached.get_values_for_type(x509.IPAddress)))
+    path = load_gateway_config(folder).identity / "certificate.pem"
+    write_secret(path, authority.issue(identity.key.public_key(), identity.subject, clock.now(), hosts))
+    return path
 
 
 def _policy_in_force(folder: Path) -> PolicySet:

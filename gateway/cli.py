@@ -102,6 +102,21 @@ def _waiting(connection: "Connection") -> "Iterator[enrolment_pb2.CertificateReq
         request.after = page.next
 
 
+@gateway_app.command("renew", epilog="Example: entente gateway renew --config my-alliance/gateway --ca my-alliance/ca")
+def renew_gateway_command(
+    config: Annotated[Path, typer.Option("--config", "-c", envvar="ENTENTE_CONFIG", help="Folder with gateway.yaml.")],
+    authority: AuthorityOption,
+    as_json: JsonOption = False,
+) -> None:
+    """Renew the gateway's own certificate with the CA's key; start the gateway again then."""
+    from federation.core.clock import SystemClock
+    from gateway.alliance import renew_gateway
+    from gateway.identity.authority import Authority
+
+    path = renew_gateway(config, Authority.load(authority), SystemClock())
+    emit(as_json, {"certificate": str(path)}, lambda: out.print(f"The gateway's new certificate is in {path}"))
+
+
 @operator_app.command(epilog="Example: entente operator pending --config people/operator")
 def pending(config: ConfigOption, as_json: JsonOption = False) -> None:
     """List certificate requests that wait for a signature."""

@@ -13,7 +13,7 @@ import yaml
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, emit, err, out, table
 from federation.cli.partner_report import report
 from federation.client.connection import Connection, translated
-from federation.core.clock import SystemClock
+from federation.core.clock import SystemClock, to_text
 from federation.core.errors import ConfigError, EntenteError, Reason
 from federation.core.files import keep_secret
 from federation.core.identity import Role
@@ -97,6 +97,40 @@ def enrol_command(
         out.print(f"[bold]{invited.party}[/] is enrolled in {folder}. Start it: entente partner run --config {folder}")
 
     emit(as_json, value, text_result)
+
+
+@app.command("renew", epilog="Example: entente partner renew --config bank")
+def renew_command(
+    config: ConfigOption,
+    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the operator's signature.")] = 600,
+    as_json: JsonOption = False,
+) -> None:
+    """Renew the certificate of a partner or a person, for the same key, from ten days after it was issued on.
+
+    The operator approves the request, whose id is the one of the enrolment. An agent has to be started again then.
+    """
+    from cryptography import x509
+
+    from federation.client.config import load_client_config
+    from federation.client.enrolment import renew
+    from federation.core.identity import load_identity
+
+    def waiting(request_id: str) -> None:
+        if as_json:
+            print(json.dumps({"waiting": request_id}), flush=True)
+        else:
+            err.print(f"Request [bold]{request_id}[/] waits for the operator: entente operator approve {request_id}")
+
+    settings = load_client_config(config)
+    before = load_identity(settings.identity)
+    with Connection(settings.gateway, before) as connection:
+        connection.wait_ready(10)
+        identity = renew(connection, before, settings.identity, wait_s, waiting)
+    until = x509.load_pem_x509_certificate(identity.certificate_pem).not_valid_after_utc
+    new = identity.certificate_pem != before.certificate_pem
+    value = {"party": identity.subject.party, "renewed": new, "valid_until": to_text(until)}
+    said = "is renewed" if new else "needs no renewal yet"
+    emit(as_json, value, lambda: out.print(f"The certificate {said}: valid until {value['valid_until']}."))
 
 
 @app.command(epilog="Example: entente partner run --config bank")

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from federation.client.config import Address, Section
 from federation.client.connection import Connection, translated
 from federation.consent.terms import ConsentTerms, Controller, Notice
-from federation.core.errors import ConfigError, DataError, Reason, TransportError
+from federation.core.clock import SystemClock
+from federation.core.errors import ConfigError, DataError, IdentityError, Reason, TransportError
 from federation.core.files import write_secret
 from federation.core.identity import (
     PARTY_PATTERN,
@@ -28,6 +29,7 @@ from federation.core.identity import (
     new_key,
     private_pem,
     request_id_of,
+    verify_certificate,
 )
 from federation.core.ids import PartyId
 from federation.policy.specs import PartySpec
@@ -110,6 +112,44 @@ def enrol(
                 fix = f"The operator has to approve request {request_id}; then run the same command again."
                 raise TransportError(Reason.UNAVAILABLE, item="signature of the operator", fix=fix)
             time.sleep(POLL_S)
+
+
+def renew(
+    connection: Connection, identity: Identity, folder: Path, wait_s: float, on_waiting: Callable[[str], None]
+) -> Identity:
+    """Gets a certificate for the same key that is valid for longer; the one at hand where that is not at its end yet.
+
+    Args:
+        connection: To the gateway, as this party: the certificate must still be valid.
+        identity: The party's.
+        folder: Where it is; ``certificate.pem`` there is replaced, whole.
+        wait_s: How long to wait for the operator's signature, in seconds.
+        on_waiting: Told the request's id once, when the operator has to act.
+
+    Raises:
+        IdentityError: as the gateway answers, or for a certificate that is not of this key, party and CA.
+        TransportError: UNAVAILABLE when the time is over; calling again continues.
+    """
+    csr = certificate_request(identity.key, identity.subject).decode()
+    deadline, told = time.monotonic() + wait_s, False
+    while True:
+        with translated():
+            request = enrolment_pb2.RequestCertificateRequest(csr_pem=csr)
+            answer = connection.enrolment.RequestCertificate(request, timeout=10)
+        if pem := answer.certificate_pem.encode():
+            certificate, subject = verify_certificate(pem, identity.ca, SystemClock().now())
+            if subject != identity.subject or certificate.public_key() != identity.key.public_key():
+                raise IdentityError(Reason.BAD_CERTIFICATE, item="from the gateway; it is not of this key and party")
+            write_secret(folder / "certificate.pem", pem)
+            return load_identity(folder)
+        request_id = request_id_of(identity.key.public_key(), identity.subject)
+        if not told:
+            on_waiting(request_id)
+            told = True
+        if time.monotonic() > deadline:
+            fix = f"The operator has to approve request {request_id}; then run the same command again."
+            raise TransportError(Reason.UNAVAILABLE, item="signature of the operator", fix=fix)
+        time.sleep(POLL_S)
 
 
 def _key(path: Path) -> ec.EllipticCurvePrivateKey:

@@ -28,6 +28,8 @@ PENDING_DAYS = 14
 MAX_PENDING = 4
 """Requests of one party that may wait at a time: one, and a few that were begun anew. A partner alone must not fill the
 operator's list."""
+RENEW_BEFORE = timedelta(days=20)
+"""A certificate that is asked for again with less than this left is renewed; before that it is simply told again."""
 PAGE = 100
 """Requests in one answer: at most ``MAX_CSR_BYTES`` each, they stay far under the limit of a message."""
 _INVITATIONS = Table(
@@ -105,6 +107,9 @@ class Registry:
     def request(self, csr_pem: str, invitation: str, caller: Caller | None) -> tuple[str, str]:
         """Takes a request, from an invitation or from the party itself; returns its id and the certificate or "".
 
+        The same request again has the same answer, until the certificate comes to its end: then it waits for the
+        operator once more. A renewal keeps key and id, so it is the key that the party once read out to the operator.
+
         Raises:
             IdentityError: BAD_CSR; BAD_INVITATION for a code that is unknown, expired, used for another key, or of
                 another party; PARTY_MISMATCH when a caller asks for another subject than its own;
@@ -117,34 +122,45 @@ class Registry:
         if caller is not None and (caller.party, caller.role) != (subject.party, subject.role):
             raise IdentityError(Reason.PARTY_MISMATCH, item="certificate request")
         with self._engine.begin() as db:
+            may_renew = True
             if caller is None:
-                self._use_invitation(db, invitation, subject, request_id)
+                may_renew = self._use_invitation(db, invitation, subject, request_id)
             else:
                 self._certificates.check_within(db, caller.serial, caller.party)
             self._certificates.check_key(db, request_id)
             self._expire(db)
             row = db.execute(select(_REQUESTS).where(_REQUESTS.c.id == request_id)).one_or_none()
-            if row is not None:
+            if row is not None and not (may_renew and self._ends_soon(row.certificate_pem)):
                 return request_id, row.certificate_pem
             if (db.scalar(_WAITING.where(_REQUESTS.c.party == subject.party)) or 0) >= MAX_PENDING:
                 fix = f"Let the operator approve or revoke; they are void after {PENDING_DAYS} days."
                 raise IdentityError(Reason.TOO_MANY_REQUESTS, item=f"{MAX_PENDING} of {subject.party}", fix=fix)
             values = {"id": request_id, "party": subject.party, "role": str(subject.role), "csr_pem": csr_pem}
             values |= {"requested_at": to_text(self._clock.now()), "asked_by": caller.serial if caller else ""}
+            db.execute(delete(_REQUESTS).where(_REQUESTS.c.id == request_id))
             db.execute(insert(_REQUESTS).values(**values, certificate_pem=""))
         return request_id, ""
 
-    def _use_invitation(self, db: Connection, invitation: str, subject: Subject, request_id: str) -> None:
+    def _ends_soon(self, certificate_pem: str) -> bool:
+        if not certificate_pem:
+            return False  # waits for the operator
+        end = x509.load_pem_x509_certificate(certificate_pem.encode()).not_valid_after_utc
+        return end - self._clock.now() < RENEW_BEFORE
+
+    def _use_invitation(self, db: Connection, invitation: str, subject: Subject, request_id: str) -> bool:
+        """Whether it has not expired: one that has still tells what came of it, and nothing new."""
         row = db.execute(select(_INVITATIONS).where(_INVITATIONS.c.code_hash == _hash(invitation))).one_or_none()
         if row is None or (row.party, row.role) != (subject.party, subject.role):
             raise IdentityError(Reason.BAD_INVITATION)
         if row.request_id not in (None, request_id):
             raise IdentityError(Reason.BAD_INVITATION)
+        live = self._clock.now() < from_text(row.expires_at)
         if row.request_id is None:
-            if self._clock.now() >= from_text(row.expires_at):
+            if not live:
                 raise IdentityError(Reason.BAD_INVITATION)
             which = _INVITATIONS.c.code_hash == row.code_hash
             db.execute(update(_INVITATIONS).where(which).values(request_id=request_id))
+        return live
 
     def pending(self, after: str = "") -> list[PendingRequest]:
         """Requests without a certificate, oldest first, at most ``PAGE`` of them.

@@ -20,7 +20,7 @@ GROUPS = {
     "": ("init", "demo"),
     "gateway": ("serve",),
     "operator": ("pending", "approve", "revoke", "invite"),
-    "partner": ("enrol", "run", "status"),
+    "partner": ("enrol", "renew", "run", "status"),
     "overlap": ("build", "query", "cubes"),
     "train": ("run", "show", "list"),
     "offers": ("propose", "inbox", "decisions"),

@@ -15,11 +15,12 @@ import grpc
 import pytest
 
 from federation.client.connection import Connection, raise_translated, translated
-from federation.core.clock import SystemClock
+from federation.client.enrolment import renew
+from federation.core.clock import SystemClock, to_text
 from federation.core.database import open_database
 from federation.core.errors import EntenteError, Reason
 from federation.core.files import write_secret
-from federation.core.identity import Identity, Role, Subject, certificate_request, new_key, request_id_of
+from federation.core.identity import Identity, Role, Subject, certificate_request, load_identity, new_key, request_id_of
 from federation.core.ids import PartyId
 from federation.v1 import audit_pb2, audit_pb2_grpc, enrolment_pb2, enrolment_pb2_grpc
 from gateway.cli import _waiting
@@ -206,6 +207,25 @@ def test_the_operator_sees_every_request_however_many_and_large(door: Door) -> N
         first = connection.enrolment.ListCertificateRequests(enrolment_pb2.ListCertificateRequestsRequest(), timeout=60)
         assert len(first.requests) == PAGE
         assert {request.request_id for request in _waiting(connection)} == asked
+
+
+def test_a_client_renews_its_certificate_in_its_folder(door: Door, tmp_path: Path) -> None:
+    old = door.identity(ago_days=15)
+    for name, content in (("key", old.key_pem), ("certificate", old.certificate_pem), ("ca", old.ca_pem)):
+        write_secret(tmp_path / f"{name}.pem", content)
+
+    def sign(request_id: str) -> None:
+        [waiting] = door.registry.pending()
+        assert waiting.request_id == request_id
+        pem = door.authority.issue(old.key.public_key(), BANK, SystemClock().now())
+        door.registry.issue(request_id, pem.decode())
+
+    with Connection(door.address, old) as connection:
+        new = renew(connection, load_identity(tmp_path), tmp_path, 30, sign)
+        assert new.certificate_pem != old.certificate_pem
+        assert renew(connection, new, tmp_path, 30, sign).certificate_pem == new.certificate_pem  # nothing to do
+    with Connection(door.address, load_identity(tmp_path)) as connection:
+        assert who(connection).certificate_expires_at > to_text(SystemClock().now() + timedelta(days=PARTY_DAYS - 1))
 
 
 def test_a_party_cannot_ask_in_anothers_name(door: Door) -> None:

@@ -35,7 +35,7 @@ from federation.v1 import (
     training_pb2,
 )
 from gateway.identity.authority import PARTY_DAYS, Authority
-from gateway.identity.registry import MAX_PENDING, PENDING_DAYS, Registry, Revoked
+from gateway.identity.registry import MAX_PENDING, PENDING_DAYS, RENEW_BEFORE, Registry, Revoked
 from gateway.identity.roles import ROLES, check_role
 from tests.conftest import NOW
 
@@ -220,6 +220,32 @@ def test_a_request_made_with_a_stolen_key_goes_with_the_revocation(
     assert refused(registry.issue, request_id, pem) is Reason.UNKNOWN_REQUEST
     again = certificate_request(new_key(), BANK).decode()
     assert refused(registry.request, again, "", thief) is Reason.CERTIFICATE_REVOKED  # its call was under way
+
+
+def test_a_certificate_is_renewed_for_the_same_key_when_it_comes_to_its_end(
+    registry: Registry, authority: Authority, clock: FixedClock
+) -> None:
+    key, code = new_key(), registry.invite(BANK.party, BANK.role)
+    csr = certificate_request(key, BANK).decode()
+    request_id, _ = registry.request(csr, code, None)
+    first = authority.issue(key.public_key(), BANK, clock.now()).decode()
+    registry.issue(request_id, first)
+    caller = registry.authenticate(first.encode())
+    clock.at += timedelta(days=PARTY_DAYS) - RENEW_BEFORE
+    assert registry.request(csr, "", caller) == (request_id, first)  # not yet
+    clock.at += timedelta(days=5)
+    assert registry.request(csr, code, None) == (request_id, first)  # an old invitation asks for nothing new
+    assert registry.request(csr, "", caller) == (request_id, "")
+    assert registry.request(csr, "", caller) == (request_id, "")
+    assert [p.request_id for p in registry.pending()] == [request_id]
+    registry.authenticate(first.encode())  # goes on meanwhile
+    second = authority.issue(key.public_key(), BANK, clock.now()).decode()
+    registry.issue(request_id, second)
+    assert registry.request(csr, "", caller) == (request_id, second)
+    clock.at += timedelta(days=PARTY_DAYS - 1)
+    assert registry.authenticate(second.encode()).party == "bank"
+    clock.at += timedelta(days=2)  # too late: a new invitation, with the same key
+    assert registry.request(csr, registry.invite(BANK.party, BANK.role), None) == (request_id, "")
 
 
 def test_a_party_has_a_few_requests_at_a_time_and_not_for_ever(
