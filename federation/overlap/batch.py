@@ -84,7 +84,7 @@ def sign_manifest(
         plan: The epoch's.
         index: ``pb.INDEX_STATISTICS`` or ``pb.INDEX_SWITCHBOARD``.
         label: One of ``plan.labels_of``; "" for the switchboard, removals and decoys.
-        content: The blinded points as they are sent, padding included.
+        content: The blinded points as they are sent, decoys included.
         batches: How many batches the origin sends under this sequence number.
         operation: ``pb.OPERATION_BASE``, in a delta ``ADD`` or ``REMOVE``, or in both ``CHECK``.
         sequence: 0, or the number of the delta.
@@ -106,7 +106,7 @@ def sign_manifest(
 
 
 def sign_receipt(identity: Identity, header: pb.BatchHeader, chain: Chain, digest_out: bytes) -> pb.BatchHeader:
-    """The header with this hop's receipt for the points it puts out, by their SHA-256; padding is left out of it."""
+    """The header with this hop's receipt for the points it puts out, by their SHA-256; decoys are left out of it."""
     receipt = pb.HopReceipt(
         manifest_digest=chain.manifest_digest,
         position=chain.position,

@@ -144,7 +144,7 @@ class Manifest(_message.Message):
     label: _builtins.str
     """The permitted labels that all rows of the batch share: "", "column=value" or "a=x;b=y", columns by name."""
     count: _builtins.int
-    """Rows, padding included. A row has one point for each key type of the plan."""
+    """Rows, decoys included. A row has one point for each key type of the plan."""
     digest: _builtins.bytes
     """SHA-256 over the points, 32 bytes each, row by row in the order sent."""
     batches: _builtins.int
@@ -485,9 +485,9 @@ class BatchHeader(_message.Message):
 
     MANIFEST_FIELD_NUMBER: _builtins.int
     RECEIPTS_FIELD_NUMBER: _builtins.int
-    PADDING_FIELD_NUMBER: _builtins.int
+    DECOYS_FIELD_NUMBER: _builtins.int
     CONVERSION_FIELD_NUMBER: _builtins.int
-    padding: _builtins.int
+    decoys: _builtins.int
     """From the origin to the gateway only: how many rows are decoys, or of a batch of decoys, how many are none. Never
     shown to hops.
     """
@@ -506,12 +506,12 @@ class BatchHeader(_message.Message):
         *,
         manifest: _common_pb2.Signed | None = ...,
         receipts: _abc.Iterable[_common_pb2.Signed] | None = ...,
-        padding: _builtins.int = ...,
+        decoys: _builtins.int = ...,
         conversion: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversion", b"conversion", "manifest", b"manifest", "padding", b"padding", "receipts", b"receipts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversion", b"conversion", "decoys", b"decoys", "manifest", b"manifest", "receipts", b"receipts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

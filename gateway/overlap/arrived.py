@@ -49,7 +49,7 @@ class Arrived:
         self._decoys: dict[tuple[str, int], _Decoys] = {}
         for one in batches:
             if one.operation == CHECK:
-                self._decoys[one.origin, one.index] = _Decoys(self._rows(one), row_bytes(plan), one.header.padding)
+                self._decoys[one.origin, one.index] = _Decoys(self._rows(one), row_bytes(plan), one.header.decoys)
 
     def tokens(self) -> Iterator[TokenBatch]:
         """Those of the statistics."""
@@ -57,13 +57,13 @@ class Arrived:
             if one.index == STATISTICS:
                 rows = pb.Manifest.FromString(one.header.manifest.payload).count
                 chunks = (points for points, _ in self._watched(one))
-                yield TokenBatch(one.origin, one.label, one.header.padding, chunks, one.operation, rows)
+                yield TokenBatch(one.origin, one.label, one.header.decoys, chunks, one.operation, rows)
 
     def handles(self) -> Iterator[HandleBatch]:
         """Those of the switchboard."""
         for one in self._batches:
             if one.index == SWITCHBOARD:
-                yield HandleBatch(one.origin, self._watched(one), one.operation, one.header.padding)
+                yield HandleBatch(one.origin, self._watched(one), one.operation, one.header.decoys)
 
     def read_all(self) -> None:
         """Reads every row, for what ``check`` says before anything is done with them."""
@@ -79,7 +79,7 @@ class Arrived:
         """
         for one in self._batches:
             decoys = self._decoys.get((one.origin, one.index))
-            if decoys is None or decoys.found.get(one.batch_id) != one.header.padding or not decoys.complete:
+            if decoys is None or decoys.found.get(one.batch_id) != one.header.decoys or not decoys.complete:
                 hops = " or ".join(ring(tuple(self._plan.partners), one.origin))
                 fix = f"Build a new epoch. What {one.origin} sent passed {hops}."
                 raise OverlapError(Reason.DECOYS_MISSING, item=f"rows of {one.origin}", fix=fix)

@@ -141,7 +141,7 @@ class Carrier:
                 header = pb.BatchHeader(
                     manifest=expected.header.manifest,
                     receipts=expected.header.receipts,
-                    padding=expected.header.padding or now.header.padding,
+                    decoys=expected.header.decoys or now.header.decoys,
                     conversion=expected.header.conversion or now.header.conversion,
                 )
                 steps.append(Step(batch_id, header, chain.next_hop, len(incoming.low_order)))
@@ -231,10 +231,10 @@ class Carrier:
         sender = manifest.hops[chain.position - 1] if chain.position else manifest.origin
         if sender != party:
             raise IdentityError(Reason.PARTY_MISMATCH, item=f"batch of {manifest.origin}, position {chain.position}")
-        if header.padding > (manifest.count if chain.position == 0 else 0):
-            raise OverlapError(Reason.BAD_FIELD, item="field padding")
-        if chain.position == 0 and not enough(manifest, header.padding):
-            raise OverlapError(Reason.BAD_FIELD, item="field padding: fewer decoys than are due")
+        if header.decoys > (manifest.count if chain.position == 0 else 0):
+            raise OverlapError(Reason.BAD_FIELD, item="field decoys")
+        if chain.position == 0 and not enough(manifest, header.decoys):
+            raise OverlapError(Reason.BAD_FIELD, item="field decoys: fewer than are due")
         if len(header.conversion) not in ({0} if chain.position else {0, POINT_BYTES}):
             raise OverlapError(Reason.BAD_FIELD, item="field conversion")
         if known_epoch(self._epochs, manifest.plan.epoch).plan != manifest.plan:

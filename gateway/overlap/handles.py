@@ -27,7 +27,7 @@ class HandleBatch:
     origin: PartyId
     rows: Iterable[tuple[bytes, bytes]]  # points of some rows, and the handles of as many
     operation: int = BASE
-    padding: int = 0
+    decoys: int = 0
 
 
 class LinkedHandles:
@@ -87,18 +87,18 @@ class LinkedHandles:
             db.execute(f"CREATE TEMP TABLE {table} {_COLUMNS}")
             create_links(db, f"{table}_links")
         [[first]] = db.execute("SELECT coalesce(max(row) + 1, 0) FROM tokens").fetchall()
-        came, away, padding = int(first), 0, 0
+        came, away, decoys = int(first), 0, 0
         for batch in batches:
             if batch.operation == REMOVE:
                 away += self._insert(batch, "away", "away_links", away)
-                padding += batch.padding
+                decoys += batch.decoys
             else:
                 came += self._insert(batch, "came", "came_links", came)
         db.execute("CREATE TEMP TABLE gone AS SELECT row FROM tokens SEMI JOIN away USING (party, head, tail)")
         [[found]] = db.execute(
             "SELECT count(*) FROM (SELECT DISTINCT head, tail FROM tokens SEMI JOIN gone USING (row))"
         ).fetchall()
-        if found != away - padding:
+        if found != away - decoys:
             raise OverlapError(Reason.BAD_FIELD, item=f"delta of {origin}: handles to take away that are not there")
         db.execute("DELETE FROM lost")
         db.execute("INSERT INTO lost SELECT DISTINCT head, tail FROM tokens SEMI JOIN gone USING (row)")

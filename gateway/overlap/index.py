@@ -158,7 +158,7 @@ class StatisticsIndex:
             by: ``partner.column``, any columns of these partners.
 
         Returns:
-            Regions whose number is not zero. It is below zero where a partner declared more padding than it sent.
+            Regions whose number is not zero. It is below zero where a partner declared more decoys than it sent.
 
         Raises:
             OverlapError: UNKNOWN_EPOCH; EPOCH_REPLACED.

@@ -9,10 +9,10 @@ A delta takes away rows of its own origin, found by their tokens, and adds other
 an origin whose account differs from what it sent is refused, because what else it says cannot be right either. The rest
 of the people are not looked at, and regions change by what the touched ones were and are.
 
-Decoys (``padding`` here) are subtracted as their origin declared them, whatever is there: a cell may come out below
-zero. Whether it does depends on who else has the origin's people, so it must have no effect that the origin could see:
-a batch that was refused for it, or not, would tell the exact number to whoever chose the batch. What is refused here
-depends on the origin's own rows alone.
+Decoys are subtracted as their origin declared them, whatever is there: a cell may come out below zero. Whether it does
+depends on who else has the origin's people, so it must have no effect that the origin could see: a batch that was
+refused for it, or not, would tell the exact number to whoever chose the batch. What is refused here depends on the
+origin's own rows alone.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ class TokenBatch:
 
     origin: str
     label: str
-    padding: int
+    decoys: int
     chunks: Iterable[bytes]
     operation: int = BASE
     rows: int = 0  # as declared, to make room for them
@@ -71,8 +71,8 @@ class People:
             make_room(self._db, sum(batch.rows for batch in every), joins=False)
             first = ", ".join(f"min(label) FILTER (partner = {at}) AS {name}" for at, name in enumerate(self._places))
             self._read(every, f"CREATE TABLE tokens AS SELECT high, low, {first} FROM arrived GROUP BY high, low")  # noqa: S608
-        self._fill_padding(every)
-        self._db.execute(f"CREATE TABLE regions AS {self._sum_of(self._fold('tokens'), 'FROM padding')}")
+        self._fill_decoys(every)
+        self._db.execute(f"CREATE TABLE regions AS {self._sum_of(self._fold('tokens'), 'FROM decoys')}")
 
     def change(self, origin: str, batches: Iterable[TokenBatch]) -> None:
         """Applies a delta of one origin, within the caller's transaction.
@@ -86,8 +86,8 @@ class People:
             self._relink(origin, every)
         else:
             self._replace(origin, every)
-        self._fill_padding(every)
-        whole = self._sum_of("FROM regions", self._fold("after"), self._fold("before", sign="-"), "FROM padding")
+        self._fill_decoys(every)
+        whole = self._sum_of("FROM regions", self._fold("after"), self._fold("before", sign="-"), "FROM decoys")
         db.execute(f"CREATE TEMP TABLE changed AS {whole}")
         db.execute("DROP TABLE regions")
         db.execute("CREATE TABLE regions AS FROM changed")
@@ -211,19 +211,19 @@ class People:
         summed = f"SELECT bits, {labels}, sum(people)::BIGINT AS people FROM ({every}) GROUP BY ALL"  # noqa: S608
         return f"{summed} HAVING sum(people) != 0"
 
-    def _fill_padding(self, batches: Sequence[TokenBatch]) -> None:
-        """Makes a table of what padding takes out of the cells where it is: at its partner alone, with its label."""
+    def _fill_decoys(self, batches: Sequence[TokenBatch]) -> None:
+        """Makes a table of what decoys take out of the cells where they are: at their partner alone, with the label."""
         columns, rows = ", ".join(f"{name} USMALLINT" for name in self._places), []
         for batch in batches:
-            if batch.padding and batch.operation != REMOVE:
+            if batch.decoys and batch.operation != REMOVE:
                 bits = 1 << self._partners.index(batch.origin)
-                rows.append(f"({bits}, {self._values(batch)}, {-batch.padding})")
-        self._db.execute(f"CREATE TEMP TABLE padding (bits USMALLINT, {columns}, people BIGINT)")
+                rows.append(f"({bits}, {self._values(batch)}, {-batch.decoys})")
+        self._db.execute(f"CREATE TEMP TABLE decoys (bits USMALLINT, {columns}, people BIGINT)")
         if rows:
-            self._db.execute(f"INSERT INTO padding VALUES {', '.join(rows)}")  # noqa: S608 - our own numbers
+            self._db.execute(f"INSERT INTO decoys VALUES {', '.join(rows)}")  # noqa: S608 - our own numbers
 
 
 def _check_found(origin: str, batches: Sequence[TokenBatch], away: int, found: int) -> None:
     """Padding alone is not there."""
-    if found != away - sum(batch.padding for batch in batches if batch.operation == REMOVE):
+    if found != away - sum(batch.decoys for batch in batches if batch.operation == REMOVE):
         raise OverlapError(Reason.BAD_FIELD, item=f"delta of {origin}: rows to take away that are not there")

@@ -122,15 +122,15 @@ class Switchboard:
             self._apply_linked(epoch, origin, sequence, batches)
             return
         gone: list[bytes] = []
-        padding = 0
+        decoys = 0
         people: list[tuple[PartyId, bytes, bytes]] = []
         for batch in batches:
             if batch.operation == REMOVE:
                 gone += _handles_of(batch)
-                padding += batch.padding
+                decoys += batch.decoys
             else:
                 people += [(batch.origin, *pair) for pair in _pairs(batch)]
-        self._change(epoch, (origin, sequence), gone, len(gone) - padding, people)
+        self._change(epoch, (origin, sequence), gone, len(gone) - decoys, people)
 
     def _apply_linked(self, epoch: str, origin: str, sequence: int, batches: Iterable[HandleBatch]) -> None:
         tokens = self._folder / check_epoch_name(epoch) / _TOKENS_FILE

@@ -44,9 +44,9 @@ def create(epochs: SqlEpochs, epoch: str = "e1") -> list[str]:
     return epochs.create(plan(epoch), {A: KEYS, B: KEYS}, AT)
 
 
-def header(receipts: int = 0, padding: int = 0) -> pb.BatchHeader:
+def header(receipts: int = 0, decoys: int = 0) -> pb.BatchHeader:
     return pb.BatchHeader(
-        manifest=common_pb2.Signed(kind="m"), receipts=[common_pb2.Signed()] * receipts, padding=padding
+        manifest=common_pb2.Signed(kind="m"), receipts=[common_pb2.Signed()] * receipts, decoys=decoys
     )
 
 
@@ -68,13 +68,13 @@ def test_a_new_epoch_asks_every_partner_for_its_batches(epochs: SqlEpochs) -> No
 def test_a_batch_goes_from_its_origin_to_the_hop_and_is_done(epochs: SqlEpochs, reopen: Reopen) -> None:
     create(epochs)
     batch_id = batch_id_of("e1", A, 1, "x=1")
-    epochs.advance([Step(batch_id, header(padding=3), B, rejected=2)])
+    epochs.advance([Step(batch_id, header(decoys=3), B, rejected=2)])
     epochs = SqlEpochs(reopen())
     assert kinds(epochs, A) == ["submit"]  # one batch is still missing
     assert kinds(epochs, B) == ["submit", "blind"]
     batch = epochs.batch(batch_id)
     assert batch is not None
-    assert (batch.position, batch.header.padding, batch.rejected) == (0, 3, 2)
+    assert (batch.position, batch.header.decoys, batch.rejected) == (0, 3, 2)
     epochs.advance([Step(batch_id, header(receipts=1), None, rejected=0)])
     assert kinds(epochs, B) == ["submit"]
     batch = epochs.batch(batch_id)

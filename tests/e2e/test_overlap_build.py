@@ -144,7 +144,7 @@ def test_streams_that_are_not_batches(gateway: Gateway) -> None:
         content=Content.of(points),
         batches=6,
     )
-    header.padding = LEAST
+    header.decoys = LEAST
     head, chunk = pb.PutBatchRequest(header=header), pb.PutBatchRequest(chunk=pb.PointsChunk(points=points))
     short = pb.PutBatchRequest(chunk=pb.PointsChunk(points=points[:-1]))
     with gateway.connect("bank") as bank, gateway.connect("insurer") as insurer:

@@ -66,7 +66,7 @@ def test_decoys_are_those_that_are_due_and_fill_up_to_the_next_multiple(count: i
 
 @st.composite
 def files(draw: st.DrawFn) -> dict[str, list[tuple[str, list[int], int]]]:
-    """For each partner, batches of label, people (with repetitions; -1 is a point of low order) and padding."""
+    """For each partner, batches of label, people (with repetitions; -1 is a point of low order) and decoys."""
     names = NAMES[: draw(st.integers(2, 4))]
     batch = st.tuples(st.lists(st.integers(-1, 11), max_size=8), st.integers(0, 3))
     return {name: [(f"l={n}", *draw(batch)) for n in range(draw(st.integers(1, 3)))] for name in names}
@@ -93,11 +93,11 @@ def test_the_index_counts_each_person_once_in_one_cell(batches: dict[str, list[t
             TokenBatch(
                 party,
                 label,
-                padding,
-                [b"".join(points[n] for n in people), *(next(fresh).to_bytes(32, "big")[::-1] for _ in range(padding))],
+                decoys,
+                [b"".join(points[n] for n in people), *(next(fresh).to_bytes(32, "big")[::-1] for _ in range(decoys))],
             )
             for party, parts in batches.items()
-            for label, people, padding in parts
+            for label, people, decoys in parts
         ]
         index.build("e", {party: [label for label, *_ in parts] for party, parts in batches.items()}, sent)
         assert index.exact("e", tuple(batches), [f"{party}.l" for party in batches]) == dict(expected)

@@ -1,7 +1,7 @@
 """The whole protocol, builds and any deltas after them, against plain set arithmetic; noise is off.
 
 Two to five partners with one to three key types, people with several identifiers who share some, twice in one file,
-with and without padding. After every step the counts are those of files and consents as they are, and the switchboard
+with and without decoys. After every step the counts are those of files and consents as they are, and the switchboard
 joins exactly the handles that the identifiers join.
 """
 

@@ -63,7 +63,7 @@ def cells(rows: list[Row]) -> Counter[tuple[tuple[str, ...], tuple[tuple[str, st
 
 @settings(max_examples=40, deadline=None)
 @given(tables(), st.integers(0, 2))
-def test_the_index_counts_components(rows: list[Row], padding: int) -> None:
+def test_the_index_counts_components(rows: list[Row], decoys: int) -> None:
     fresh = iter(range(1, 10_000))
 
     def point(slot: int, one: int) -> bytes:
@@ -75,10 +75,10 @@ def test_the_index_counts_components(rows: list[Row], padding: int) -> None:
     batches = []
     for party in names:
         for number, label in enumerate(LABELS):
-            mine = [ids for who, at, ids in rows if (who, at) == (party, number)] + [(0,) * KEYS] * padding
+            mine = [ids for who, at, ids in rows if (who, at) == (party, number)] + [(0,) * KEYS] * decoys
             data = b"".join(point(slot, one) for ids in mine for slot, one in enumerate(ids))
             width = 32 * KEYS
-            batches.append(TokenBatch(party, label, padding, [data[: 2 * width], data[2 * width :]]))
+            batches.append(TokenBatch(party, label, decoys, [data[: 2 * width], data[2 * width :]]))
     with tempfile.TemporaryDirectory() as folder:
         index = StatisticsIndex(Path(folder))
         index.build("e", dict.fromkeys(names, LABELS), batches, KEYS)

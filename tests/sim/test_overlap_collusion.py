@@ -33,7 +33,7 @@ class Keeping(Direct):
             rows = {batch.points[at : at + 32] for at in range(0, len(batch.points), 32)}
             self.kept.setdefault((manifest.origin, manifest.index), set()).update(rows)
             assert not batch.header.conversion  # which is for the gateway
-            assert not batch.header.padding
+            assert not batch.header.decoys
         return found
 
 

@@ -131,7 +131,7 @@ def test_fewer_decoys_than_are_due_are_refused(tmp_path: Path, clock: FixedClock
     agent._send_own = lambda *_: None  # type: ignore[method-assign]
     agent.submit(world.plan(epoch))
     own = next(iter(agent._state.own(epoch)))
-    own.header.padding = LEAST - 1
+    own.header.decoys = LEAST - 1
     expect = world.coordinator.carrier.expect
     assert "decoys" in refused(Reason.BAD_FIELD, expect, "bank", own.header)
 
@@ -156,7 +156,7 @@ def test_how_often_counting_one_person_more_often_is_seen(tmp_path: Path, clock:
     [rows] = [list(arrived._watched(batch)) for batch in batches if batch.batch_id == largest]
     points = b"".join(chunk for chunk, _ in rows)
     decoys = arrived._decoys["bank", STATISTICS]
-    [wanted] = [batch.header.padding for batch in batches if batch.batch_id == largest]
+    [wanted] = [batch.header.decoys for batch in batches if batch.batch_id == largest]
     for play in range(plays):  # rows come in a random order: which are taken makes no difference
         start = (play * 37 % (len(points) // 32 - taken)) * 32
         left = points[:start] + bytes(32 * taken) + points[start + 32 * taken :]

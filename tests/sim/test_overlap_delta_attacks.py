@@ -52,7 +52,7 @@ class Victim:
         about: dict[str, Any] = {"index": STATISTICS, "label": "", "operation": REMOVE, "sequence": 1, "batches": GOES}
         identity = self.world.identities["bank"]
         header = sign_manifest(identity, self.plan, content=Content.of(points), **{**about, **changes})
-        header.padding = LEAST
+        header.decoys = LEAST
         return header
 
     def feed(self, header: pb.BatchHeader, points: bytes = POINTS) -> None:

@@ -75,7 +75,7 @@ def test_the_two_indexes_share_no_token(world: World) -> None:
     world.work()
     batches, spool, plan = world.coordinator.epochs.batches(epoch), world.coordinator._spool, world.plan(epoch)
     arrived = Arrived(spool, plan, batches)
-    decoys = sum(batch.header.padding for batch in batches if batch.operation != CHECK)
+    decoys = sum(batch.header.decoys for batch in batches if batch.operation != CHECK)
     statistics, switchboard = (
         {chunk[at : at + 32] for chunk in made for at in range(0, len(chunk), 32)}
         for made in (

@@ -322,8 +322,8 @@ class TestGateway:
     """The gateway checks senders as hops check the gateway."""
 
     def put(self, victim: Victim, party: str, header: pb.BatchHeader, *chunks: pb.PointsChunk) -> pb.PutBatchResponse:
-        if not header.receipts and not header.padding:
-            header.padding = LEAST
+        if not header.receipts and not header.decoys:
+            header.decoys = LEAST
         messages = [pb.PutBatchRequest(header=header), *(pb.PutBatchRequest(chunk=chunk) for chunk in chunks)]
         *_, last = Direct(victim.world, PartyId(party)).PutBatch(iter(messages))
         return last
@@ -346,7 +346,7 @@ class TestGateway:
         self.refuses(Reason.BAD_FIELD, victim, "bank", header, chunk(points=POINTS, handles=bytes(16 * ROWS)))
         board = victim.header(index=pb.INDEX_SWITCHBOARD, label="")
         self.refuses(Reason.BAD_FIELD, victim, "bank", board, chunk(points=POINTS))
-        header.padding = ROWS + 1
+        header.decoys = ROWS + 1
         self.refuses(Reason.BAD_FIELD, victim, "bank", header, chunk(points=POINTS))
 
     def test_a_batch_of_somebody_else(self, victim: Victim) -> None:
@@ -381,7 +381,7 @@ class TestGateway:
         coordinator = victim.world.coordinator
         header, chunks = coordinator.carrier.carry(PartyId("insurer"), batch_id)
         assert b"".join(chunks) == POINTS
-        assert header.padding == 0
+        assert header.decoys == 0
         for party, name in (("airline", batch_id), ("bank", batch_id), ("insurer", "0" * 32)):
             with pytest.raises(EntenteError) as caught:
                 coordinator.carrier.carry(PartyId(party), name)

@@ -63,12 +63,12 @@ class OverlapAgent:
         data: Its rows, under its own policy.
         handles: Its handle book.
         config: Its configuration: how identifiers are written, limits, state folder.
-        policy: Its own policy: parties, labels, padding.
+        policy: Its own policy: parties, labels, decoys.
         clock: For the validity of certificates.
         before_switchboard: Called with the customers of the switchboard batch and their handles, some thousands at a
             time, before that batch is sent (again).
         progress: Called while rows are worked on; by default the log says how far it is.
-        random: Keys, order and padding.
+        random: Keys, order and decoys.
     """
 
     def __init__(  # noqa: PLR0917 - the parts of one agent, each of its own type

@@ -64,8 +64,8 @@ class BatchBuilder:
         data: The partner's rows.
         handles: Its handles, for the switchboard.
         config: How its identifiers are written.
-        agreement: Its own policy: labels and padding.
-        random: For order, padding and nothing else.
+        agreement: Its own policy: labels and decoys.
+        random: For order, decoys and nothing else.
         progress: Called with "build", rows done and rows in all.
         pool: Where blinded rows of the statistics are kept.
         read: Reads the partner's customers.

@@ -13,7 +13,7 @@ What a delta reveals: to hops and gateway, how many rows came under each label a
 among them and what ``pad_to`` adds. To the gateway a delta says besides which tokens and which handles they are,
 because it must find them. If one person alone changes in both indexes at once, the gateway can tell that this token and
 this handle belong together; so it can where a message about a handle (a consent to offers that ends) comes at the same
-moment. Many changes in one delta hide that; a withdrawal does not wait for them. Neither padding nor two deltas in
+moment. Many changes in one delta hide that; a withdrawal does not wait for them. Neither decoys nor two deltas in
 place of one could hide it: the gateway must find what goes, and sees when.
 """
 

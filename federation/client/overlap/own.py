@@ -64,9 +64,9 @@ class OwnBatches:
         data: Its rows, under its own policy.
         handles: Its handle book.
         config: Its configuration.
-        policy: Its own policy: labels, padding.
+        policy: Its own policy: labels, decoys.
         progress: Called while rows are worked on.
-        random: Order and padding.
+        random: Order and decoys.
     """
 
     def __init__(

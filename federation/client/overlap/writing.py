@@ -103,7 +103,7 @@ class BatchWriter:
             operation=operation,
             sequence=turn.sequence,
         )
-        header.padding, header.conversion = draft.decoys, own.conversion
+        header.decoys, header.conversion = draft.decoys, own.conversion
         StoredBatch(header, target, None).save()
 
     def others(self, index: int) -> int:
