@@ -20,7 +20,8 @@ from gateway.identity.caller import Caller
 from gateway.overlap.answers import Stored
 from gateway.overlap.cubes import PURPOSE, ActiveCubes, digest
 from gateway.overlap.figures import respond, widest
-from gateway.overlap.tables import Made, Tables, Wanted
+from gateway.overlap.tables import Tables
+from gateway.overlap.wanted import Made, Wanted
 
 MAX_PARTNERS = 8
 MAX_COLUMNS = 6

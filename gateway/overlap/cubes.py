@@ -15,7 +15,8 @@ from federation.v1 import overlap_pb2 as pb
 from gateway.identity.caller import Caller
 from gateway.overlap.answers import Stored
 from gateway.overlap.figures import respond
-from gateway.overlap.tables import MAX_ITEM, Made, Tables, Wanted
+from gateway.overlap.tables import MAX_ITEM, Tables
+from gateway.overlap.wanted import Made, Wanted
 
 PURPOSE = "overlap_statistics"
 

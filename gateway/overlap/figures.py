@@ -18,7 +18,8 @@ from federation.overlap.answers import COVERAGE, interval
 from federation.overlap.questions import Question, owner, parts
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.answers import Answer, Stored
-from gateway.overlap.tables import MECHANISM, Made
+from gateway.overlap.tables import MECHANISM
+from gateway.overlap.wanted import Made
 
 
 @dataclass(frozen=True)

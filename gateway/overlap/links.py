@@ -9,7 +9,8 @@ from federation.overlap.links import Link, Noisy, Ratio, find_links, rules_of
 from federation.v1 import overlap_pb2 as pb
 from gateway.identity.caller import Caller
 from gateway.overlap.cubes import CubeRelease
-from gateway.overlap.tables import MAX_ITEM, Made, Tables
+from gateway.overlap.tables import MAX_ITEM, Tables
+from gateway.overlap.wanted import Made
 
 
 class LinkRelease:

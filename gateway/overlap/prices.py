@@ -7,7 +7,7 @@ from federation.core.errors import EntenteError, Reason
 from federation.privacy import noise
 from gateway.overlap.adhoc import Prices
 from gateway.overlap.cubes import PURPOSE, CubeRelease
-from gateway.overlap.tables import sensitivity
+from gateway.overlap.wanted import sensitivity
 
 PriceList = Callable[[], "list[Price]"]
 OWN = "a question of your own"
