@@ -3,6 +3,9 @@
 One question, one answer: it is read off the first table of the epoch, in the order of release, that answers it, so a
 table that is released later never changes it, and neither does another spelling, another caller or another epsilon. An
 ad hoc table answers its own sub-questions from then on, like a cube does.
+
+What is read off a cube is shown from the cube's own threshold on, where that is larger: as the cube is declared now, or
+was when it was drawn if it is declared no more.
 """
 
 from dataclasses import dataclass
@@ -74,8 +77,8 @@ class AdHocRelease:
             _allow(found)
 
         def answer(made: Made) -> pb.QueryCubeResponse:
-            at_least = found.rules.min_count
-            return respond(made, found.question, name=found.wanted.name, epoch=found.wanted.epoch, min_count=at_least)
+            least = self._least(found, made.stored)
+            return respond(made, found.question, name=found.wanted.name, epoch=found.wanted.epoch, min_count=least)
 
         return self._tables.release(caller, found.wanted, answer, digest, find=find)
 
@@ -90,10 +93,9 @@ class AdHocRelease:
         found = self._read(asked)
         wanted = found.wanted
         cells = self._tables.cells(found.question, wanted.epoch, wanted.what)
-        seen = pb.PreviewTableResponse(
-            epoch=wanted.epoch, delta=wanted.delta, cells=len(cells), min_count=found.rules.min_count
-        )
         stored = self._find(found)
+        least = self._least(found, stored)
+        seen = pb.PreviewTableResponse(epoch=wanted.epoch, delta=wanted.delta, cells=len(cells), min_count=least)
         if stored is not None:
             seen.read_from, seen.fits, seen.sigma = stored.name, True, stored.answer.sigma
             seen.expected_error = half_width(seen.sigma, widest(stored, found.question))
@@ -118,6 +120,13 @@ class AdHocRelease:
         """The first table of the epoch that answers the question."""
         stored = self._tables.store.released(found.wanted.epoch)
         return next((one for one in stored if answers(one.answer.question, found.question)), None)
+
+    def _least(self, found: _Asked, stored: Stored | None) -> int:
+        """The threshold, in people: that of ad hoc questions, or that of the cube that is read if it is larger."""
+        if stored is None:
+            return found.rules.min_count
+        cube = self._policies.active.cubes.get(stored.name)
+        return max(found.rules.min_count, cube.min_count if cube is not None else stored.answer.min_count)
 
     def _read(self, asked: pb.TableQuestion) -> _Asked:
         texts = [*asked.partners, *asked.by, *asked.where.keys(), *asked.where.values(), asked.purpose]

@@ -58,6 +58,7 @@ class Answer:
     released_at: str
     agrees_with: tuple[str, ...] = ()  # names of earlier tables whose shared sums it keeps
     generation: int = 0  # of the index that it was drawn from: how many deltas were in it
+    min_count: int = 0  # a cube's declared threshold when it was drawn, for when the cube is declared no more
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ class CubeRelease:
             tokens=cube.max_tokens_per_person,
             purpose=PURPOSE,
             what=f"cube {name}",
+            min_count=cube.min_count,
         )
 
     def find(self, wanted: Wanted) -> Stored | None:

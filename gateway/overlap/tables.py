@@ -203,6 +203,7 @@ class Tables:
                 released_at=to_text(self._clock.now()),
                 agrees_with=tuple(name for name, kept in zip(names, found.kept, strict=True) if kept),
                 generation=generation,
+                min_count=wanted.min_count,
             )
 
         answer, drawn = self.store.put(wanted.name, wanted.epoch, wanted.shape, make)

@@ -58,6 +58,7 @@ class Wanted:
     tokens: int
     purpose: str
     what: str  # for people: "cube venn"
+    min_count: int = 0  # a cube's declared threshold, in people
 
     @property
     def sensitivity(self) -> float:

@@ -83,6 +83,25 @@ def test_a_part_of_an_ad_hoc_table_is_free(desk: Asking) -> None:
     assert desk.spent == spent
 
 
+def test_what_a_cube_withholds_a_question_of_ones_own_does_not_show() -> None:
+    cube = CubeSpec(name="venn", partners=("bank", "insurer", "airline"), epsilon=1.0, min_count=80)
+    desk = Asking(PEOPLE, cube, ad_hoc=AdHocSpec(min_count=10), noise=Exact())
+    desk.cube("venn")
+
+    def shown() -> dict[object, int]:
+        answer = desk.ask("bank", "airline")
+        assert answer.min_count == desk.preview("bank", "airline").min_count
+        return {answer.min_count: sum(not cell.suppressed for cell in answer.cells)}
+
+    assert shown() == {80: 0}  # 70 at the bank alone, 37 at both
+    desk.policy.cubes["venn"] = cube.model_copy(update={"min_count": 50})
+    assert shown() == {50: 1}
+    del desk.policy.cubes["venn"]
+    assert shown() == {80: 0}
+    desk.policy.ad_hoc = AdHocSpec(min_count=90)
+    assert shown() == {90: 0}
+
+
 def test_a_later_table_never_changes_an_answer() -> None:
     desk = Asking(PEOPLE, CROSS)
     first = desk.ask("bank", "airline")
