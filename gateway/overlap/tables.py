@@ -8,6 +8,10 @@ that no number is above c. In distinct cells that is c sqrt(t) in L2; all in one
 factor instead of t. (Against one partner's row alone a token moves from one cell to another: sqrt(2) per token, the
 weaker promise.) People who share an identifier, such as a family's address, are one here and are protected together.
 
+Whose data. With one key type a table is made of the rows of the partners it names. With several it is made of every
+partner's: a third one's row can join two people to one, or a bank's row to an insurer's. So the policy is asked about
+every partner of the epoch then, a partner that the question does not name about no column, and one denial is a refusal.
+
 Several tables about the same people compose in the ledger. For k tables of the same sigma that is k times the loss of
 one, exactly that of releasing them together at an L2 sensitivity of sqrt(k): nothing is saved by doing so.
 
@@ -30,6 +34,7 @@ from dp_accounting import DpEvent
 from federation.core.clock import Clock, to_text
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import EpochId
+from federation.overlap.plan import key_types_of
 from federation.overlap.questions import Cell, Question, Sum, domain, misfits, owner, parts
 from federation.policy.facts import Facts
 from federation.privacy import noise as opendp_noise
@@ -173,10 +178,20 @@ class Tables:
                 at,
                 fields=frozenset(column for column in _columns(question) if owner(column) == party),
             )
-            for party in question.partners
+            for party in self._origins(wanted)
         ]
         subject = {"table": wanted.name, "epoch": wanted.epoch, "question": question.canonical()}
         return self._path.release(caller, Exit("table", subject, facts, cost), do, digest)
+
+    def _origins(self, wanted: Wanted) -> Sequence[str]:
+        """Every party whose rows the table is made of: with several key types a row of any partner may join others'."""
+        asked = wanted.question.partners
+        if len(key_types_of(wanted.key_type)) == 1:
+            return asked
+        epoch = self.epochs.get(wanted.epoch)
+        if epoch is None:
+            raise OverlapError(Reason.UNKNOWN_EPOCH, item=wanted.epoch)
+        return [*asked, *(party for party in epoch.plan.partners if party not in asked)]
 
     def _draw(self, wanted: Wanted, cells: tuple[Cell, ...], version: str) -> tuple[Stored, bool]:
         sigma, exact, generation = self.sigma(wanted), list[int](), -1

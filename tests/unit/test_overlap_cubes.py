@@ -13,6 +13,7 @@ from federation.core.database import open_database
 from federation.core.errors import AuditError, Reason
 from federation.core.identity import Role
 from federation.core.ids import PartyId
+from federation.policy.facts import Decision, Facts
 from federation.policy.specs import CubeSpec
 from federation.privacy import noise as opendp_noise
 from federation.privacy.composition import epsilon_of
@@ -24,7 +25,7 @@ from gateway.overlap.cubes import CubeRelease
 from gateway.overlap.tables import Tables
 from gateway.release import ReleasePath
 from tests.conftest import NOW
-from tests.kits.overlap_world import Policy, World, small_world
+from tests.kits.overlap_world import Policy, World, make_policy, people, small_world
 from tests.kits.refused import refused
 
 ALL = ("bank", "insurer", "airline")
@@ -181,6 +182,37 @@ def test_the_policy_is_asked_for_every_partner_every_time(desk: Desk) -> None:
     assert refused(Reason.POLICY_DENIED, lambda: desk.ask("tiers")) == "forbidden"
     assert refused(Reason.POLICY_DENIED, desk.ask) == "forbidden"
     assert desk.spent == pytest.approx(0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("key_type", ["email", "email+phone"])
+def test_with_several_key_types_every_partner_of_the_epoch_is_asked(
+    tmp_path: Path, clock: FixedClock, key_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The insurer's rows alone join the bank's to the airline's, by e-mail to one and by phone to the other."""
+    data = {party: people(party, {f"p{n}": "" for n in range(30)}) for party in ALL}
+    phones = [f"+49301000{n:03d}" for n in range(30)]
+    data["airline"].table["email"] = ""
+    data["airline"].table["phone"] = data["insurer"].table["phone"] = phones
+    world = World(tmp_path, clock, make_policy(ALL, {}), data)
+    world.build(key_type)
+    desk = Desk(world)
+    desk.change("tiers", by=())
+    both = next(total for total in desk.ask("tiers").totals if len(total.members) == 2)
+    several = key_type != "email"
+    assert both.count == (30 if several else 0)
+    assert [facts.origin for facts in desk.policy.asked] == ["bank", "airline", *(["insurer"] if several else [])]
+    assert desk.policy.asked[-1].fields == frozenset()
+    decide = desk.policy.decide
+
+    def forbid(facts: Facts) -> Decision:
+        desk.policy.permitted = facts.origin != "insurer"
+        return decide(facts)
+
+    monkeypatch.setattr(desk.policy, "decide", forbid)
+    if several:
+        refused(Reason.POLICY_DENIED, desk.ask, "tiers")
+    else:
+        desk.ask("tiers")
 
 
 def test_thresholds_are_on_the_noisy_number_and_hold_for_stored_answers(desk: Desk) -> None:
