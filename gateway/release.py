@@ -7,10 +7,14 @@ nothing else gives it away. The order is the promise:
 2. policy: every party whose data is in the release permits it, under one pinned version;
 3. spend: the privacy cost is reserved in the ledger, durably, before any noise is drawn;
 4. audit intent: what is about to leave, to whom and why, is in the log, durably;
-5. do: the release is made. If the process dies here, budget is wasted and the log shows an intent without an outcome;
-6. audit outcome: the digest of what left, or that it failed. Only then does the caller get it.
+5. do: the release is made, and stored. If the process dies here, budget is wasted and the log shows an intent without
+   an outcome;
+6. mark: the ledger notes, durably, that what the cost paid for is stored and will be seen. It is never made again for
+   that cost: where the store is lost afterwards, step 3 refuses;
+7. audit outcome: the digest of what left, or that it failed. Only then does the caller get it.
 
 If any step raises, nothing is released. A cost is given back only where ``do`` cannot have started (step 4 failed).
+A process that dies between 5 and 6 leaves a stored answer without a mark; whoever is given it next marks it first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,8 +54,12 @@ class Ledger(Protocol):
         """Reserves a cost and returns the entry's id. The same key with the same event returns the same entry.
 
         Raises:
-            BudgetError: BUDGET_EXHAUSTED, BAD_COST.
+            BudgetError: BUDGET_EXHAUSTED, BAD_COST; ANSWER_LOST where the key is marked as released.
         """
+        ...
+
+    def mark_released(self, key: str) -> None:
+        """What the key names is stored, and about to be shown: ``reserve`` refuses the key from now on."""
         ...
 
     def commit(self, entry_id: str) -> None:
@@ -89,6 +97,7 @@ class Exit:
     subject: Mapping[str, Any]  # what it is, for the log: names and digests, no handle
     facts: Sequence[Facts]  # one per party whose data is in it; all must be permitted
     cost: Cost | None = None  # None: nothing statistical leaves
+    kept: str = ""  # the key of the cost, of now or of then, of what ``do`` has stored when it returns; "": nothing
     terms: Terms | None = None  # the version that the caller took its limits from; None pins the one in force
 
 
@@ -152,12 +161,18 @@ class ReleasePath:
             self._ledger.commit(entry)
         try:
             result = do(Released(caller, decisions, intent))
+            if leaving.kept:
+                self.mark(leaving.kept)
         except Exception as exc:
             reason = exc.reason if isinstance(exc, EntenteError) else Reason.INTERNAL
             self._audit.append("failed", {"intent": intent, "reason": str(reason)})
             raise
         self._audit.append("outcome", {"intent": intent, "result": dict(digest(result))})
         return result
+
+    def mark(self, key: str) -> None:
+        """Step 6 for what is stored only after its outcome is in the log, like a model; before anybody can see it."""
+        self._ledger.mark_released(key)
 
     def _decide(self, leaving: Exit, about: Mapping[str, Any]) -> tuple[Decision, ...]:
         """All decisions, or PolicyError after the refusal is in the log. Nothing to decide about is a denial."""

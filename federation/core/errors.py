@@ -44,6 +44,7 @@ class Reason(StrEnum):
     # Budget
     BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
     BAD_COST = "BAD_COST"
+    ANSWER_LOST = "ANSWER_LOST"
     # Audit
     AUDIT_UNAVAILABLE = "AUDIT_UNAVAILABLE"
     AUDIT_BROKEN = "AUDIT_BROKEN"
@@ -130,6 +131,11 @@ CATALOG: dict[Reason, Entry] = {
     Reason.FOUR_EYES: Entry("PERMISSION_DENIED", "Whoever proposed a policy version cannot approve it."),
     Reason.BUDGET_EXHAUSTED: Entry("RESOURCE_EXHAUSTED", "The privacy budget does not allow this."),
     Reason.BAD_COST: Entry("INVALID_ARGUMENT", "The privacy cost of this request is not defined."),
+    Reason.ANSWER_LOST: Entry(
+        "DATA_LOSS",
+        "This was released before, and what was released is not stored any more. It is not made again: restore the "
+        "gateway's answers or models as they were, or ask in a new epoch or run.",
+    ),
     Reason.AUDIT_UNAVAILABLE: Entry("UNAVAILABLE", "The audit log cannot be written, so nothing is released.", True),
     Reason.AUDIT_BROKEN: Entry("DATA_LOSS", "The audit log does not verify."),
     Reason.BAD_POINT: Entry("INVALID_ARGUMENT", "A point has a wrong length or low order."),

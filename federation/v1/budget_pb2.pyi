@@ -54,7 +54,7 @@ class BudgetEntry(_message.Message):
     epsilon: _builtins.float
     """The cost of this entry alone, at the budget's delta."""
     state: _builtins.str
-    """"reserved" or "committed". Both count."""
+    """"reserved", "committed", or "released" once somebody may have seen what it paid for. All count."""
     mechanism: _builtins.str
     share: _builtins.float
     """Its part of what the alliance has spent: the parts of all entries and the conversion add up to that."""

@@ -1,8 +1,12 @@
 """The privacy ledger: every release is paid for, on disk, before it is made.
 
 An entry is *reserved*, then either *committed* (the release was, or may have been, made) or *cancelled* (it cannot
-have been). Reserved and committed entries count alike, so a crash can waste budget and never create it: a commit of
-an entry that was cancelled meanwhile is refused.
+have been). All but cancelled entries count alike, so a crash can waste budget and never create it: a commit of an entry
+that was cancelled meanwhile is refused.
+
+A committed entry is *released* once what it paid for is stored and before anybody is told of it. Until then the release
+may be made again for the same entry, because nobody saw the first one. From then on it may not: whoever still has to
+make it has lost what was stored, and a second draw beside the first would be a second look for the price of one.
 
 What counts now is every entry whose own period overlaps the period of the active policy. An entry's period is that of
 the policy under which it was reserved, never the clock's: a clock that jumps cannot move a spend, and a policy that
@@ -15,8 +19,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
 import structlog
@@ -25,14 +27,16 @@ from sqlalchemy import Column, Connection, Engine, Index, MetaData, Row, String,
 
 from federation.core.canonical import canonical_json
 from federation.core.clock import Clock, to_text
+from federation.core.database import reading
 from federation.core.errors import BudgetError, Reason
 from federation.policy.specs import BudgetSpec
 from federation.privacy.composition import describe, epsilon_of, event_from_json, event_to_json, shares_of
+from gateway.budget.overview import BudgetEntry, BudgetOverview, BudgetScope, ScopePreview
 
 ALLIANCE = "alliance"
 """The scope that holds everything."""
 MAX_TEXT = 400
-RESERVED, COMMITTED, CANCELLED = "reserved", "committed", "cancelled"
+RESERVED, COMMITTED, RELEASED, CANCELLED = "reserved", "committed", "released", "cancelled"
 
 _METADATA = MetaData()
 _ENTRIES = Table(
@@ -60,57 +64,6 @@ Index(
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True)
-class BudgetEntry:
-    """One release that was paid for."""
-
-    entry_id: str
-    at: str
-    purpose: str
-    what: str
-    epsilon: float  # alone, at the budget's delta
-    state: str
-    mechanism: str
-    share: float  # its part of what the alliance has spent
-
-
-@dataclass(frozen=True)
-class BudgetScope:
-    """What a purpose, or the whole alliance, may spend and has spent."""
-
-    scope: str
-    epsilon_limit: float
-    epsilon_spent: float
-    delta: float
-
-
-@dataclass(frozen=True)
-class BudgetOverview:
-    """Everything that counts in the active period."""
-
-    period_start: date
-    period_end: date  # exclusive
-    scopes: tuple[BudgetScope, ...]
-    entries: tuple[BudgetEntry, ...]
-    conversion: float  # what the shares leave of the alliance's epsilon: from Renyi loss to (epsilon, delta)
-    order: float  # the Renyi order of the shares
-
-
-@dataclass(frozen=True)
-class ScopePreview:
-    """What one more release would leave of a scope."""
-
-    scope: str
-    epsilon_limit: float
-    epsilon_spent: float
-    epsilon_after: float
-
-    @property
-    def fits(self) -> bool:
-        """Whether the limit allows it."""
-        return self.epsilon_after <= self.epsilon_limit
-
-
 class SqlLedger:
     """The ledger in an SQL database.
 
@@ -128,7 +81,8 @@ class SqlLedger:
         clock: Clock,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self._engine, self._budget, self._clock, self._random = engine, budget, clock, random
+        self._engine, self._reading = engine, reading(engine)
+        self._budget, self._clock, self._random = budget, clock, random
         self._lock = threading.Lock()
         _METADATA.create_all(engine)
 
@@ -136,8 +90,8 @@ class SqlLedger:
         """Reserves a cost, durably, and returns the entry's id.
 
         The same key with the same purpose and event returns the entry there is, also when it was committed: a release
-        that is made again after a crash pays once. Whoever uses a key must see to it that what it names is released
-        once, and stored with its noise.
+        that is made again after a crash pays once. Whoever uses a key must see to it that what it names is stored with
+        its noise, and marked as released before it is shown.
 
         Args:
             key: Names the release, 1 to 400 characters.
@@ -147,7 +101,8 @@ class SqlLedger:
 
         Raises:
             BudgetError: BUDGET_EXHAUSTED when a limit would be passed, there is none, or now is outside of the
-                period; BAD_COST; IDEMPOTENCY_CONFLICT when the key stands for something else.
+                period; BAD_COST; IDEMPOTENCY_CONFLICT when the key stands for something else; ANSWER_LOST when what it
+                stands for was released.
         """
         if not (0 < len(key) <= MAX_TEXT and 0 < len(what) <= MAX_TEXT):
             raise BudgetError(Reason.BAD_COST, item="key or description of a cost")
@@ -164,6 +119,8 @@ class SqlLedger:
                 if row.key == key:
                     if (row.purpose, row.event) != (purpose, written):
                         raise BudgetError(Reason.IDEMPOTENCY_CONFLICT, item=f"budget entry for {row.what}")
+                    if row.state == RELEASED:
+                        raise BudgetError(Reason.ANSWER_LOST, item=str(row.what))
                     return str(row.entry_id)
             if not spec.period_start <= now.date() < spec.period_end:
                 period = f"{spec.period_start} to {spec.period_end}"
@@ -196,7 +153,20 @@ class SqlLedger:
             state = _state(connection, entry_id)
             if state == CANCELLED:
                 raise BudgetError(Reason.BAD_COST, item=f"budget entry {entry_id} was cancelled")
+            if state == RELEASED:
+                return
             connection.execute(update(_ENTRIES).where(_ENTRIES.c.entry_id == entry_id).values(state=COMMITTED))
+
+    def mark_released(self, key: str) -> None:
+        """What a key names is stored, and about to be shown: it is not made again. Again is fine."""
+        live = (_ENTRIES.c.key == key) & (_ENTRIES.c.state != CANCELLED)
+        with self._lock, self._reading.begin() as connection:  # most often it is marked, and nothing is to be written
+            states = set(connection.scalars(select(_ENTRIES.c.state).where(live)))
+        if not states:  # this ledger is not the one that it was paid in; to show what is stored costs nothing more
+            _log.warning("budget_entry_missing", key=key)
+        elif states != {RELEASED}:
+            with self._transaction() as connection:
+                connection.execute(update(_ENTRIES).where(live).values(state=RELEASED))
 
     def cancel(self, entry_id: str) -> None:
         """The release cannot have been made: gives the cost back, unless it was committed (then it stays).
@@ -206,7 +176,7 @@ class SqlLedger:
         """
         with self._transaction() as connection:
             state = _state(connection, entry_id)
-            if state == COMMITTED:
+            if state in (COMMITTED, RELEASED):
                 _log.warning("budget_cancel_ignored", entry=entry_id)
                 return
             connection.execute(update(_ENTRIES).where(_ENTRIES.c.entry_id == entry_id).values(state=CANCELLED))

@@ -18,7 +18,7 @@ from federation.overlap.answers import half_width
 from federation.overlap.questions import Question, answers
 from federation.policy.specs import AdHocSpec
 from federation.v1 import overlap_pb2 as pb
-from gateway.budget.ledger import ScopePreview
+from gateway.budget.overview import ScopePreview
 from gateway.identity.caller import Caller
 from gateway.overlap.answers import Stored
 from gateway.overlap.cubes import PURPOSE, ActiveCubes, digest

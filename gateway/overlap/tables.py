@@ -22,17 +22,20 @@ Once. The noise is drawn after budget and audit intent are durable, and the answ
 Whoever asks again gets the stored answer: no second draw exists that could be averaged with the first. After a crash
 between spend and store the next request draws again under the same ledger key and pays once; that is no second look,
 because nobody saw the first draw. Two processes that draw at once both try to store; the first is the answer of both.
+When it is stored, and before anybody gets it, the ledger marks its key as released. So answers that are lost, or put
+back from a backup, while the ledger is kept are refused (ANSWER_LOST) and not drawn a second time for nothing.
 """
 
 import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from dp_accounting import DpEvent
 
 from federation.core.clock import Clock, to_text
-from federation.core.errors import OverlapError, Reason
+from federation.core.errors import BudgetError, OverlapError, Reason
 from federation.core.ids import EpochId
 from federation.overlap.plan import key_types_of
 from federation.overlap.questions import Cell, Question, Sum, domain, misfits, owner, parts
@@ -130,16 +133,22 @@ class Tables:
         Raises:
             OverlapError: QUESTION_MISFIT.
             PolicyError: the policy denies it.
-            BudgetError: there is not enough left.
+            BudgetError: there is not enough left; ANSWER_LOST where it was released and is not stored any more.
             AuditError: nothing was released.
             OverlapError: WITHDRAWALS_UNCONFIRMED, EPOCH_REPLACED, where there is nothing stored to answer from.
         """
+        give = partial(self._give, caller, wanted, respond, digest)
         known = find()
         if known is not None:  # it does not change any more, so whoever gets it waits for nobody
-            return self._give(caller, wanted, respond, digest, known=known)
+            return give(known)
         self._confirm(wanted.epoch, wanted.question.partners)
         with self._lock:
-            return self._give(caller, wanted, respond, digest, known=find())
+            try:
+                return give(find())
+            except BudgetError as exc:
+                if exc.reason is not Reason.ANSWER_LOST or (known := find()) is None:
+                    raise
+        return give(known)  # another process stored and marked it between our look and our spend
 
     def _give(
         self,
@@ -147,18 +156,9 @@ class Tables:
         wanted: Wanted,
         respond: Callable[[Made], T],
         digest: Callable[[T], Mapping[str, object]],
-        *,
         known: Stored | None,
     ) -> T:
-        question, cells, cost = wanted.question, tuple[Cell, ...](), None
-        if known is None:
-            cells = self.cells(question, wanted.epoch, wanted.what)
-            cost = Cost(
-                event=self.event(wanted),
-                purpose=wanted.purpose,
-                what=f"{wanted.what}, epoch {wanted.epoch}",
-                key=f"{wanted.name}/{wanted.epoch}/{wanted.shape}",
-            )
+        cells = () if known else self.cells(wanted.question, wanted.epoch, wanted.what)
 
         def do(released: Released) -> T:
             stored, drawn = known, False
@@ -168,6 +168,14 @@ class Tables:
             floors = [decision.obligations.min_k or 0 for decision in released.decisions]
             return respond(Made(stored, max(floors), drawn))
 
+        return self._path.release(caller, self._leaving(caller, wanted, known), do, digest)
+
+    def _leaving(self, caller: Caller, wanted: Wanted, known: Stored | None) -> Exit:
+        """What the gates are asked: whose columns leave, at what cost, and under which key of the ledger."""
+        question = wanted.question
+        key = _key(wanted.epoch, known or wanted)
+        what = f"{wanted.what}, epoch {wanted.epoch}"
+        cost = None if known else Cost(self.event(wanted), wanted.purpose, what, key)
         at = self._clock.now()
         facts = [
             Facts(
@@ -181,7 +189,7 @@ class Tables:
             for party in self._origins(wanted)
         ]
         subject = {"table": wanted.name, "epoch": wanted.epoch, "question": question.canonical()}
-        return self._path.release(caller, Exit("table", subject, facts, cost), do, digest)
+        return Exit("table", subject, facts, cost, kept=key)
 
     def _origins(self, wanted: Wanted) -> Sequence[str]:
         """Every party whose rows the table is made of: with several key types a row of any partner may join others'."""
@@ -241,6 +249,11 @@ class Tables:
 
 def _worth(measure: Sum, region: Cell) -> int:
     return dict(measure.values)[dict(region[1])[measure.column]]
+
+
+def _key(epoch: str, table: Stored | Wanted) -> str:
+    """Names a table's release in the ledger."""
+    return f"{table.name}/{epoch}/{table.shape}"
 
 
 def _columns(question: Question) -> set[str]:

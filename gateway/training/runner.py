@@ -9,7 +9,10 @@ on:
   often they were asked is on disk. A leg that breaks off in a round has made that attempt, whoever answered: the next
   leg asks again with new keys, as one more attempt, which is paid for before it is asked for;
 - under local noise the same question is asked again by the same id, and partners send the very answer that they gave or
-  make it now; nothing leaves twice.
+  make it now; nothing leaves twice;
+- once a model is kept, and before anybody can see it, the ledger marks its run as released. A registry that is put back
+  from a backup makes no second model for the price of the first: the next leg fails (ANSWER_LOST). Attempts that it
+  forgets of a run under way, at most the spare ones, the alliance's ledger does not count; every partner's own does.
 
 A pause takes effect after the round under way. A run waits for a limited time, for pauses to end and for partners to
 come back; then it fails and names them.
@@ -132,6 +135,11 @@ class Runner:
         self._halted.set()
         self._wake.set()
 
+    def mark_models(self) -> None:
+        """No kept model is made again; called after one is kept, and at the start for a crash in between."""
+        for model in self._runs.models():
+            self._release.mark(_key(model.run_id))
+
     def execute(self, live: LiveRun) -> None:
         """Takes a run to its end, or as far as it comes before ``halt``. Every ending is told to the followers."""
         try:
@@ -205,7 +213,7 @@ class Runner:
         caller, plan = record.caller, read_plan(record.proposal)
         check_plan(plan, self._rules())
         self._press.check(plan)
-        cost = Cost(plan.person_event(plan.rounds), PURPOSE, f"run {plan.run_id}", f"run/{plan.run_id}")
+        cost = Cost(plan.person_event(plan.rounds), PURPOSE, f"run {plan.run_id}", _key(plan.run_id))
         subject = {"run": plan.run_id, "rounds": plan.rounds, "partners": list(plan.partners)}
         if record.rounds_done:
             subject["after_round"] = record.rounds_done
@@ -213,6 +221,7 @@ class Runner:
         model = self._release.release(caller, leaving, partial(self._make, record, caller, plan, live), digest_of)
         if not self._runs.finish(model, to_text(self._clock.now())):
             raise TrainingError(Reason.RUN_STOPPED, item="stopped before its model was kept")
+        self.mark_models()
         self._versions.settle()
         live.state, live.text, live.seconds_left = FINISHED, "model released", 0.0
         self._hub.tell_ended(plan.run_id, plan.partners)
@@ -292,6 +301,11 @@ def digest_of(model: Model) -> dict[str, str]:
     """What the log keeps of a model."""
     card = hashlib.sha256(model.card_json.encode()).hexdigest()
     return {"run": model.run_id, "weights_sha256": weights_digest(model.weights), "card_sha256": card}
+
+
+def _key(run_id: str) -> str:
+    """Names a run in the ledger."""
+    return f"run/{run_id}"
 
 
 def _number(run_id: str) -> int:

@@ -102,6 +102,7 @@ class TrainingService:
         self._current: LiveRun | None = None
         self._worker: threading.Thread | None = None
         self._halted = False
+        self._runner.mark_models()
         with self._lock:
             self._dispatch()
 

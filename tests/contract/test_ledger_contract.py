@@ -2,6 +2,7 @@
 
 import math
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -11,11 +12,12 @@ import pytest
 from dp_accounting import DpEvent, GaussianDpEvent, NoOpDpEvent
 from sqlalchemy import Engine
 
+from federation.core.canonical import canonical_json
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.errors import BudgetError, Reason
 from federation.policy.specs import BudgetSpec
-from federation.privacy.composition import epsilon_of
+from federation.privacy.composition import epsilon_of, event_to_json
 from gateway.budget.ledger import ALLIANCE, SqlLedger
 
 DELTA = 1e-6
@@ -217,6 +219,59 @@ def test_the_overview_names_every_spend(book: Book) -> None:
         ("cube b", TRAINING, "reserved", "Gaussian, noise multiplier 20"),
     ]
     assert sum(e.epsilon for e in overview.entries) == pytest.approx(limit(2) + limit(1))
+
+
+def test_what_was_released_is_not_paid_for_by_its_entry_again(book: Book) -> None:
+    entry = book.reserve("a", 2)
+    book.ledger.commit(entry)
+    assert book.reserve("a", 2) == entry  # stored or not, nobody saw it
+    book.ledger.mark_released("a")
+    book.ledger.mark_released("a")
+    book.reopen()
+    error = refusal(lambda: book.reserve("a", 2))
+    assert (error.reason, error.item) == (Reason.ANSWER_LOST, "cube a")
+    assert refusal(lambda: book.reserve("a", 1)).reason == Reason.IDEMPOTENCY_CONFLICT
+    book.ledger.commit(entry)  # by a process that reserved before another one marked
+    book.ledger.cancel(entry)
+    assert refusal(lambda: book.reserve("a", 2)).reason == Reason.ANSWER_LOST
+    assert [e.state for e in book.ledger.overview().entries] == ["released"]
+    assert book.spent() == 2
+
+
+def test_a_mark_is_of_a_key_and_needs_no_entry(book: Book) -> None:
+    cancelled = book.reserve("a")
+    book.ledger.cancel(cancelled)
+    book.ledger.mark_released("a")
+    book.ledger.mark_released("nothing")
+    other = book.reserve("b")
+    assert (book.reserve("a") != cancelled, book.reserve("b")) == (True, other)
+
+
+def test_in_a_new_period_what_was_released_may_be_paid_for_again(book: Book) -> None:
+    book.reserve("a", 3)
+    book.ledger.mark_released("a")
+    book.spec = spec(5.5, date(2027, 1, 1), date(2028, 1, 1), **{STATISTICS: 3.5})
+    book.clock.at = datetime(2027, 1, 1, tzinfo=UTC)
+    book.reserve("a", 3)
+    book.ledger.mark_released("a")
+    assert refusal(lambda: book.reserve("a", 3)).reason == Reason.ANSWER_LOST
+
+
+def test_a_database_of_before_there_were_marks_opens(tmp_path: Path, clock: FixedClock) -> None:
+    """The mark is one more state: nothing about the file changes, and no entry in it was marked."""
+    event = canonical_json(event_to_json(units(2))).decode()
+    with sqlite3.connect(tmp_path / "old.db") as db:
+        db.execute(
+            "CREATE TABLE budget_entries (entry_id VARCHAR(32) NOT NULL PRIMARY KEY, key VARCHAR(400) NOT NULL, "
+            "period_start VARCHAR(10) NOT NULL, period_end VARCHAR(10) NOT NULL, purpose VARCHAR(48) NOT NULL, "
+            "what VARCHAR(400) NOT NULL, event VARCHAR NOT NULL, state VARCHAR(9) NOT NULL, at VARCHAR(40) NOT NULL)"
+        )
+        row = ("1", "a", "2026-01-01", "2027-01-01", STATISTICS, "cube a", event, "committed", "2026-10-01")
+        db.execute("INSERT INTO budget_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    book = Book(lambda: open_database(tmp_path / "old.db"), clock)
+    assert (book.spent(), book.reserve("a", 2)) == (2, "1")
+    book.ledger.mark_released("a")
+    assert refusal(lambda: book.reserve("a", 2)).reason == Reason.ANSWER_LOST
 
 
 def test_threads_that_race_never_overspend(book: Book) -> None:

@@ -5,6 +5,7 @@ a commit of a database, or where a message comes or goes. Time passes only where
 runs. Noise is off, so that models can be compared bit for bit.
 """
 
+import shutil
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -164,10 +165,18 @@ class World:
         self.absent.add(party)
         self.hub.detach(party, self._sends.pop(party))
 
-    def paid(self) -> list[str]:
-        """What is in the ledger."""
+    def paid(self, *states: str) -> list[str]:
+        """What is in the ledger; only what is in one of these states where some are named."""
         ledger = SqlLedger(open_database(self._folder / "budget.db"), lambda: BUDGET, FixedClock(NOW))
-        return [entry.what for entry in ledger.overview().entries]
+        return [entry.what for entry in ledger.overview().entries if not states or entry.state in states]
+
+    def restore_registry(self, kept: Path) -> None:
+        """The gateway starts again with the registry of runs of a backup; everything else is as it was."""
+        self.service.stop(grace_s=0)
+        for path in self._folder.glob("training.db*"):  # and what it has not written into it yet
+            path.unlink()
+        shutil.copyfile(kept, self._folder / "training.db")
+        self._start_gateway()
 
     @staticmethod
     def _expect(killed: Killed, name: str) -> None:

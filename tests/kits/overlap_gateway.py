@@ -53,6 +53,9 @@ class Ledger:
     def cancel(self, entry_id: str) -> None:
         pass
 
+    def mark_released(self, key: str) -> None:
+        pass
+
 
 class Gateway:
     """Serves a world's coordinator; agents run in threads while they are attached."""

@@ -31,7 +31,7 @@ from federation.policy.specs import TrainingSpec
 from federation.v1 import training_pb2 as pb
 from federation.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from federation.v1.training_pb2_grpc import TrainingServiceStub, add_TrainingServiceServicer_to_server
-from gateway.budget.ledger import ScopePreview
+from gateway.budget.overview import ScopePreview
 from gateway.identity.authority import Authority
 from gateway.identity.caller import Caller, set_caller
 from gateway.release import ReleasePath
@@ -145,6 +145,7 @@ class Gates:
     budget_left: bool = True
     asked: list[Facts] = field(default_factory=list)
     events: list[DpEvent] = field(default_factory=list)
+    marked: list[str] = field(default_factory=list)
     log: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
 
     @property
@@ -170,6 +171,9 @@ class Gates:
 
     def cancel(self, entry_id: str) -> None:
         self.events.pop()
+
+    def mark_released(self, key: str) -> None:
+        self.marked.append(key)
 
     def append(self, kind: str, body: Mapping[str, Any]) -> int:
         self.log.append((kind, body))

@@ -1,4 +1,5 @@
-"""Never overspent: whatever reserves, commits, cancels, crashes, clock jumps and policy changes follow one another.
+"""Never overspent, and never paid once for two releases, whatever reserves, commits, marks, cancels, crashes, clock
+jumps and policy changes follow one another.
 
 The model counts in whole units and predicts each answer; the ledger must agree exactly. What it has written down is
 compared after every crash and at the end: an entry that was committed never goes away, so nothing is missed between.
@@ -61,8 +62,11 @@ class LedgerMachine(RuleBasedStateMachine):
         """What the ledger must say: an id, or a reason."""
         for entry in self.counted():
             if entry.key == key:
-                same = (entry.purpose, entry.count) == (purpose, count)
-                return next(i for i, e in self.model.items() if e is entry) if same else Reason.IDEMPOTENCY_CONFLICT
+                if (entry.purpose, entry.count) != (purpose, count):
+                    return Reason.IDEMPOTENCY_CONFLICT
+                if entry.state == "released":
+                    return Reason.ANSWER_LOST
+                return next(i for i, e in self.model.items() if e is entry)
         spent = [e.count for e in self.counted()]
         of_purpose = [e.count for e in self.counted() if e.purpose == purpose]
         inside = self.period[0] <= self.clock.at.date() < self.period[1]
@@ -92,8 +96,18 @@ class LedgerMachine(RuleBasedStateMachine):
             assert self.model[entry_id].state == "cancelled"
             return
         assert self.model[entry_id].state != "cancelled"
-        self.model[entry_id].state = "committed"
+        if self.model[entry_id].state == "reserved":
+            self.model[entry_id].state = "committed"
         self.released.add(entry_id)  # only now may noise be drawn
+
+    @rule(entry_id=ids)
+    def mark(self, entry_id: str) -> None:
+        key = self.model[entry_id].key
+        self.ledger.mark_released(key)
+        for other, entry in self.model.items():
+            if entry.key == key and entry.state != "cancelled":
+                entry.state = "released"
+                self.released.add(other)
 
     @rule(entry_id=ids)
     def cancel(self, entry_id: str) -> None:
@@ -133,7 +147,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert states == {i: e.state for i, e in self.model.items() if e in self.counted()}
         start, end = self.period
         due = {i for i in self.released if self.model[i].period[0] < end and self.model[i].period[1] > start}
-        assert due == {i for i, state in states.items() if state == "committed"}
+        assert due == {i for i, state in states.items() if state in ("committed", "released")}
 
     def teardown(self) -> None:
         if hasattr(self, "ledger"):

@@ -1,5 +1,6 @@
 """Every process is killed at random moments of a run: it ends in the same model or a clear refusal, and all is paid."""
 
+import sqlite3
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -75,6 +76,26 @@ def test_killed_at_a_random_moment(seed: int, tmp_path: Path) -> None:
     check_books(world, record, SPECS[mode])
     assert record.state == FINISHED, record.reason  # at most two deaths, and two spare attempts
     assert world.runs.model().weights == model
+    assert world.paid("released") == [f"run {record.run_id}"]  # whenever it died, nobody saw a model that is not marked
+
+
+def test_a_registry_of_before_the_model_makes_no_second_model_for_the_price_of_the_first(tmp_path: Path) -> None:
+    world, backup = World(tmp_path, SPECS["summed"], {}), tmp_path / "backup.db"
+
+    def back_up() -> None:
+        if [record.rounds_done for record in world.runs.all()] == [3] and not backup.exists():
+            with sqlite3.connect(tmp_path / "training.db") as db, sqlite3.connect(backup) as copy:
+                db.backup(copy)
+
+    world.hook = back_up
+    finished = world.play()
+    assert finished.state == FINISHED
+    sums, paid = len(world.released.attempts), world.paid()
+    world.restore_registry(backup)
+    again = world.play()
+    assert (again.run_id, again.rounds_done, again.state) == (finished.run_id, 3, FAILED)
+    assert again.reason.startswith("ANSWER_LOST: run ")
+    assert (len(world.released.attempts), world.paid()) == (sums, paid)
 
 
 def test_death_in_a_round_without_a_spare_attempt_is_a_clear_refusal(tmp_path: Path) -> None:

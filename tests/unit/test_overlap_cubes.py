@@ -295,6 +295,48 @@ def test_a_crash_between_spend_and_store_is_paid_once(desk: Desk) -> None:
     assert len(desk.ledger.overview().entries) == 1
 
 
+def test_answers_that_are_lost_are_not_drawn_a_second_time_for_nothing(desk: Desk) -> None:
+    desk.ask()
+    desk.store = SqlAnswerStore(open_database(None))
+    desk.cubes = desk.open()
+    assert refused(Reason.ANSWER_LOST, desk.ask) == f"cube venn, epoch {desk.epoch}"
+    assert desk.log.entries[-1][1]["reason"] == "ANSWER_LOST"
+    assert desk.noise.draws == 1
+    assert desk.ask("tiers").spent_now  # what nobody saw may be drawn
+
+
+def test_a_crash_between_store_and_mark_leaves_the_mark_to_the_next_ask(desk: Desk) -> None:
+    mark = desk.ledger.mark_released
+
+    def crash(_key: str) -> None:
+        raise KeyboardInterrupt
+
+    desk.ledger.mark_released = crash  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        desk.ask()
+    assert [entry.state for entry in desk.ledger.overview().entries] == ["committed"]
+    desk.ledger.mark_released = mark  # type: ignore[method-assign]
+    assert not desk.ask().spent_now
+    assert [entry.state for entry in desk.ledger.overview().entries] == ["released"]
+    assert desk.noise.draws == 1
+
+
+def test_another_process_that_was_faster_gives_the_answer_of_both(desk: Desk) -> None:
+    """It stores and marks between our look at the store and our spend."""
+    reserve, other = desk.ledger.reserve, desk.open()
+
+    def late(**cost: Any) -> str:
+        desk.ledger.reserve = reserve  # type: ignore[method-assign]
+        desk.cubes, mine = other, desk.cubes
+        desk.ask()
+        desk.cubes = mine
+        return reserve(**cost)
+
+    desk.ledger.reserve = late  # type: ignore[method-assign,assignment]
+    answer = desk.ask()
+    assert (answer.spent_now, desk.noise.draws) == (False, 1)
+
+
 def test_what_cannot_be_asked(desk: Desk) -> None:
     refused(Reason.UNKNOWN_CUBE, lambda: desk.ask("nothing"))
     refused(Reason.UNKNOWN_EPOCH, lambda: desk.ask(epoch="1999-01-01.1"))

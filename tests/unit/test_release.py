@@ -32,8 +32,8 @@ def facts(origin: str) -> Facts:
     return Facts("overlap_statistics", "aggregate_statistics", origin, "marketing", NOW)
 
 
-def leaving(cost: Cost | None = COST) -> Exit:
-    return Exit("cube", {"cube": "venn"}, (facts("bank"), facts("airline")), cost)
+def leaving(cost: Cost | None = COST, kept: str = "") -> Exit:
+    return Exit("cube", {"cube": "venn"}, (facts("bank"), facts("airline")), cost, kept)
 
 
 class Gates:
@@ -72,6 +72,11 @@ class Gates:
     def cancel(self, entry_id: str) -> None:
         self._called("cancel")
         self.state = "cancelled"
+
+    def mark_released(self, key: str) -> None:
+        self._called("mark")
+        assert key == COST.key
+        self.state = "released"
 
     def append(self, kind: str, body: Mapping[str, Any]) -> int:
         self._called(kind)
@@ -116,6 +121,19 @@ def test_what_costs_nothing_passes_every_other_gate() -> None:
     gates = Gates()
     gates.release(leaving(None))
     assert gates.calls == [*ASKED, "intent", "do", "digest", "outcome"]
+
+
+@pytest.mark.parametrize("cost", [COST, None])
+def test_what_is_kept_is_marked_after_it_was_made_and_before_its_outcome(cost: Cost | None) -> None:
+    gates = Gates()
+    gates.release(leaving(cost, kept=COST.key))
+    assert gates.calls[-4:] == ["do", "mark", "digest", "outcome"]
+
+
+def test_what_cannot_be_marked_is_given_to_nobody() -> None:
+    gates = Gates(mark=BudgetError(Reason.BAD_COST))
+    assert isinstance(gates.refused(leaving(kept=COST.key)), BudgetError)
+    assert gates.calls[-3:] == ["do", "mark", "failed"]
 
 
 def test_one_denial_stops_all_and_is_logged_with_its_reasons() -> None:
