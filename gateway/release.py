@@ -58,6 +58,10 @@ class Ledger(Protocol):
         """
         ...
 
+    def check(self, *, key: str, purpose: str, what: str, event: DpEvent) -> None:
+        """Raises what ``reserve`` would raise now; reserves nothing."""
+        ...
+
     def mark_released(self, key: str) -> None:
         """What the key names is stored, and about to be shown: ``reserve`` refuses the key from now on."""
         ...
@@ -132,12 +136,7 @@ class ReleasePath:
             BudgetError: see Ledger.
             AuditError: AUDIT_UNAVAILABLE; then nothing has left.
         """
-        about = {
-            "what": leaving.kind,
-            "caller": caller.party,
-            "role": str(caller.role),
-            "subject": dict(leaving.subject),
-        }
+        about = _about(caller, leaving)
         decisions = self._decide(leaving, about)
         entry = None
         if leaving.cost is not None:
@@ -145,7 +144,7 @@ class ReleasePath:
             try:
                 entry = self._ledger.reserve(key=cost.key, purpose=cost.purpose, what=cost.what, event=cost.event)
             except EntenteError as exc:
-                self._audit.append("refused", {**about, "reason": str(exc.reason), "item": exc.item})
+                self.refuse(caller, leaving, exc)
                 raise
         try:
             facts = [facts.to_json() for facts in leaving.facts]
@@ -170,6 +169,30 @@ class ReleasePath:
         self._audit.append("outcome", {"intent": intent, "result": dict(digest(result))})
         return result
 
+    def check(self, caller: Caller, leaving: Exit) -> None:
+        """Raises, and logs, what ``release`` would refuse by now (steps 2 and 3); spends nothing, and nothing leaves.
+
+        For what depends on the people in the data and has to come before ``release``: whoever would be refused anyway
+        is refused here, and learns nothing of it.
+
+        Raises:
+            PolicyError: POLICY_DENIED.
+            BudgetError: see Ledger.
+            AuditError: AUDIT_UNAVAILABLE.
+        """
+        self._decide(leaving, _about(caller, leaving))
+        if leaving.cost is not None:
+            cost = leaving.cost
+            try:
+                self._ledger.check(key=cost.key, purpose=cost.purpose, what=cost.what, event=cost.event)
+            except EntenteError as exc:
+                self.refuse(caller, leaving, exc)
+                raise
+
+    def refuse(self, caller: Caller, leaving: Exit, error: EntenteError) -> None:
+        """Logs a refusal of what policy permits. Raises AuditError."""
+        self._audit.append("refused", {**_about(caller, leaving), "reason": str(error.reason), "item": error.item})
+
     def mark(self, key: str) -> None:
         """Step 6 for what is stored only after its outcome is in the log, like a model; before anybody can see it."""
         self._ledger.mark_released(key)
@@ -188,3 +211,9 @@ class ReleasePath:
         given = [reason.to_json() for reason in reasons]
         self._audit.append("refused", {**about, "facts": facts, "reasons": given, "policy": sorted(versions)})
         raise PolicyError(Reason.POLICY_DENIED, item=codes)
+
+
+def _about(caller: Caller, leaving: Exit) -> dict[str, Any]:
+    """What every entry of the log says of what leaves."""
+    subject = dict(leaving.subject)
+    return {"what": leaving.kind, "caller": caller.party, "role": str(caller.role), "subject": subject}

@@ -12,12 +12,16 @@ Who learns what
                 and so exact counts of every region; with a delta, which token       which token has which handle,
                 went or changed its label; with several key types, which rows        but for people who stand out in
                 share a token; for offers, handles and their country                 both indexes (below)
-    marketing   noisy numbers with intervals, the declared labels, prices            tokens, handles, exact numbers
+    marketing   noisy numbers with intervals, the declared labels, prices; that      tokens, handles, exact numbers
+                somebody came, went or changed between two tables of an epoch
     ==========  ===================================================================  ===============================
 
     Exact counts stay inside ``gateway.overlap``. What is told of them passes one call that draws noise, after it was
-    paid for: two alliances with nothing in common but the drawn numbers look the same to everybody outside
-    (``tests/property/test_question_property.py``).
+    paid for: two alliances with nothing in common but the drawn numbers, and in which nobody comes, goes or changes,
+    look the same to everybody outside (``tests/property/test_question_property.py``). That something changed shows
+    without noise, though not whose row: a table does not agree with one of before a change (``agrees_with``), and while
+    a partner cannot confirm its withdrawals, or is slow, fresh answers that policy and budget allow are refused, or
+    slow (``gateway.overlap.withdrawals``).
 
 Sizes
     Set sizes are not private. One batch travels for each combination of a partner's labels, so other partners see how

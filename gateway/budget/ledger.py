@@ -19,6 +19,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import structlog
@@ -64,6 +66,14 @@ Index(
 _log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
+class _Asked:
+    key: str
+    purpose: str
+    event: DpEvent
+    written: str  # the event as it is stored
+
+
 class SqlLedger:
     """The ledger in an SQL database.
 
@@ -104,28 +114,13 @@ class SqlLedger:
                 period; BAD_COST; IDEMPOTENCY_CONFLICT when the key stands for something else; ANSWER_LOST when what it
                 stands for was released.
         """
-        if not (0 < len(key) <= MAX_TEXT and 0 < len(what) <= MAX_TEXT):
-            raise BudgetError(Reason.BAD_COST, item="key or description of a cost")
-        written = canonical_json(event_to_json(event)).decode()
-        spec, now = self._budget(), self._clock.now()
+        asked, spec = _read(key, purpose, what, event), self._budget()
+        self._work_out(spec, event)
+        now = self._clock.now()
         with self._transaction() as connection:
-            known = _counted(connection, spec)
-        # A new event's curve can take a tenth of a second, and after a restart all are new: they are worked out here,
-        # and kept, so that the transaction below does not keep the database's other writers waiting.
-        epsilon_of([*map(_event, known), event], spec.delta)
-        with self._transaction() as connection:
-            rows = _counted(connection, spec)
-            for row in rows:
-                if row.key == key:
-                    if (row.purpose, row.event) != (purpose, written):
-                        raise BudgetError(Reason.IDEMPOTENCY_CONFLICT, item=f"budget entry for {row.what}")
-                    if row.state == RELEASED:
-                        raise BudgetError(Reason.ANSWER_LOST, item=str(row.what))
-                    return str(row.entry_id)
-            if not spec.period_start <= now.date() < spec.period_end:
-                period = f"{spec.period_start} to {spec.period_end}"
-                raise BudgetError(Reason.BUDGET_EXHAUSTED, item=f"today is outside of the budget's period {period}")
-            self._check(spec, rows, purpose, event)
+            known = self._find(connection, spec, asked, now.date())
+            if known is not None:
+                return known
             entry_id = self._random(16).hex()
             connection.execute(
                 insert(_ENTRIES),
@@ -136,12 +131,19 @@ class SqlLedger:
                     "period_end": spec.period_end.isoformat(),
                     "purpose": purpose,
                     "what": what,
-                    "event": written,
+                    "event": asked.written,
                     "state": RESERVED,
                     "at": to_text(now),
                 },
             )
         return entry_id
+
+    def check(self, *, key: str, purpose: str, what: str, event: DpEvent) -> None:
+        """Raises what ``reserve`` would raise now; nothing is reserved."""
+        asked, spec = _read(key, purpose, what, event), self._budget()
+        self._work_out(spec, event)
+        with self._transaction() as connection:
+            self._find(connection, spec, asked, self._clock.now().date())
 
     def commit(self, entry_id: str) -> None:
         """The release was made (or may have been). Again is fine.
@@ -221,6 +223,32 @@ class SqlLedger:
             found.append(ScopePreview(scope, limit if today else 0.0, spent, after))
         return tuple(found)
 
+    def _work_out(self, spec: BudgetSpec, event: DpEvent) -> None:
+        """Works out the curves that are to be composed, and keeps them.
+
+        A new event's curve can take a tenth of a second, and after a restart all are new: here the database's other
+        writers do not wait for it.
+        """
+        with self._transaction() as connection:
+            known = _counted(connection, spec)
+        epsilon_of([*map(_event, known), event], spec.delta)
+
+    def _find(self, connection: Connection, spec: BudgetSpec, asked: _Asked, today: date) -> str | None:
+        """The entry of a key, or None where there is none and a new one fits. Raises BudgetError, see ``reserve``."""
+        rows = _counted(connection, spec)
+        for row in rows:
+            if row.key == asked.key:
+                if (row.purpose, row.event) != (asked.purpose, asked.written):
+                    raise BudgetError(Reason.IDEMPOTENCY_CONFLICT, item=f"budget entry for {row.what}")
+                if row.state == RELEASED:
+                    raise BudgetError(Reason.ANSWER_LOST, item=str(row.what))
+                return str(row.entry_id)
+        if not spec.period_start <= today < spec.period_end:
+            period = f"{spec.period_start} to {spec.period_end}"
+            raise BudgetError(Reason.BUDGET_EXHAUSTED, item=f"today is outside of the budget's period {period}")
+        self._check(spec, rows, asked.purpose, asked.event)
+        return None
+
     def _check(self, spec: BudgetSpec, rows: Sequence[Row[Any]], purpose: str, event: DpEvent) -> None:
         limit = spec.purposes.get(purpose)
         if limit is None:
@@ -251,6 +279,13 @@ def _counted(connection: Connection, spec: BudgetSpec) -> Sequence[Row[Any]]:
 
 def _spent(rows: Sequence[Row[Any]], scope: str, delta: float) -> float:
     return epsilon_of([_event(row) for row in rows if scope in (ALLIANCE, row.purpose)], delta)
+
+
+def _read(key: str, purpose: str, what: str, event: DpEvent) -> _Asked:
+    """Raises BudgetError (BAD_COST)."""
+    if not (0 < len(key) <= MAX_TEXT and 0 < len(what) <= MAX_TEXT):
+        raise BudgetError(Reason.BAD_COST, item="key or description of a cost")
+    return _Asked(key, purpose, event, canonical_json(event_to_json(event)).decode())
 
 
 def _event(row: Row[Any]) -> DpEvent:

@@ -18,6 +18,12 @@ one, exactly that of releasing them together at an L2 sensitivity of sqrt(k): no
 Noise is the discrete Gaussian; it satisfies the RDP bound of the continuous one with the same sigma, by which the
 ledger counts. Source: Canonne, Kamath, Steinke 2020, Theorem 4; calibration by ``federation.privacy.noise``.
 
+Refusals. Before noise is drawn, partners confirm that no withdrawal is outstanding (``withdrawals``), and whether they
+can depends on the people in their data. So it comes last: policy and budget are looked at before, and whoever has no
+right or no budget for the table is refused for that, whatever changed. Who could not confirm is told to nobody but this
+process's log. What is left: whoever could have had the answer learns from WITHDRAWALS_UNCONFIRMED, or from how long it
+takes, that something may be under way at some partner. Each such refusal is in the audit log, with the question.
+
 Once. The noise is drawn after budget and audit intent are durable, and the answer is stored before anybody gets it.
 Whoever asks again gets the stored answer: no second draw exists that could be averaged with the first. After a crash
 between spend and store the next request draws again under the same ledger key and pays once; that is no second look,
@@ -32,6 +38,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
+import structlog
 from dp_accounting import DpEvent
 
 from federation.core.clock import Clock, to_text
@@ -52,6 +59,7 @@ MECHANISM = "discrete_gaussian"
 MAX_CELLS = 100_000
 MAX_ITEM = 300
 T = TypeVar("T")
+_log = structlog.get_logger()
 
 
 class Tables:
@@ -63,7 +71,8 @@ class Tables:
         store: Keeps answers.
         path: The release path.
         clock: Tells the time.
-        confirm: Called with an epoch and partners before noise is drawn; returns when no withdrawal is outstanding.
+        confirm: Called with an epoch and partners once policy and budget are known to suffice, and before noise is
+            drawn; returns when no withdrawal is outstanding. What it raises depends on what partners did.
         noise: Only a unit test passes another one.
     """
 
@@ -141,14 +150,38 @@ class Tables:
         known = find()
         if known is not None:  # it does not change any more, so whoever gets it waits for nobody
             return give(known)
-        self._confirm(wanted.epoch, wanted.question.partners)
-        with self._lock:
-            try:
+        try:
+            with self._lock:
+                leaving = None if find() else self._checked(caller, wanted)
+            if leaving is not None:
+                self._confirmed(caller, wanted, leaving)
+            with self._lock:
                 return give(find())
-            except BudgetError as exc:
-                if exc.reason is not Reason.ANSWER_LOST or (known := find()) is None:
-                    raise
+        except BudgetError as exc:
+            if exc.reason is not Reason.ANSWER_LOST or (known := find()) is None:
+                raise
         return give(known)  # another process stored and marked it between our look and our spend
+
+    def _checked(self, caller: Caller, wanted: Wanted) -> Exit:
+        """What is to leave, if policy and budget let it. Raises as ``release``, and what it raises is in the log."""
+        self.cells(wanted.question, wanted.epoch, wanted.what)
+        leaving = self._leaving(caller, wanted, None)
+        self._path.check(caller, leaving)
+        return leaving
+
+    def _confirmed(self, caller: Caller, wanted: Wanted, leaving: Exit) -> None:
+        """Waits for the partners. Who of them could not confirm is for this process's log, not for who asks.
+
+        Raises:
+            OverlapError: WITHDRAWALS_UNCONFIRMED, EPOCH_REPLACED; both are in the audit log.
+        """
+        try:
+            self._confirm(wanted.epoch, wanted.question.partners)
+        except OverlapError as exc:
+            _log.warning("not_confirmed", epoch=wanted.epoch, reason=str(exc.reason), item=exc.item, detail=exc.detail)
+            error = OverlapError(exc.reason, item=f"epoch {wanted.epoch}")
+            self._path.refuse(caller, leaving, error)
+            raise error from exc
 
     def _give(
         self,

@@ -15,9 +15,15 @@ second number about changed people is another table, with noise of its own and i
 in one person with all that it was at any moment of the epoch: there, gone, relabelled. In each table the person has the
 cells of the moment at which it was drawn, at most the declared sensitivity away from not being there at all; that bound
 holds for whatever index the mechanism is given, so the tables compose adaptively in the ledger as they do without
-deltas. Whoever pays for two different tables on both sides of somebody's withdrawal learns of that person what the sum
-of both prices allows, and no more. That some delta came in between two tables is not hidden: the later one does not
-name the earlier one among those it agrees with. ``max_tokens_per_person`` bounds what one table sees: what is there at
+deltas. Whoever pays for two different tables on both sides of somebody's withdrawal learns from the numbers of that
+person what the sum of both prices allows, and no more.
+
+What no noise hides. That some delta came in between two tables: the later one does not name the earlier one among those
+it agrees with, and as their shared sums differ, it would hide nothing to say nothing. And that one may be under way: a
+removal that a hop does not blind stops fresh answers, and one that it blinds makes them slower. Neither says whose row
+it is, nor at which partner; ``tables`` asks for confirmations only where the answer would be given otherwise.
+
+``max_tokens_per_person`` bounds what one table sees: what is there at
 one moment.
 Source: Dwork, Rothblum, Vadhan 2010, section III; Rogers et al. 2016 (parameters chosen adaptively).
 """

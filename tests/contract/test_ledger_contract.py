@@ -355,6 +355,25 @@ def test_a_preview_is_what_the_spend_then_leaves(book: Book) -> None:
     assert not any(scope.fits for scope in book.ledger.preview(STATISTICS, units(0.1)))
 
 
+def test_a_check_says_what_a_spend_would_and_reserves_nothing(book: Book) -> None:
+    def check(key: str, count: float = 1, purpose: str = STATISTICS, what: str = "cube") -> None:
+        book.ledger.check(key=key, purpose=purpose, what=what, event=units(count))
+
+    check("a", 3)
+    assert book.ledger.overview().entries == ()
+    book.reserve("a", 3)
+    check("a", 3)
+    for wrong, reason in (
+        (("b",), Reason.BUDGET_EXHAUSTED),
+        (("a", 2), Reason.IDEMPOTENCY_CONFLICT),
+        (("", 1), Reason.BAD_COST),
+        (("c", 1, "offer_sharing"), Reason.BUDGET_EXHAUSTED),
+    ):
+        assert refusal(lambda wrong=wrong: check(*wrong)).reason == reason  # type: ignore[misc]
+    book.ledger.mark_released("a")
+    assert refusal(lambda: check("a", 3)).reason == Reason.ANSWER_LOST
+
+
 def test_the_overview_explains_every_part_of_the_total(book: Book) -> None:
     book.reserve("a", 2)
     book.reserve("b", 1, TRAINING)

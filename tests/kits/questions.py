@@ -119,6 +119,9 @@ class Free:
     def cancel(self, entry_id: str) -> None:
         pass
 
+    def check(self, **_cost: Any) -> None:
+        pass
+
     def mark_released(self, key: str) -> None:
         pass
 

@@ -75,7 +75,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(target=ids, key=st.sampled_from("abcdefgh"), purpose=st.sampled_from("stx"), count=st.sampled_from([1, 2, 3]))
     def reserve(self, key: str, purpose: str, count: int) -> object:
-        expected = self.answer(key, purpose, count)
+        expected, looked = self.answer(key, purpose, count), None
+        try:
+            self.ledger.check(key=key, purpose=purpose, what="cube", event=EVENTS[count])
+        except BudgetError as error:
+            looked = error.reason
+        assert looked == (expected if isinstance(expected, Reason) else None)
         try:
             found = self.ledger.reserve(key=key, purpose=purpose, what="cube", event=EVENTS[count])
         except BudgetError as error:

@@ -73,6 +73,10 @@ class Gates:
         self._called("cancel")
         self.state = "cancelled"
 
+    def check(self, *, key: str, purpose: str, what: str, event: DpEvent) -> None:
+        self._called("check")
+        assert (key, purpose, what, event) == (COST.key, COST.purpose, COST.what, COST.event)
+
     def mark_released(self, key: str) -> None:
         self._called("mark")
         assert key == COST.key
@@ -167,6 +171,21 @@ def test_an_exhausted_budget_stops_and_is_logged() -> None:
     assert isinstance(gates.refused(), BudgetError)
     assert gates.calls == [*ASKED, "reserve", "refused"]
     assert (gates.entries[0][1]["reason"], gates.entries[0][1]["item"]) == ("BUDGET_EXHAUSTED", "purpose x: 3 of 2")
+
+
+def test_a_check_refuses_and_logs_like_a_release_and_spends_nothing() -> None:
+    gates = Gates()
+    ReleasePath(gates, gates, gates).check(CALLER, leaving())
+    assert (gates.calls, gates.entries) == ([*ASKED, "check"], [])
+    error = BudgetError(Reason.BUDGET_EXHAUSTED, item="purpose x: 3 of 2")
+    looked, released = Gates(check=error), Gates(reserve=error)
+    with pytest.raises(BudgetError):
+        ReleasePath(looked, looked, looked).check(CALLER, leaving())
+    released.refused()
+    assert looked.entries == released.entries
+    looked.answers["airline"] = NO
+    with pytest.raises(PolicyError):
+        ReleasePath(looked, looked, looked).check(CALLER, leaving())
 
 
 def test_without_a_logged_intent_nothing_is_done_and_the_cost_is_given_back() -> None:
