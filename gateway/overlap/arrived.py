@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from numpy.typing import NDArray
 
 from federation.core.errors import OverlapError, Reason
-from federation.core.ids import HANDLE_BYTES
+from federation.core.ids import HANDLE_BYTES, POINT_BYTES
 from federation.overlap.blind import blind
+from federation.overlap.decoys import LEAST
 from federation.overlap.plan import BASE, CHECK, STATISTICS, SWITCHBOARD, Agreement, labels_of, ring, row_bytes
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.epochs import Batch
@@ -20,6 +22,7 @@ from gateway.overlap.people import TokenBatch
 from gateway.overlap.spool import Spool
 
 _WORD = np.dtype("<u8")
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 def labels_by_party(plan: pb.EpochPlan, batches: Sequence[Batch], agreement: Agreement) -> dict[str, list[str]]:
@@ -49,15 +52,15 @@ class Arrived:
         self._decoys: dict[tuple[str, int], _Decoys] = {}
         for one in batches:
             if one.operation == CHECK:
+                self._check_size(one)
                 self._decoys[one.origin, one.index] = _Decoys(self._rows(one), row_bytes(plan), one.header.decoys)
 
     def tokens(self) -> Iterator[TokenBatch]:
         """Those of the statistics."""
         for one in self._batches:
             if one.index == STATISTICS:
-                rows = pb.Manifest.FromString(one.header.manifest.payload).count
                 chunks = (points for points, _ in self._watched(one))
-                yield TokenBatch(one.origin, one.label, one.header.decoys, chunks, one.operation, rows)
+                yield TokenBatch(one.origin, one.label, one.header.decoys, chunks, one.operation, _count(one))
 
     def handles(self) -> Iterator[HandleBatch]:
         """Those of the switchboard."""
@@ -84,6 +87,12 @@ class Arrived:
                 fix = f"Build a new epoch. What {one.origin} sent passed {hops}."
                 raise OverlapError(Reason.DECOYS_MISSING, item=f"rows of {one.origin}", fix=fix)
 
+    def _check_size(self, check: Batch) -> None:
+        """Whether a batch of decoys is no larger than it need be, whatever ``pad_to`` is: they are held in memory."""
+        mine = (one for one in self._batches if (one.origin, one.index) == (check.origin, check.index))
+        if _count(check) > sum(LEAST + 2 * _count(one) for one in mine):
+            raise OverlapError(Reason.TOO_LARGE, item=f"decoys of {check.origin}")
+
     def _watched(self, one: Batch) -> Iterator[tuple[bytes, bytes]]:
         """Rows of a batch with their handles, while its decoys are counted."""
         decoys = self._decoys.get((one.origin, one.index))
@@ -105,8 +114,15 @@ class Arrived:
         return zip(chunks, self._spool.handles(one.batch_id), strict=True)
 
 
+def _count(batch: Batch) -> int:
+    return pb.Manifest.FromString(batch.header.manifest.payload).count
+
+
 class _Decoys:
     """The decoys of an origin in one index, and where they were found.
+
+    A row is told by 64 bits of it. That one of ten million rows is taken for one of two hundred thousand decoys has a
+    chance of one in ten million; nobody can make a row for it who does not know all keys.
 
     Args:
         parts: Rows of the batch of decoys, each with its handle on the switchboard.
@@ -115,35 +131,37 @@ class _Decoys:
     """
 
     def __init__(self, parts: Iterable[tuple[bytes, bytes]], width: int, others: int) -> None:
-        rows = [row for points, handles in parts for row in _rows_of(points, handles, width)]
-        self._width, self._rows, self._others = width, frozenset(rows), others
-        self._distinct = len(self._rows) == len(rows)
-        self._starts = np.sort(np.frombuffer(b"".join(row[: _WORD.itemsize] for row in rows), _WORD))
-        self._seen: set[bytes] = set()
+        self._width = width
+        self._names = np.sort(np.concatenate([_names(*part, width) for part in parts] or [np.empty(0, _WORD)]))
+        self._seen = np.zeros(len(self._names), bool)
+        self._wanted = len(self._names) - others
         self.found: dict[str, int] = {}
         """In each batch that was read."""
 
     @property
     def complete(self) -> bool:
         """Whether each was found, once."""
-        wanted = len(self._rows) - self._others
-        return self._distinct and len(self._seen) == sum(self.found.values()) == wanted
+        once = not (self._names[1:] == self._names[:-1]).any()
+        return once and int(self._seen.sum()) == sum(self.found.values()) == self._wanted
 
     def count(self, batch_id: str, points: bytes, handles: bytes) -> None:
         """Looks for them among some rows of a batch."""
-        starts = np.frombuffer(points, _WORD).reshape(-1, self._width // _WORD.itemsize)[:, 0]
-        at = np.searchsorted(self._starts, starts)
-        like = np.flatnonzero(np.append(self._starts, _WORD.type(0))[at] == starts).tolist()
-        rows = [_row(points, self._width, at) + _row(handles, HANDLE_BYTES, at) for at in like]
-        mine = [row for row in rows if row in self._rows]
-        self._seen.update(mine)
+        if not len(self._names):
+            return
+        names = _names(points, handles, self._width)
+        at = np.minimum(np.searchsorted(self._names, names), len(self._names) - 1)
+        mine = at[self._names[at] == names]
+        self._seen[mine] = True
         self.found[batch_id] += len(mine)
 
 
-def _rows_of(points: bytes, handles: bytes, width: int) -> Iterator[bytes]:
-    for at in range(len(points) // width):
-        yield _row(points, width, at) + _row(handles, HANDLE_BYTES, at)
-
-
-def _row(data: bytes, width: int, at: int) -> bytes:
-    return data[at * width : (at + 1) * width]
+def _names(points: bytes, handles: bytes, width: int) -> NDArray[np.uint64]:
+    """64 bits for each row, of all its points and its handle."""
+    words = np.frombuffer(points, _WORD).reshape(-1, width // _WORD.itemsize)
+    parts = [words[:, at] for at in range(0, width // _WORD.itemsize, POINT_BYTES // _WORD.itemsize)]
+    if handles:
+        parts.append(np.frombuffer(handles, _WORD).reshape(-1, HANDLE_BYTES // _WORD.itemsize)[:, 0])
+    found = np.zeros(len(words), _WORD)
+    for part in parts:  # so that it matters which is where
+        found = found * _ODD + part
+    return found

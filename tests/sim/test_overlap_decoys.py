@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from federation.client.overlap import writing
 from federation.core.clock import FixedClock
 from federation.core.errors import OverlapError, Reason
 from federation.overlap.batch import Chain
@@ -164,3 +165,13 @@ def test_how_often_counting_one_person_more_often_is_seen(tmp_path: Path, clock:
         decoys.count(largest, left, b"")
         unseen += decoys.found[largest] == wanted
     assert unseen / plays <= 2.718281828 ** (-taken / (ROWS_PER_DECOY + 1)) * 1.5 + 0.02
+
+
+def test_a_batch_of_decoys_that_is_larger_than_it_need_be_is_not_read(
+    tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = small_world(tmp_path, clock)
+    monkeypatch.setattr(writing, "most_decoys", lambda count, _pad_to: LEAST + 2 * count + 1)
+    epoch = world.coordinator.begin("", "email")
+    world.work()
+    assert refused(Reason.TOO_LARGE, world.coordinator.finish, epoch).startswith("decoys of ")
