@@ -31,7 +31,8 @@ def query(
     """Show a table with 95 % intervals (marketing): a declared cube, or a question of your own.
 
     The first answer of an epoch spends budget; every later one is the same answer and free, also for whoever asks a
-    part of it. A question that a released table answers is free at once.
+    part of it. A question that a released table answers is free at once. An interval is that of a number which reached
+    the threshold: it can begin at 0 where it did so narrowly.
     """
     if bool(cube) == bool(partners):
         raise typer.BadParameter("name a cube, or --partners for a question of your own")

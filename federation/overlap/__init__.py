@@ -64,6 +64,7 @@ Which key type
     are in ``matching``.
 
 Numbers
-    A table's cells are exclusive regions, so each token is in one cell (``questions``). Intervals are in ``answers``,
-    rules between products in ``links``. Whatever can be read off a released table is free, and never changes.
+    A table's cells are exclusive regions, so each token is in one cell (``questions``). Intervals, of numbers that
+    reached the threshold, are in ``answers``, rules between products in ``links``. Whatever can be read off a released
+    table is free, and never changes.
 """

@@ -859,7 +859,9 @@ class Cell(_message.Message):
     count: _builtins.int
     """Noisy, made whole: never negative, and parts add up. People, or units of the sum. 0 where suppressed."""
     low: _builtins.int
-    """95 % interval for the true number, from the noise alone."""
+    """95 % interval for the true number, from the noise alone and given that the noisy number reached the threshold: low can
+    be 0 where it did so narrowly.
+    """
     high: _builtins.int
     suppressed: _builtins.bool
     """The noisy number is under the policy's threshold."""
@@ -950,7 +952,7 @@ class QueryCubeResponse(_message.Message):
     min_count: _builtins.int
     """The smallest noisy number that is shown, in people."""
     coverage: _builtins.float
-    """Of every low and high, for one number."""
+    """Of every low and high, for one number among those that are shown."""
     unit: _builtins.str
     """"people", or the unit of a sum."""
     sensitivity: _builtins.float

@@ -5,6 +5,26 @@ cells has noise of k sigma^2, nearly normal. The published estimate, which is ma
 negative cell is shown as 0 and its neighbours give way); then the interval is stretched to hold it, which can only
 raise the coverage.
 
+What is shown. The threshold is on the estimate E of a number, the interval is of its noisy sum X and conditional on E
+having reached the threshold (``federation.overlap.answers``). Whatever else E depends on is kept as it was drawn: the
+cells of other numbers, the differences between this number's own cells, and margins published before. None of it
+depends on X: the noise of cells is independent, and for normal noise a sum is independent of its terms' differences. E
+then grows with X, and no faster than X:
+
+- with margins fixed, estimates are the projection of the cells on a convex set, which is firmly nonexpansive: a shift d
+  of the cells shifts estimates by some e with |e|^2 <= <e, d>. X grows by h if d is h / k on its k cells; then
+  <e, d> = h / k times the growth of E, so that is at least 0, and by Cauchy and Schwarz at most h;
+- cells that no margin covers keep their own noisy total. On a simplex whose total grows along with its cells, a cell
+  above 0 follows its own noise one to one and the others give way for cells at 0, as follows from its level: with m
+  cells above 0, a of them among the k, E grows by h (a / k) (1 + (k - a) / m), which is between 0 and h as well.
+
+So the number is shown from some X on, and that is no more than X - (E - threshold): to take E down to the threshold, X
+has to come down by at least as much. A bound that is too high keeps the promise. We add one for the rounding to whole
+numbers. Not part of the argument: whether a margin can be kept at all is decided with the cells in hand; margins that
+can be kept in theory and are dropped for time or for rounding are rare, and in 2,000 releases nothing of it is seen
+(``tests/sim/test_question_consistency.py``). Whoever picks numbers by what they show, say the largest of a table, has
+no promise of that kind; ``federation.overlap.links`` has one.
+
 Thresholds are applied to the estimate, when it is read: a threshold on the exact number would be a leak without noise.
 They keep small groups out of plans and noise out of tables; privacy is the noise's work, and does not suffer where a
 withheld cell can be had by subtracting shown ones, since that gives the noisy number again.
@@ -107,7 +127,9 @@ def _number(answer: Answer, figure: Figure, floor: int, unit: str) -> pb.Cell:
     if cell.suppressed:
         cell.reason = f"the noisy number is under the policy's threshold of {floor:,} {unit}"
     else:
-        low, high = interval(summed(answer.noisy, figure), answer.sigma, len(figure.at))
+        noisy = summed(answer.noisy, figure)
+        shown_from = noisy - max(0, estimate - floor - 1) if floor > 0 else None
+        low, high = interval(noisy, answer.sigma, len(figure.at), shown_from=shown_from)
         cell.count, cell.low, cell.high = estimate, min(low, estimate), max(high, estimate)
     return cell
 

@@ -8,6 +8,7 @@ import itertools
 import math
 import statistics
 
+import numpy as np
 import pytest
 from dp_accounting import GaussianDpEvent
 from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
@@ -109,6 +110,33 @@ def test_an_interval_covers_as_often_as_it_says() -> None:
     share = covered / DRAWS
     slack = DEVIATIONS * math.sqrt(0.9 * 0.1 / DRAWS)
     assert 0.9 - slack < share < 0.9 + slack + 0.04  # the ends are rounded outwards by up to one each: 0.1 deviations
+
+
+@pytest.mark.parametrize("truth", [0, 5, 12, 20, 30, 45])
+def test_intervals_of_what_reached_a_threshold_hold_as_often_as_they_say(truth: int) -> None:
+    sigma, cells, threshold = 6.0, 4, 20
+    rng = np.random.default_rng(truth)
+    drawn = [round(x) for x in truth + rng.normal(0, sigma * 2, 40_000)]
+    shown = [x for x in drawn if x >= threshold][:4_000]
+    held = {cut: np.mean([cut_holds(x, truth, sigma, cells, cut) for x in shown]) for cut in (None, threshold)}
+    assert held[threshold] > 0.95 - 4 * (0.05 * 0.95 / len(shown)) ** 0.5
+    if truth <= 5:
+        assert held[None] < 0.85
+
+
+def cut_holds(drawn: int, truth: int, sigma: float, cells: int, cut: int | None) -> bool:
+    low, high = interval(drawn, sigma, cells, shown_from=cut)
+    return low <= truth <= high
+
+
+def test_an_interval_begins_at_nought_at_the_threshold_and_is_the_plain_one_far_above() -> None:
+    assert interval(20, 6.0, shown_from=20) == (0, 32)
+    assert interval(80, 6.0, shown_from=20) == interval(80, 6.0)
+    assert interval(-3, 6.0, shown_from=-5) == (0, interval(-3, 6.0)[1])
+    lows = [interval(drawn, 6.0, shown_from=20)[0] for drawn in range(20, 90)]
+    assert lows == sorted(lows)
+    low, high = interval(10**9, 6.0, shown_from=10**9 - 1)
+    assert 0 < low < 10**9 - 12 < high
 
 
 def test_an_interval_never_reaches_below_zero_people() -> None:
