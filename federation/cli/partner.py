@@ -236,7 +236,8 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
             gateway: dict[str, Any] = {"reachable": True, "certificate_expires_at": me.certificate_expires_at}
             gateway["agent_connected"] = place.config.party in me.connected_partners
         except EntenteError as error:
-            gateway = {"reachable": False, "reason": str(error.reason), "item": error.item}
+            reachable = error.reason is not Reason.UNAVAILABLE
+            gateway = {"reachable": reachable, "reason": str(error.reason), "message": error.public}
         reports = [json.loads(path.read_text()) for path in sorted((place.config.state / "reports").glob("*.json"))]
         value: dict[str, Any] = {
             "party": place.config.party,
@@ -292,10 +293,17 @@ def _proposals(place: "Workplace") -> list[dict[str, Any]]:
 @contextmanager
 def workplace(config: Path) -> Iterator["Workplace"]:
     """A partner's workplace for the length of a command."""
+    from sqlalchemy.exc import OperationalError
+
     from federation.client.config import load_partner_config
     from federation.client.workplace import open_workplace
 
-    place = open_workplace(load_partner_config(config), SystemClock())
+    settings = load_partner_config(config)
+    try:
+        place = open_workplace(settings, SystemClock())
+    except OperationalError as error:
+        detail, fix = str(error.orig), "Make room on its disk, and see who owns the files in it."
+        raise ConfigError(Reason.STATE_UNWRITABLE, item=str(settings.state), detail=detail, fix=fix) from error
     try:
         yield place
     finally:

@@ -26,6 +26,8 @@ from federation.v1.policy_pb2_grpc import PolicyServiceStub
 from federation.v1.training_pb2_grpc import TrainingServiceStub
 
 MAX_MESSAGE_BYTES = 16 << 20
+NOT_SERIALIZED = "Exception serializing request!"
+"""What grpc says, on this side, where a message did not become bytes. Ours do; but ``record`` may fail to keep them."""
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -87,7 +89,7 @@ class Connection:
 
 
 def raise_translated(exc: grpc.RpcError) -> NoReturn:
-    """Raises what a gateway's error means as an EntenteError with its reason and item."""
+    """Raises what a gateway's error means as an EntenteError with its reason and item, or that the call never left."""
     status = rpc_status.from_call(exc) if isinstance(exc, grpc.Call) else None
     details: list[Any] = list(status.details) if status is not None else []
     for detail in details:
@@ -98,6 +100,9 @@ def raise_translated(exc: grpc.RpcError) -> NoReturn:
             raise EntenteError(Reason(info.reason), item=info.metadata.get("item", ""), detail=detail_text) from exc
     code = exc.code() if isinstance(exc, grpc.Call) else None
     text = (exc.details() if isinstance(exc, grpc.Call) else "") or ""
+    if code is grpc.StatusCode.INTERNAL and text == NOT_SERIALIZED:
+        item, fix = "the record of what leaves", "Make room on the disk of the state folder; nothing is lost."
+        raise TransportError(Reason.STATE_UNWRITABLE, item=item, detail=text, fix=fix) from exc
     fix = "Check the address, that the gateway runs, and that this certificate is the alliance's and still valid."
     raise TransportError(
         Reason.UNAVAILABLE, item=f"gateway: {code.name if code else 'no answer'}", detail=text[:300], fix=fix

@@ -86,6 +86,7 @@ class Reason(StrEnum):
     TOO_MANY_OFFERS = "TOO_MANY_OFFERS"
     # Anything else
     UNAVAILABLE = "UNAVAILABLE"
+    STATE_UNWRITABLE = "STATE_UNWRITABLE"
     INTERNAL = "INTERNAL"
 
 
@@ -178,6 +179,9 @@ CATALOG: dict[Reason, Entry] = {
         "RESOURCE_EXHAUSTED", "The party proposed too many offers lately; later is fine.", True
     ),
     Reason.UNAVAILABLE: Entry("UNAVAILABLE", "The service cannot be reached.", True),
+    Reason.STATE_UNWRITABLE: Entry(
+        "UNAVAILABLE", "This side's own state folder cannot be written (is its disk full?), so nothing leaves.", True
+    ),
     Reason.INTERNAL: Entry("INTERNAL", "The gateway failed; the incident was recorded."),
 }
 

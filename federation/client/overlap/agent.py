@@ -124,6 +124,7 @@ class OverlapAgent:
         tasks = self._stub.WatchOverlapTasks(pb.WatchOverlapTasksRequest())
         running: deque[Future[None]] = deque()
         with ExitStack() as stack:
+            stack.callback(tasks.cancel)  # else the gateway takes an agent that failed for one that works
             workers = [(ThreadPoolExecutor(1), deque[pb.WatchOverlapTasksResponse]()) for _ in range(AT_ONCE)]
             for pool, _ in workers:
                 stack.callback(pool.shutdown, cancel_futures=True)

@@ -125,6 +125,7 @@ class TrainingAgent:
                     outbox.put(answer)
         finally:
             outbox.put(None)
+            responses.cancel()  # else the gateway takes an agent that failed for one that works
 
     def answer(self, response: pb.ExchangeMessagesResponse) -> pb.ExchangeMessagesRequest | None:
         """What to say to one message of the gateway; never raises for what the gateway sent or a file holds."""
