@@ -137,14 +137,17 @@ def renew_command(
 def run(config: ConfigOption) -> None:
     """Run the agent until it is stopped (SIGTERM or Ctrl-C)."""
     from federation.client.agent import Agent, Part, Status
+    from federation.client.alone import alone
+    from federation.client.config import load_partner_config
     from federation.client.models import ModelShelf
     from federation.client.offers.proposer import MASK_KEY_FILE, OfferProposer
     from federation.client.overlap.agent import OverlapAgent
     from federation.client.overlap.withdrawals import WithdrawalWatch
     from federation.client.training.agent import TrainingAgent
 
-    with workplace(config) as place:
-        settings, connection = place.config, place.connection
+    settings = load_partner_config(config)
+    with alone(settings.state), workplace(config) as place:
+        connection = place.connection
         # Consent states go up before the people they are about appear on the switchboard.
         overlap = OverlapAgent(
             connection.overlap,

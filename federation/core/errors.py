@@ -87,6 +87,7 @@ class Reason(StrEnum):
     # Anything else
     UNAVAILABLE = "UNAVAILABLE"
     STATE_UNWRITABLE = "STATE_UNWRITABLE"
+    STATE_IN_USE = "STATE_IN_USE"
     INTERNAL = "INTERNAL"
 
 
@@ -182,6 +183,7 @@ CATALOG: dict[Reason, Entry] = {
     Reason.STATE_UNWRITABLE: Entry(
         "UNAVAILABLE", "This side's own state folder cannot be written (is its disk full?), so nothing leaves.", True
     ),
+    Reason.STATE_IN_USE: Entry("FAILED_PRECONDITION", "Another agent works on this state folder."),
     Reason.INTERNAL: Entry("INTERNAL", "The gateway failed; the incident was recorded."),
 }
 

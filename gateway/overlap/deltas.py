@@ -51,6 +51,7 @@ class Ask:
     sequence: int | None = None
     reason: str = ""
     text: str = ""
+    looked: bool = False  # whether all that the answer speaks of came
 
 
 class Deltas:
@@ -69,6 +70,7 @@ class Deltas:
         self._connected: dict[PartyId, int] = {}
         self._changed = threading.Condition()
         self._settling = threading.Lock()
+        self._stuck = False  # whether this process could not apply what is there
         self._wake: list[Callable[[], None]] = []
 
     def newest(self) -> Epoch | None:
@@ -107,7 +109,9 @@ class Deltas:
                 while (ready := self._ready()) is not None:
                     self._apply(*ready)
                     done = True
+                self._stuck = False
             except Exception:
+                self._stuck = True
                 _log.exception("deltas_wait")
         if done:
             self.changed()
@@ -154,14 +158,18 @@ class Deltas:
 
         Raises:
             OverlapError: BUILD_FAILED where the partner could not do it, or what it sent does not fit, also where its
-                number shows that one side forgot a delta.
+                number shows that one side forgot a delta; where it believes to have sent what never came; where this
+                gateway cannot apply what came.
         """
         if ask.reason:
             text = f": {ask.text}" if ask.text else ""
             raise OverlapError(Reason.BUILD_FAILED, item=f"partner {ask.party}: {ask.reason}{text}")
         if ask.sequence is None:
             return False
-        mine = [delta for delta in self._epochs.deltas(ask.plan.epoch) if delta.origin == ask.party]
+        mine = self._of(ask)
+        if not ask.looked:
+            ask.looked = True
+            mine = self._without_missing(ask, mine)
         for delta in mine:
             if delta.state == "failed":
                 item = f"partner {ask.party}: delta {delta.sequence}: {delta.reason}: {delta.text}"
@@ -170,7 +178,20 @@ class Deltas:
             item = f"partner {ask.party}: its last delta is {ask.sequence}, here it is {len(mine)}: an old state"
             raise OverlapError(Reason.BUILD_FAILED, item=item, fix=_REBUILD)
         self._check_hops(ask)
+        first = next((delta for delta in mine if delta.state == "open"), None)
+        if self._stuck and first is not None and not self._missing(first, len(ask.plan.partners) - 1):
+            item = "gateway: what changed cannot be put into the index now; its log says why"
+            raise OverlapError(Reason.BUILD_FAILED, item=item)
         return sum(delta.state == "applied" for delta in mine) >= ask.sequence
+
+    def late(self, asks: Iterable[Ask]) -> list[PartyId]:
+        """For whom questions wait: partners that did not answer, and those whose turn it is to blind."""
+        late = set[PartyId]()
+        for ask in asks:
+            late |= {ask.party} if ask.sequence is None else set()
+            hops = map(PartyId, ask.plan.partners)
+            late |= {hop for hop in hops if any(task.epoch == ask.plan.epoch for task in self._epochs.tasks(hop))}
+        return sorted(late)
 
     def tasks(self, party: PartyId) -> list[tuple[int, pb.WatchOverlapTasksResponse]]:
         """What a partner is asked or told that is not kept on disk: each once, as its first attempt."""
@@ -227,6 +248,26 @@ class Deltas:
         with self._changed:
             self._changed.wait(min(left_s, 0.2))  # a change between a look and this wait is seen at the next look
         return True
+
+    def _of(self, ask: Ask) -> list[Delta]:
+        return [delta for delta in self._epochs.deltas(ask.plan.epoch) if delta.origin == ask.party]
+
+    def _missing(self, delta: Delta, position: int) -> int:
+        return sum(batch.position < position for batch in self._epochs.delta_batches(delta))
+
+    def _without_missing(self, ask: Ask, mine: list[Delta]) -> list[Delta]:
+        """The deltas of who answered; closed is one of which batches never came, because nobody would send them.
+
+        A partner answers when all that it counts was taken here. If it was not, the answer is of another state than
+        what came: a second agent's, or one side was restored.
+        """
+        for delta in mine[: ask.sequence]:
+            if delta.state == "open" and (missing := self._missing(delta, 0)):
+                item = f"{missing} batches never came, and the partner says that it sent them"
+                _log.error("delta_refused", origin=delta.origin, sequence=delta.sequence, item=item)
+                self._epochs.close_delta(delta, str(Reason.TRUNCATED_STREAM), item)
+                return self._of(ask)
+        return mine
 
     def _check_hops(self, ask: Ask) -> None:
         for task in self._epochs.failed(ask.plan.epoch):

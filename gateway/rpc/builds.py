@@ -76,7 +76,7 @@ class Builds:
                     yield pb.UpdateIndexResponse(epoch=newest.epoch, progress=progress)
                 if len(done) == len(asks):
                     break
-                late = sorted({ask.party for ask in asks} - {ask.party for ask in done})
+                late = await asyncio.to_thread(deltas.late, [ask for ask in asks if ask not in done])
                 self._check_still(late, stillness.still_s)
                 await motion.wait(lambda: motion.changes, seen, self._look_every_s)
         finally:
@@ -101,7 +101,7 @@ class Builds:
         if away and still_s >= self._connect_timeout_s:
             raise OverlapError(Reason.PARTNER_UNAVAILABLE, item=f"partner {', '.join(away)}")
         if still_s >= self._stall_timeout_s:
-            raise OverlapError(Reason.BUILD_FAILED, item=f"partner {', '.join(late)}: no progress")
+            raise OverlapError(Reason.BUILD_FAILED, item=f"partner {', '.join(late) or 'none'}: no progress")
 
 
 def _progress(counts: Counts, points: int) -> list[common_pb2.Progress]:

@@ -1,8 +1,10 @@
 """Deltas and withdrawals with real TLS and three agents: an update, a withdrawal before an answer, who is away."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from federation.client.connection import translated
 from federation.core.clock import SystemClock
 from federation.core.errors import Reason
 from federation.core.identity import Role
+from federation.overlap.plan import delta_keys
 from federation.policy.specs import CubeSpec
 from federation.v1 import overlap_pb2 as pb
 from tests.kits.overlap_gateway import Gateway
@@ -100,4 +103,49 @@ def test_many_fresh_questions_at_once_leave_threads_to_hear_the_partners_by(gate
     with ThreadPoolExecutor(len(cubes)) as marketing:
         answers = list(marketing.map(lambda cube: ask(gateway, cube), cubes))
     assert sorted(answer.spent_now for answer in answers) == [False] * 3 + [True] * 3
+    assert people(gateway) == 9
+
+
+def test_an_update_that_stands_still_names_the_hop_and_not_the_origin(gateway: Gateway) -> None:
+    gateway.detach()
+    going_on = threading.Event()
+    for party in ALL:
+        agent: Any = gateway.attach(party)
+        if party == "insurer":  # the first to blind what the bank sends
+            agent._blind_waiting = lambda _waiting: going_on.wait(60)
+    gateway.servicer._builds._stall_timeout_s = 1.0
+    drop(gateway, "B000001")
+    try:
+        assert refused(Reason.BUILD_FAILED, update, gateway) == "partner insurer: no progress"
+    finally:
+        going_on.set()
+
+
+def test_a_delta_of_which_nobody_has_the_rest_fails_with_a_reason(gateway: Gateway) -> None:
+    """As after two agents on one folder: the second says that all was sent, the first died in the middle of it."""
+    world = gateway.world
+    drop(gateway, "B000001")
+    plan = world.plan(str(world.coordinator.epochs.newest_complete()))
+    keys = delta_keys(world.policy.parties["bank"], adds=False)
+    world.coordinator.epochs.open_delta(plan.epoch, "bank", 1, keys)
+    bank = world.agents["bank"]
+    bank._own.change(plan, withdrawals_only=False)
+    bank._state.sent(plan.epoch, 1)
+    told = refused(Reason.BUILD_FAILED, update, gateway)
+    assert "partner bank: delta 1: TRUNCATED_STREAM" in told
+    assert "never came" in told
+    assert "delta 1" in refused(Reason.WITHDRAWALS_UNCONFIRMED, ask, gateway, "three")
+
+
+def test_what_the_gateway_cannot_apply_is_not_called_a_partners_fault(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    drop(gateway, "B000001")
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway.world.coordinator.index, "apply", full)
+        assert refused(Reason.BUILD_FAILED, update, gateway).startswith("gateway: ")
+    assert update(gateway)[-1].complete
     assert people(gateway) == 9
