@@ -5,7 +5,9 @@ from typing import Annotated
 import typer
 
 from federation.cli import questions
-from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, follow, out, table
+from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, err, follow, out, table
+from federation.core.errors import EntenteError
+from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, help="How many customers partners share: build an index, ask its tables.")
@@ -14,17 +16,32 @@ app = typer.Typer(no_args_is_help=True, help="How many customers partners share:
 @app.command(epilog="Example: entente overlap build --config people/operator")
 def build(
     config: ConfigOption,
-    epoch: Annotated[str, typer.Option(help="Name of the epoch; empty for the next free one of today.")] = "",
+    epoch: Annotated[str, typer.Option(help="Name of the epoch; empty to go on, or for the next of today.")] = "",
     key_type: Annotated[str, typer.Option(help="email, phone, national_id, several joined by +, or any.")] = "email",
     as_json: JsonOption = False,
 ) -> None:
     """Blind every partner's identifiers through all others and build the index (operator).
 
-    Running it again for an epoch that was interrupted continues it.
+    The same command again goes on with an epoch that was interrupted. Another key type or name begins another epoch,
+    and abandons the one that is not complete.
     """
-    with connect(config) as connection:
-        stream = connection.overlap.BuildIndex(pb.BuildIndexRequest(epoch=epoch, key_type=key_type))
-        last = follow(stream, lambda message: message.progress, quiet=as_json)
+    named = epoch
+
+    def progress(message: pb.BuildIndexResponse) -> common_pb2.Progress:
+        nonlocal named
+        if not as_json and message.epoch != named:
+            err.print(f"Epoch [bold]{message.epoch}[/]")
+        named = message.epoch
+        return message.progress
+
+    try:
+        with connect(config) as connection:
+            stream = connection.overlap.BuildIndex(pb.BuildIndexRequest(epoch=epoch, key_type=key_type))
+            last = follow(stream, progress, quiet=as_json)
+    except EntenteError as error:
+        if named and named not in error.item:
+            error.item = f"epoch {named}: {error.item}".removesuffix(": ")
+        raise
     done = {"epoch": last.epoch if last else "", "complete": bool(last and last.complete)}
     emit(as_json, done, lambda: out.print(f"Epoch [bold]{done['epoch']}[/] is complete."))
 

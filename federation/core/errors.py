@@ -59,6 +59,7 @@ class Reason(StrEnum):
     UNKNOWN_EPOCH = "UNKNOWN_EPOCH"
     EPOCH_INCOMPLETE = "EPOCH_INCOMPLETE"
     EPOCH_REPLACED = "EPOCH_REPLACED"
+    EPOCH_ABANDONED = "EPOCH_ABANDONED"
     OUT_OF_SEQUENCE = "OUT_OF_SEQUENCE"
     WITHDRAWALS_UNCONFIRMED = "WITHDRAWALS_UNCONFIRMED"
     UNKNOWN_CUBE = "UNKNOWN_CUBE"
@@ -151,6 +152,9 @@ CATALOG: dict[Reason, Entry] = {
     Reason.EPOCH_INCOMPLETE: Entry("FAILED_PRECONDITION", "The epoch's index is not complete yet."),
     Reason.EPOCH_REPLACED: Entry(
         "FAILED_PRECONDITION", "A later epoch replaced this one: only answers that are stored can be given."
+    ),
+    Reason.EPOCH_ABANDONED: Entry(
+        "FAILED_PRECONDITION", "The epoch was never complete and will not be, because another was begun."
     ),
     Reason.OUT_OF_SEQUENCE: Entry("FAILED_PRECONDITION", "A delta is not the next one of its partner.", True),
     Reason.WITHDRAWALS_UNCONFIRMED: Entry(

@@ -84,21 +84,22 @@ class Coordinator:
         """Starts an epoch, or goes on with it: what failed is tried again.
 
         Args:
-            epoch: A name, or "" for the next free one of today.
+            epoch: A name, or "" for the one that is being built by that key type under today's policy; where there is
+                none, for the next free name of today.
             key_type: As ``plan.key_types_of`` takes it, or "" for the epoch's own or e-mail.
 
         Raises:
-            OverlapError: BAD_FIELD; UNKNOWN_EPOCH for one that was abandoned; TOO_FEW_PARTNERS.
+            OverlapError: BAD_FIELD; EPOCH_ABANDONED; TOO_FEW_PARTNERS.
         """
         key_type = "+".join(key_types_of(key_type)) if key_type else ""
         with self._lock:
-            name = check_epoch_name(epoch) if epoch else self._free_name()
+            name = check_epoch_name(epoch) if epoch else self._going_on(key_type) or self._free_name()
             known = self.epochs.get(name)
             if known is not None:
                 if key_type not in ("", known.plan.key_type):
                     raise OverlapError(Reason.BAD_FIELD, item=f"key_type: epoch {name} is by {known.plan.key_type}")
                 if known.state == "abandoned":
-                    raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{name} was abandoned")
+                    raise OverlapError(Reason.EPOCH_ABANDONED, item=name)
                 self.epochs.reopen(name)
                 return known.epoch
             agreement = self._policies.active
@@ -143,8 +144,12 @@ class Coordinator:
         return self.epochs.counts(epoch)
 
     def is_complete(self, epoch: EpochId) -> bool:
-        """Whether an epoch can be asked. Raises OverlapError (UNKNOWN_EPOCH)."""
-        return known_epoch(self.epochs, epoch).state == "complete"
+        """Whether an epoch can be asked. Raises OverlapError (UNKNOWN_EPOCH, EPOCH_ABANDONED)."""
+        state = known_epoch(self.epochs, epoch).state
+        if state == "abandoned":
+            later = self.epochs.opened() or self.epochs.newest_complete() or "another"
+            raise OverlapError(Reason.EPOCH_ABANDONED, item=f"{epoch}; {later} was begun")
+        return state == "complete"
 
     def finish(self, epoch: EpochId) -> None:
         """Builds both indexes from batches that have all passed every hop, and completes the epoch.
@@ -196,6 +201,18 @@ class Coordinator:
         for epoch in self.epochs.abandoned():  # its indexes may have been built before it was
             self.index.remove(epoch)
             self.switchboard.remove(epoch)
+
+    def _going_on(self, key_type: str) -> str:
+        """The epoch that is being built, if it is what would be begun now; else ""."""
+        opened = self.epochs.opened()
+        found = self.epochs.get(opened) if opened else None
+        if found is None or key_type not in ("", found.plan.key_type):
+            return ""
+        agreement = self._policies.active
+        if tuple(found.plan.partners) != tuple(partners_of(agreement)):
+            return ""
+        now = {(party, *key) for party in found.plan.partners for key in batch_keys(agreement.parties[party])}
+        return found.epoch if now == {(b.origin, b.index, b.label) for b in self.epochs.batches(found.epoch)} else ""
 
     def _free_name(self) -> str:
         day = self._clock.now().date().isoformat()

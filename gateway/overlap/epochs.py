@@ -112,6 +112,10 @@ class Epochs(Protocol):
         """An epoch by name."""
         ...
 
+    def opened(self) -> EpochId | None:
+        """The epoch that is being built."""
+        ...
+
     def newest_complete(self) -> EpochId | None:
         """The epoch that was completed last."""
         ...

@@ -65,6 +65,12 @@ class SqlEpochs:
         plan = pb.EpochPlan.FromString(found["plan"])  # parsed anew, so a caller may change it
         return Epoch(EpochId(found["epoch"]), plan, found["state"])
 
+    def opened(self) -> EpochId | None:
+        """See Epochs."""
+        with self._reading.begin() as db:
+            name: str | None = db.execute(ask.OPENED).scalar()
+        return EpochId(name) if name is not None else None
+
     def newest_complete(self) -> EpochId | None:
         """See Epochs."""
         name: str | None = self._look("newest", lambda db: db.execute(ask.NEWEST).scalar())

@@ -99,6 +99,8 @@ class Tables:
         if found is None:
             newest = self.epochs.newest_complete()
             raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch[:64]}; the newest is {newest}" if newest else "none")
+        if found.state == "abandoned":
+            raise OverlapError(Reason.EPOCH_ABANDONED, item=found.epoch)
         if found.state != "complete":
             raise OverlapError(Reason.EPOCH_INCOMPLETE, item=found.epoch)
         return found.epoch, found.plan.key_type

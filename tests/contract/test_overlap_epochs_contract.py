@@ -127,8 +127,11 @@ def test_a_task_that_is_done_does_not_fail(epochs: SqlEpochs) -> None:
 
 
 def test_one_epoch_is_open_at_a_time(epochs: SqlEpochs) -> None:
+    assert epochs.opened() is None
     create(epochs)
+    assert epochs.opened() == "e1"
     abandoned = create(epochs, "e2")
+    assert epochs.opened() == "e2"
     assert abandoned == sorted(batch.batch_id for batch in epochs.batches("e1"))
     assert epochs.batch(abandoned[0]) is None
     assert {task.epoch for task in epochs.tasks(A)} == {"e2"}

@@ -84,6 +84,15 @@ def test_a_partner_that_is_away_is_named_and_the_build_goes_on_when_it_is_back(g
     assert build(gateway, "e1")[-1].complete
 
 
+def test_a_build_that_another_one_abandons_says_so_and_blames_no_partner(gateway: Gateway) -> None:
+    gateway.servicer._builds._connect_timeout_s = 60
+    with gateway.connect("ops", Role.OPERATOR) as connection:
+        stream = connection.overlap.BuildIndex(pb.BuildIndexRequest(epoch="e1"), timeout=60)
+        assert next(stream).epoch == "e1"
+        gateway.world.coordinator.begin("e2", "email")
+        assert "e2 was begun" in refused(Reason.EPOCH_ABANDONED, lambda: list(stream))
+
+
 def test_a_partner_that_fails_is_named_with_its_reason_and_can_try_again(gateway: Gateway) -> None:
     data = gateway.world.data["bank"]
     columns, data.columns = data.columns, _half_empty

@@ -152,7 +152,7 @@ def test_batches_that_a_new_epoch_overtook_are_forgotten(world: World, tmp_path:
         world.work()
     assert any((tmp_path / "bank" / "hops").iterdir())
     world.agents["bank"] = world.open_agent("bank")
-    second = world.build()
+    second = world.build(epoch="second")
     assert venn(world, second) == VENN
     assert not any((tmp_path / "bank" / "hops").iterdir())
 
@@ -202,12 +202,28 @@ def test_an_agent_that_is_asked_again_sends_the_very_same_batches(
     assert len(sent) == 2 * (3 + 1 + 2)
 
 
+def test_without_a_name_a_build_goes_on_with_the_epoch_that_is_open(world: World) -> None:
+    first = world.coordinator.begin("", "email")
+    world.work(4)
+    assert world.coordinator.begin("", "email") == world.coordinator.begin("", "") == first
+    assert world.build() == first
+    second = world.build()  # it is complete: the next one
+    assert second != first
+    by_phone = world.coordinator.begin("", "phone")
+    by_mail = world.coordinator.begin("", "email")
+    assert len({first, second, by_phone, by_mail}) == 4
+    assert world.coordinator.epochs.abandoned() == [by_phone]
+    bank = world.policy.parties["bank"]
+    world.policy.parties["bank"] = bank.model_copy(update={"segments": {"value_tier": ("basic", "high", "new")}})
+    assert world.coordinator.begin("", "email") != by_mail  # whose batches no agent would send under this policy
+
+
 def test_a_new_epoch_abandons_an_unfinished_one(world: World, tmp_path: Path) -> None:
     first = world.coordinator.begin("", "email")
     world.work(4)
-    second = world.build()
-    assert second != first
-    assert refused(Reason.UNKNOWN_EPOCH, world.coordinator.begin, first, "") == f"{first} was abandoned"
+    second = world.build(epoch="second")
+    assert second in refused(Reason.EPOCH_ABANDONED, world.coordinator.is_complete, first)
+    assert refused(Reason.EPOCH_ABANDONED, world.coordinator.begin, first, "") == first
     assert venn(world, second) == VENN
     assert world.coordinator.epochs.newest_complete() == second
     assert list((tmp_path / "gateway" / "overlap" / "batches").iterdir()) == []

@@ -358,6 +358,8 @@ def test_before_the_first_epoch_there_is_nothing(tmp_path: Path, clock: FixedClo
     running = desk.world.coordinator.begin("", "email")
     refused(Reason.UNKNOWN_EPOCH, desk.ask)
     refused(Reason.EPOCH_INCOMPLETE, lambda: desk.ask(epoch=running))
+    desk.world.coordinator.begin("another", "email")
+    assert refused(Reason.EPOCH_ABANDONED, lambda: desk.ask(epoch=running)) == running
     assert [cube.released for cube in desk.cubes.list_cubes().cubes] == [False, False]
 
 
