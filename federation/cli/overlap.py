@@ -53,12 +53,20 @@ def update(config: ConfigOption, as_json: JsonOption = False) -> None:
     Answers that were released stay as they are; later fresh answers count the people as they are then. Running it again
     continues what was interrupted.
     """
+    asked = 0
+
+    def progress(message: pb.UpdateIndexResponse) -> common_pb2.Progress:
+        nonlocal asked
+        asked = max(asked, message.progress.total)
+        return message.progress
+
     with connect(config) as connection:
         stream = connection.overlap.UpdateIndex(pb.UpdateIndexRequest())
-        last = follow(stream, lambda message: message.progress, quiet=as_json)
+        last = follow(stream, progress, quiet=as_json)
     changed = list(last.changed) if last else []
     done = {"epoch": last.epoch if last else "", "complete": bool(last and last.complete), "changed": changed}
-    text = f"Epoch [bold]{done['epoch']}[/] is up to date; changed: {', '.join(changed) or 'nothing'}."
+    names = f": {', '.join(changed)}" if changed else ""
+    text = f"Epoch [bold]{done['epoch']}[/] is up to date; {len(changed)} of {asked} partners changed{names}."
     emit(as_json, done, lambda: out.print(text))
 
 

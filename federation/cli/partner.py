@@ -194,6 +194,26 @@ def run(config: ConfigOption) -> None:
         agent.run()
 
 
+@app.command("accept-shrink", epilog="Example: entente partner accept-shrink 14103 --config bank")
+def accept_shrink(
+    config: ConfigOption,
+    people: Annotated[int, typer.Argument(min=1, help="At most so many, as the refusal said.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say that so many people really went: lets one update within a day take them away.
+
+    An update that would take away more than data.max_shrink_share of the partner's people is refused, because a file
+    that was copied half looks just like that. Look at the files first.
+    """
+    from federation.client.config import load_partner_config
+    from federation.client.overlap.shrink import ShrinkLimit
+
+    settings = load_partner_config(config)
+    ShrinkLimit(settings.state, settings.data.max_shrink_share, SystemClock()).permit(people)
+    text = f"The next update may take away {people:,} people, once, within a day."
+    emit(as_json, {"party": settings.party, "people": people}, lambda: out.print(text))
+
+
 @app.command(epilog="Example: entente partner supernode --config bank --runtime 127.0.0.1:9094")
 def supernode(
     config: ConfigOption,
@@ -248,6 +268,7 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
             "agent": agent,
             "unsent_withdrawals": place.consents.pending(),
             "training_proposals": _proposals(place),
+            "last_delta": _kept(place.config.state / "last-delta.json"),
             "egress": place.egress.summary(),
             "reports": reports,
         }
@@ -267,12 +288,21 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
                 waiting.add_row(row["run_id"], row["model"], epsilon, rounds, row["expires_at"][:19])
             out.print(waiting)
             out.print("  entente train approve RUN, or refuse RUN")
+        if delta := value["last_delta"]:
+            counts = ", ".join(f"{count:,} {name}" for name, count in delta["people"].items())
+            out.print(f"Last change of epoch {delta['epoch']}, {delta['at'][:19]}: people {counts}")
         left = table("What left this partner", "call", "messages", "bytes", right=["messages", "bytes"])
         for row in value["egress"]:
             left.add_row(row["method"], f"{row['messages']:,}", f"{row['bytes']:,}")
         out.print(left)
 
     emit(as_json, value, text)
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What the agent wrote down for its own partner; nothing before it did."""
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def _proposals(place: "Workplace") -> list[dict[str, Any]]:

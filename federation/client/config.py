@@ -48,6 +48,8 @@ class DataConfig(Section):
     """"possible" also takes numbers of the right length that nobody was assigned; for test data."""
     max_empty_share: float = Field(default=0.5, ge=0, le=1)
     """An identifier column emptier than this is refused: it is more likely a wrong file than a fact."""
+    max_shrink_share: float = Field(default=0.2, ge=0, le=1)
+    """A delta that takes away a larger share of the partner's people is refused; see ``overlap.shrink``."""
 
 
 class StandingRule(Section):

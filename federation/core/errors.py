@@ -32,6 +32,7 @@ class Reason(StrEnum):
     MISSING_COLUMN = "MISSING_COLUMN"
     HALF_EMPTY_COLUMN = "HALF_EMPTY_COLUMN"
     BROKEN_ROW = "BROKEN_ROW"
+    FILE_SHRANK = "FILE_SHRANK"
     MISSING_FILE = "MISSING_FILE"
     BAD_CONFIG = "BAD_CONFIG"
     # Policy
@@ -124,6 +125,10 @@ CATALOG: dict[Reason, Entry] = {
     Reason.MISSING_COLUMN: Entry("INVALID_ARGUMENT", "A required column is missing."),
     Reason.HALF_EMPTY_COLUMN: Entry("FAILED_PRECONDITION", "A required column is mostly empty."),
     Reason.BROKEN_ROW: Entry("INVALID_ARGUMENT", "A row cannot be read."),
+    Reason.FILE_SHRANK: Entry(
+        "FAILED_PRECONDITION",
+        "Far fewer people are in the files than were sent: more likely a broken file than a fact.",
+    ),
     Reason.MISSING_FILE: Entry("FAILED_PRECONDITION", "A file is missing or cannot be read."),
     Reason.BAD_CONFIG: Entry("FAILED_PRECONDITION", "The configuration is not valid."),
     Reason.POLICY_INVALID: Entry("FAILED_PRECONDITION", "The policy files are not valid."),

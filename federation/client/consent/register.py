@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import structlog
 from numpy.typing import NDArray
 
 from federation.client.digests import DIGEST, IN_PROCESS, Table, find, halves, numbered
@@ -23,7 +24,7 @@ from federation.client.files.derived import Column, Derived, Different
 from federation.client.files.lines import Reading, scan_lines
 from federation.consent.statements import FIELDS, FLAGS, STATUSES, microseconds
 from federation.core.clock import from_text
-from federation.core.errors import DataError
+from federation.core.errors import DataError, Reason
 from federation.policy.facts import ConsentFact
 
 Numbers = NDArray[np.int32]
@@ -32,6 +33,12 @@ UNREADABLE = np.iinfo(np.int64).min
 """Stands for a time that nobody can read: it denies."""
 STATES = 9
 """Classes of one kind of statement: each of its times can be unreadable, or on one or the other side of a moment."""
+FEW_UNREADABLE, MAX_UNREADABLE_SHARE = 20, 0.05
+"""Of rows with a time that cannot be read: a few are their people's bad luck, a larger share is a wrong export."""
+ROWS_TOLD = 20
+FIRST_ROW = 2
+"""The header is row 1, as a spreadsheet counts."""
+_log = structlog.get_logger()
 _TIMES = ("given_at", "expires_at")
 _SAID = tuple(name for name in FIELDS if name not in {"customer_id", *_TIMES})
 _USUAL_TIME = r"^(19|2\d)\d\d-\d\d-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{6})?\+00:00$"
@@ -123,6 +130,7 @@ class Register:
         self._kinds: list[ConsentFact] = []
         self._purposes: dict[str, int] = {}
         self._different: dict[int, Different] = {}  # by purpose
+        self._name = path.name
         encoded = frozenset({*_SAID, *_TIMES})
 
         def look(before: Reading | None, whole: bool) -> Reading:
@@ -135,10 +143,11 @@ class Register:
         """What stands in it now, by purpose.
 
         Raises:
-            DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW.
+            DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW, also where too many times cannot be read.
         """
         look = self._derived.read()
-        purpose, *columns = look.columns
+        purpose, *columns, unreadable = look.columns
+        self._check_times(unreadable)
         found = {}
         for name, number in self._purposes.items():
             mine = purpose == number
@@ -161,7 +170,26 @@ class Register:
                 self._kinds.append(_kind(*said))
             kind_of[number] = self._numbers[tuple(said)]
         times = [_read_times(batch[name]) for name in _TIMES]
-        return [purpose_of[combination], IN_PROCESS.of(batch["customer_id"]), kind_of[combination], *times], []
+        unreadable = np.zeros(len(batch), np.uint8)
+        for number, name in enumerate(_TIMES):
+            empty = np.asarray(pc.equal(batch[name].dictionary, ""), dtype=bool)[np.asarray(batch[name].indices)]
+            unreadable |= ((times[number] == UNREADABLE) & ~empty).astype(np.uint8) << number
+        columns = [purpose_of[combination], IN_PROCESS.of(batch["customer_id"]), kind_of[combination], *times]
+        return [*columns, unreadable], []
+
+    def _check_times(self, unreadable: NDArray[np.uint8]) -> None:
+        """Warns of rows with a time that cannot be read, which deny; raises DataError (BROKEN_ROW) for too many."""
+        rows = np.flatnonzero(unreadable)
+        if not len(rows):
+            return
+        if len(rows) > max(FEW_UNREADABLE, MAX_UNREADABLE_SHARE * len(unreadable)):
+            column = _TIMES[0] if unreadable[rows[0]] & 1 else _TIMES[1]
+            many = f"so it is in {len(rows):,} of {len(unreadable):,} rows"
+            item = f"{self._name}, row {rows[0] + FIRST_ROW}, column {column}: no time that can be read; {many}"
+            fix = "Export times with date and zone, as 2026-08-15T00:00:00+02:00."
+            raise DataError(Reason.BROKEN_ROW, item=item, fix=fix)
+        told = (rows[:ROWS_TOLD] + FIRST_ROW).tolist()
+        _log.warning("consent_times_unreadable", file=self._name, count=len(rows), rows=told)
 
 
 def _combinations(columns: list[pa.DictionaryArray]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

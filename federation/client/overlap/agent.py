@@ -110,6 +110,7 @@ class OverlapAgent:
             policy=policy,
             progress=self._progress,
             random=random,
+            clock=clock,
         )
 
     def serve(self, stop: threading.Event) -> None:
@@ -191,7 +192,7 @@ class OverlapAgent:
         except TransportError:
             raise
         except EntenteError as exc:
-            _log.warning("overlap_task_refused", reason=str(exc.reason), item=exc.item, detail=exc.detail)
+            _log.warning("overlap_task_refused", reason=str(exc.reason), item=exc.item, detail=exc.detail, do=exc.fix)
             # What is wrong with a partner's files, and where, says something about its customers.
             report.reason, report.text = str(exc.reason), OWN_LOG if isinstance(exc, DataError) else exc.item
         except Exception:

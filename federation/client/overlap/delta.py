@@ -68,6 +68,16 @@ class Changes:
         """Whether anybody comes."""
         return bool(self.back or self.comes or self.joins[1])
 
+    @property
+    def lost_people(self) -> int:
+        """How many were in the statistics and are not any more; who comes back under another label is not lost."""
+        return len(self.goes) - sum(map(len, self.back.values()))
+
+    @property
+    def lost_sharers(self) -> int:
+        """How many were on the switchboard and are not any more."""
+        return len(set(self.leaves).difference(self.joins[1]))
+
     def counts(self) -> dict[str, int]:
         """How many, for the partner's own log."""
         comes = sum(map(len, self.back.values())) + sum(map(len, self.comes.values()))

@@ -18,7 +18,9 @@ from federation.client.overlap.labels import columns_read
 from federation.client.overlap.memory import Memory, Pool
 from federation.client.overlap.people import CustomerReader
 from federation.client.overlap.progress import Progress
+from federation.client.overlap.shrink import ShrinkLimit
 from federation.client.overlap.state import EpochState
+from federation.core.clock import Clock, to_text
 from federation.core.errors import DataError, OverlapError, Reason
 from federation.core.files import write_secret
 from federation.core.identity import Identity
@@ -35,6 +37,8 @@ from federation.overlap.plan import (
 from federation.policy.specs import PartySpec
 from federation.v1 import overlap_pb2 as pb
 
+DELTA_FILE = "last-delta.json"
+"""How many people came and went, for the partner alone."""
 MAX_READERS = 2
 """Of the epoch that answers and of one that is being built."""
 _log = structlog.get_logger()
@@ -67,6 +71,7 @@ class OwnBatches:
         policy: Its own policy: labels, decoys.
         progress: Called while rows are worked on.
         random: Order and decoys.
+        clock: For permissions that end.
     """
 
     def __init__(
@@ -80,9 +85,11 @@ class OwnBatches:
         policy: Agreement,
         progress: Progress,
         random: Random,
+        clock: Clock,
     ) -> None:
         self._state, self._identity, self._data, self._handles = state, identity, data, handles
         self._config, self._policy, self._progress, self._random = config, policy, progress, random
+        self._limit, self._clock = ShrinkLimit(config.state, config.data.max_shrink_share, clock), clock
         # What was compared last, for withdrawals alone and for everything.
         self._withdrawn = self._everything = _Compared("", 0, ())
         self._readers: list[tuple[object, CustomerReader]] = []
@@ -106,7 +113,7 @@ class OwnBatches:
         """Writes what changed as the next delta, or nothing if nothing did.
 
         Raises:
-            DataError: the partner's files are not usable.
+            DataError: the partner's files are not usable; FILE_SHRANK.
             OverlapError: BAD_FIELD for a label that the epoch does not have; TOO_LARGE after ``MAX_DELTAS``.
         """
         # Asked for before they are compared with what was sent: what changes meanwhile is another object next time.
@@ -150,9 +157,18 @@ class OwnBatches:
             sequence = self._state.last_delta(plan.epoch) + 1
             if sequence > MAX_DELTAS:
                 raise OverlapError(Reason.TOO_LARGE, item=f"delta {sequence}", fix="Build a new epoch.")
+            losses = (changes.lost_people, len(memory.people)), (changes.lost_sharers, len(memory.sharing))
+            self._limit.check(*losses, withdrawals_only=withdrawals_only)
             keys = self._keys(plan)
             self._state.save_delta(plan.epoch, sequence, lambda folder: delta.write(changes, sequence, keys, folder))
+        people = {
+            "before": len(memory.people),
+            "gone": changes.lost_people,
+            "new": sum(map(len, changes.comes.values())),
+        }
         _log.info("overlap_delta", epoch=plan.epoch, sequence=sequence, **changes.counts())
+        said = {"epoch": plan.epoch, "sequence": sequence, "at": to_text(self._clock.now()), "people": people}
+        write_secret(self._config.state / DELTA_FILE, json.dumps(said).encode())
 
     def _keys(self, plan: pb.EpochPlan) -> dict[int, OwnKey]:
         return {index: self._state.own_key(plan, index) for index in (STATISTICS, SWITCHBOARD)}
