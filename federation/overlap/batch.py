@@ -26,7 +26,17 @@ from federation.core.errors import IdentityError, OverlapError, Reason
 from federation.core.identity import Identity, Role, verify_signed
 from federation.core.ids import POINT_BYTES
 from federation.overlap.blind import row_count
-from federation.overlap.plan import BASE, MAX_DELTAS, Agreement, BatchKey, base_keys, check_plan, delta_keys, ring
+from federation.overlap.plan import (
+    BASE,
+    MAX_DELTAS,
+    OTHER_POLICY,
+    Agreement,
+    BatchKey,
+    base_keys,
+    check_plan,
+    delta_keys,
+    ring,
+)
 from federation.policy.specs import PartySpec
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
@@ -223,4 +233,5 @@ def _check_manifest(manifest: pb.Manifest, agreement: Agreement) -> None:
         if not good
     ]
     if wrong:
-        raise OverlapError(Reason.BAD_MANIFEST, item=f"manifest field {wrong[0]}")
+        about = f"; {OTHER_POLICY}" if wrong[0] in {"label", "batches"} else ""
+        raise OverlapError(Reason.BAD_MANIFEST, item=f"manifest of {manifest.origin}, field {wrong[0]}{about}")

@@ -87,6 +87,10 @@ def ring(partners: tuple[str, ...], origin: str) -> tuple[str, ...]:
     return partners[at + 1 :] + partners[:at]
 
 
+OTHER_POLICY = "policy files differ: compare the partner's copy with the alliance's by entente policy diff"
+"""What honest parties have done where labels or partners do not fit."""
+
+
 def label_of(values: Mapping[str, str]) -> str:
     """The one spelling of a combination of labels: ``a=x;b=y``, columns by name; "" without columns."""
     return ";".join(f"{column}={value}" for column, value in sorted(values.items()))
@@ -148,7 +152,8 @@ def check_plan(plan: pb.EpochPlan, alliance: str, agreement: Agreement) -> None:
         if not good
     ]
     if wrong:
-        raise OverlapError(Reason.BAD_MANIFEST, item=f"plan field {wrong[0]}")
+        about = f"; {OTHER_POLICY}" if wrong[0] == "partners" else ""
+        raise OverlapError(Reason.BAD_MANIFEST, item=f"plan field {wrong[0]}{about}")
 
 
 def _people(party: PartySpec, operation: int) -> tuple[BatchKey, ...]:

@@ -104,6 +104,19 @@ def test_a_partner_that_fails_is_named_with_its_reason_and_can_try_again(gateway
     assert build(gateway, "e1")[-1].complete
 
 
+@pytest.mark.parametrize("change", ["labels", "partners"])
+def test_a_partner_whose_policy_is_another_copy_is_named_and_told_what_compares_them(
+    gateway: Gateway, change: str
+) -> None:
+    old = make_policy(ALL[:2] if change == "partners" else ALL, {"bank": {"value_tier": ("basic",)}})
+    for party in ALL:
+        gateway.attach(party, **({"policy": old} if party == "bank" else {}))
+    item = refused(Reason.BUILD_FAILED, lambda: build(gateway, "e1"))
+    assert item.startswith("partner bank: BAD_MANIFEST: ")
+    assert "policy files differ" in item
+    assert item.endswith("entente policy diff")
+
+
 def _half_empty(*_names: Any) -> Any:
     raise DataError(Reason.HALF_EMPTY_COLUMN, item="column email")
 
