@@ -26,6 +26,7 @@ from federation.cli.console import (
 )
 from federation.cli.groups import LazyRoot, add_groups
 from federation.core.errors import ConfigError, DataError, EntenteError, IdentityError, Reason
+from federation.core.logs import configure_logs
 
 if TYPE_CHECKING:
     from federation.client.connection import Connection
@@ -272,6 +273,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point: runs the command; an error ends it with a message and an exit code of its kind."""
+    configure_logs()  # every process of ours starts here, but for those that Flower starts
     try:
         app()
     except EntenteError as error:

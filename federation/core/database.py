@@ -16,13 +16,17 @@ _READ = "entente_read"
 
 
 def open_database(path: Path | None) -> Engine:
-    """Opens (and makes, readable by the owner only) a database file; None gives one in memory, for tests."""
+    """Opens (and makes, readable by the owner only) a database file; None gives one in memory, for tests.
+
+    What an error of it says has the statement in it, never the values: these may be counts or people.
+    """
     if path is None:
-        engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+        shared = {"check_same_thread": False}
+        engine = create_engine("sqlite://", poolclass=StaticPool, connect_args=shared, hide_parameters=True)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
-        engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+        engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, _record: Any) -> None:

@@ -27,6 +27,7 @@ from federation.client.training.agent import TrainingAgent
 from federation.client.workplace import Workplace, open_workplace
 from federation.core.clock import Clock, SystemClock, to_text
 from federation.core.errors import ConfigError, DataError, EntenteError, Reason, TrainingError
+from federation.core.logs import configure_logs
 from federation.training.flower import ClientApp, ConfigRecord, Context, Message, RecordDict, pack, refused, unpack
 from federation.training.plan import read_plan
 from federation.training.stock.nodes import PROPOSAL, sign_node
@@ -177,5 +178,6 @@ def _proposal_of(message: Message) -> bytes:
     return data
 
 
+configure_logs()  # in a process that Flower starts nothing of ours came before
 app = build_stock_app()
 """What the bundle names."""

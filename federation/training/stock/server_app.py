@@ -48,6 +48,7 @@ from google.protobuf.message import DecodeError
 from federation.core.clock import Clock, SystemClock, to_text
 from federation.core.errors import ConfigError, DataError, Reason, TrainingError
 from federation.core.files import write_secret
+from federation.core.logs import configure_logs
 from federation.privacy.composition import epsilon_of
 from federation.training.flower import ArrayRecord, Context, Grid, ServerApp, to_record
 from federation.training.models import Weights, initial, save_weights, weights_digest
@@ -197,5 +198,6 @@ def _named_home() -> Path:
     return Path(name)
 
 
+configure_logs()  # in a process that Flower starts nothing of ours came before
 app = build_server_app(_named_home)
 """What the bundle names."""
