@@ -168,8 +168,10 @@ class Coordinator:
                 raise OverlapError(Reason.EPOCH_INCOMPLETE, item=epoch)
             try:
                 self._build(current, batches)
-            except Exception:
+            except Exception as exc:
                 self._check_open(epoch)  # else another was begun, which removed the batches
+                if isinstance(exc, OverlapError) and exc.reason is Reason.DECOYS_MISSING:
+                    self._abandon(epoch)  # its rows will not become right
                 raise
             # Meanwhile no other epoch is begun, and no delta is applied to the one that goes now.
             with self.deltas.held(), self._lock:
@@ -193,6 +195,13 @@ class Coordinator:
             self._retire()
             raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch} was abandoned")
 
+    def _abandon(self, epoch: EpochId) -> None:
+        with self._lock:
+            for batch_id in self.epochs.abandon(epoch):
+                self._spool.clear(batch_id)
+        self._retire()
+        self.deltas.changed()
+
     def _retire(self) -> None:
         """Removes what only fresh answers of earlier epochs would need, and all of epochs that were abandoned."""
         for epoch in self.epochs.replaced():
@@ -209,10 +218,12 @@ class Coordinator:
         if found is None or key_type not in ("", found.plan.key_type):
             return ""
         agreement = self._policies.active
-        if tuple(found.plan.partners) != tuple(partners_of(agreement)):
+        about = (tuple(found.plan.partners), found.plan.protocol, found.plan.rules)
+        if about != (tuple(partners_of(agreement)), PROTOCOL, RULES):
             return ""
-        now = {(party, *key) for party in found.plan.partners for key in batch_keys(agreement.parties[party])}
-        return found.epoch if now == {(b.origin, b.index, b.label) for b in self.epochs.batches(found.epoch)} else ""
+        now = {(party, *key) for party in found.plan.partners for key in base_keys(agreement.parties[party])}
+        there = {(one.origin, one.index, one.operation, one.label) for one in self.epochs.batches(found.epoch)}
+        return found.epoch if now == there else ""
 
     def _free_name(self) -> str:
         day = self._clock.now().date().isoformat()

@@ -196,6 +196,10 @@ class Epochs(Protocol):
         """Marks an open epoch as complete, which abandons open deltas of others; returns the ids of their batches."""
         ...
 
+    def abandon(self, epoch: str) -> list[str]:
+        """Gives up an open epoch; returns the ids of its batches."""
+        ...
+
     def replaced(self) -> list[EpochId]:
         """Complete epochs but for the newest."""
         ...

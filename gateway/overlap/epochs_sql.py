@@ -192,6 +192,15 @@ class SqlEpochs:
             db.execute(update(_DELTAS).where(others).values(state="abandoned"))
         return abandoned
 
+    def abandon(self, epoch: str) -> list[str]:
+        """See Epochs."""
+        mine = (_EPOCHS.c.epoch == epoch) & (_EPOCHS.c.state == "open")
+        with self._engine.begin() as db:
+            left = select(_BATCHES.c.batch_id).where(_BATCHES.c.epoch.in_(select(_EPOCHS.c.epoch).where(mine)))
+            abandoned = sorted(db.execute(left).scalars())
+            db.execute(update(_EPOCHS).where(mine).values(state="abandoned"))
+        return abandoned
+
     def replaced(self) -> list[EpochId]:
         """See Epochs."""
         query = select(_EPOCHS.c.epoch).where(_EPOCHS.c.state == "complete").order_by(_EPOCHS.c.number.desc())

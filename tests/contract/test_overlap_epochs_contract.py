@@ -65,6 +65,19 @@ def test_a_new_epoch_asks_every_partner_for_its_batches(epochs: SqlEpochs) -> No
     assert (counts.submitted, counts.batches, counts.passed, counts.passes) == (0, 4, 0, 4)
 
 
+def test_an_epoch_that_is_given_up_is_open_no_more(epochs: SqlEpochs) -> None:
+    create(epochs)
+    every = {batch.batch_id for batch in epochs.batches("e1")}
+    assert set(epochs.abandon("e1")) == every
+    assert epochs.abandoned() == ["e1"]
+    assert kinds(epochs, A) == epochs.abandon("e1") == []
+    assert epochs.opened() is None
+    create(epochs, "e2")
+    epochs.complete("e2", AT)
+    assert epochs.abandon("e2") == []
+    assert epochs.newest_complete() == "e2"
+
+
 def test_a_batch_goes_from_its_origin_to_the_hop_and_is_done(epochs: SqlEpochs, reopen: Reopen) -> None:
     create(epochs)
     batch_id = batch_id_of("e1", A, 1, "x=1")

@@ -73,6 +73,9 @@ def is_caught(world: World, epoch: str) -> None:
     assert (caught.value.reason, caught.value.item) == (Reason.DECOYS_MISSING, "rows of bank")
     assert "passed insurer or airline" in caught.value.fix or "passed airline or insurer" in caught.value.fix
     assert world.coordinator.epochs.newest_complete() is None
+    overlap = world.folder / "gateway" / "overlap"
+    assert not [path for path in overlap.rglob("*") if path.is_file() and path.parent != overlap]  # nothing is left
+    assert world.coordinator.begin("", "") != epoch  # to build it again would bring the same rows
 
 
 @pytest.mark.parametrize("key_type", KEY_TYPES)
