@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
+from rich.markup import escape
 
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, emit, err, out, table
 from federation.cli.partner_report import report
+from federation.cli.partner_supernode import supernode
 from federation.client.connection import Connection, translated
 from federation.core.clock import SystemClock, to_text
 from federation.core.errors import ConfigError, EntenteError, Reason
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="A partner institution's agent, beside its own data.")
 app.command(epilog="Example: entente partner report --config bank --html report.html")(report)
+app.command(epilog="Example: entente partner supernode --config bank --runtime 127.0.0.1:9094")(supernode)
 STATUS_FILE = "agent.json"
 
 
@@ -148,6 +151,7 @@ def run(config: ConfigOption) -> None:
     settings = load_partner_config(config)
     with alone(settings.state), workplace(config) as place:
         connection = place.connection
+        state = Status(settings.state / STATUS_FILE, place.clock)
         # Consent states go up before the people they are about appear on the switchboard.
         overlap = OverlapAgent(
             connection.overlap,
@@ -158,8 +162,8 @@ def run(config: ConfigOption) -> None:
             place.policy,
             place.clock,
             before_switchboard=lambda people: _upload(place, people),
+            on_refused=lambda why: state.refused("overlap", why),
         )
-        state = Status(settings.state / STATUS_FILE, place.clock)
 
         def on_progress(run_id: str, done: int, rounds: int, left_s: float) -> None:
             state.set("training", "serving", f"{run_id}: {done} of {rounds} rounds, about {left_s:.0f} s left")
@@ -214,33 +218,6 @@ def accept_shrink(
     emit(as_json, {"party": settings.party, "people": people}, lambda: out.print(text))
 
 
-@app.command(epilog="Example: entente partner supernode --config bank --runtime 127.0.0.1:9094")
-def supernode(
-    config: ConfigOption,
-    runtime: Annotated[
-        str, typer.Option(help="Where the SuperNode serves its apps: host and port.")
-    ] = "127.0.0.1:9094",
-    root_certificates: Annotated[Path | None, typer.Option(help="PEM, where that is served with TLS.")] = None,
-) -> None:
-    """Answer for a Flower SuperNode that was started with --isolation process, with the installed app alone.
-
-    The same checks, limits and account as under the gateway; code that a SuperLink ships is never unpacked.
-    """
-    import threading
-
-    from federation.client.config import load_partner_config
-    from federation.client.stock.runner import serve
-    from federation.training.flower_runtime import TaskDoor
-
-    settings, stop = load_partner_config(config), threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    trusted = root_certificates.read_bytes() if root_certificates is not None else None
-    out.print(f"[bold]{settings.party}[/] answers for the SuperNode at {runtime}; stop it with Ctrl-C.")
-    with TaskDoor(runtime, trusted) as door:
-        serve(door, config, SystemClock(), stop)
-
-
 def _upload(place: "Workplace", people: Any) -> None:
     with translated():
         place.consents.upload(people)
@@ -249,9 +226,12 @@ def _upload(place: "Workplace", people: Any) -> None:
 @app.command(epilog="Example: entente partner status --config bank")
 def status(config: ConfigOption, as_json: JsonOption = False) -> None:
     """Show the identity, the connection, what the agent does, and what has left this partner."""
+    from federation.client.agent import TROUBLE, read_status
+    from federation.client.alone import is_running
+
     with workplace(config) as place:
-        state_file = place.config.state / STATUS_FILE
-        agent = json.loads(state_file.read_text()) if state_file.exists() else {"parts": {}}
+        folder = place.config.state
+        agent = read_status(folder / STATUS_FILE, running=is_running(folder))
         try:
             place.connection.wait_ready(5)
             with translated():
@@ -277,10 +257,15 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
         out.print(f"[bold]{value['party']}[/] at {place.config.gateway}")
         for name, told in gateway.items():
             out.print(f"  {name}: {told}")
+        if not agent["running"]:
+            out.print("  The agent is not running here. Start it: entente partner run")
         parts = table("Agent", "part", "state", "since", "text")
         for name, part in agent["parts"].items():
-            parts.add_row(name, part["state"], part["since"][:19], part["text"])
+            parts.add_row(name, part["state"], part["since"][:19], escape(part["text"]))
         out.print(parts)
+        for name, part in agent["parts"].items():
+            if trouble := part.get(TROUBLE):
+                out.print(f"  {name}, {trouble['at'][:19]}: {trouble['text']}", markup=False)
         if value["training_proposals"]:
             waiting = table("Training runs that wait for your word", "run", "model", "epsilon", "rounds", "until")
             for row in value["training_proposals"]:

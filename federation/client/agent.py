@@ -27,6 +27,9 @@ MIN_BACKOFF_S, MAX_BACKOFF_S = 0.2, 5.0
 HEALTHY_S = 10.0
 """A connection that lasted this long resets the backoff."""
 GATEWAY_AWAY = "The gateway cannot be reached."
+NOT_RUNNING = "not running"
+TROUBLE = "last_trouble"
+"""In the status of a part: what it refused or failed at last, and when; kept when the part works again."""
 _log = structlog.get_logger()
 
 
@@ -51,12 +54,35 @@ class Status:
         Where the file cannot be written the work goes on; the next change that can be written brings it up to date.
         """
         with self._lock:
+            at, kept = to_text(self._clock.now()), self._parts.get(part, {}).get(TROUBLE)
+            self._parts[part] = {"state": state, "since": at, "text": text, TROUBLE: kept}
+            if state == "waiting" and text not in {"", GATEWAY_AWAY}:
+                self._parts[part][TROUBLE] = {"at": at, "text": text}
+            self._write(at)
+
+    def refused(self, part: str, text: str) -> None:
+        """Records what a part refused to do, or could not; it works on, so its state is as it was."""
+        with self._lock:
             at = to_text(self._clock.now())
-            self._parts[part] = {"state": state, "since": at, "text": text}
-            try:
-                write_secret(self._path, json.dumps({"at": at, "parts": self._parts}).encode())
-            except OSError as exc:
-                _warn("status_not_written", why=exc.strerror)
+            self._parts.setdefault(part, {"state": "serving", "since": at, "text": ""})[TROUBLE] = {
+                "at": at,
+                "text": text,
+            }
+            self._write(at)
+
+    def _write(self, at: str) -> None:
+        try:
+            write_secret(self._path, json.dumps({"at": at, "parts": self._parts}).encode())
+        except OSError as exc:
+            _warn("status_not_written", why=exc.strerror)
+
+
+def read_status(path: Path, *, running: bool) -> dict[str, Any]:
+    """What ``Status`` wrote, and whether it still holds: an agent that was killed wrote nothing at its end."""
+    said: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"parts": {}}
+    if not running:
+        said["parts"] = {name: {**part, "state": NOT_RUNNING, "text": ""} for name, part in said["parts"].items()}
+    return {**said, "running": running}
 
 
 class Agent:

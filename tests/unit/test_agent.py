@@ -13,10 +13,11 @@ import grpc
 import pytest
 
 from federation.client import agent as agent_module
-from federation.client.agent import GATEWAY_AWAY, Agent, Part, Status
+from federation.client.agent import GATEWAY_AWAY, TROUBLE, Agent, Part, Status, read_status
 from federation.client.connection import Connection, translated
 from federation.core.clock import FixedClock
 from federation.core.errors import DataError, Reason
+from federation.core.ids import PartyId
 from federation.v1 import overlap_pb2 as pb
 from tests.kits.overlap_gateway import Gateway
 from tests.kits.overlap_world import small_world
@@ -166,3 +167,37 @@ def test_what_cannot_be_recorded_does_not_leave_and_is_not_called_the_gateways_f
     with Gateway(world) as gateway, Connection(gateway.address, bank, record=record) as connection:
         item = refused(Reason.STATE_UNWRITABLE, call, connection.overlap)
     assert item == "the record of what leaves"
+
+
+def test_the_last_refusal_stays_in_the_status_with_its_time(tmp_path: Path, clock: FixedClock) -> None:
+    world = small_world(tmp_path, clock)
+    world.coordinator.begin("", "email")
+    path = tmp_path / "agent.json"
+    status = Status(path, clock)
+    status.set("overlap", "serving")
+    agent = world.open_agent("bank", on_refused=lambda why: status.refused("overlap", why))
+    [(_, task)] = world.coordinator.tasks(PartyId("bank"))
+
+    def broken(*_names: Any) -> None:
+        raise DataError(Reason.BROKEN_ROW, item="customers.csv, row 7", fix="Mend it.")
+
+    world.data["bank"].columns = broken
+    assert agent.work(task).reason == "BROKEN_ROW"
+    status.set("overlap", "waiting", GATEWAY_AWAY)  # which says nothing of the partner's files
+    status.set("overlap", "serving")
+    overlap = read_status(path, running=True)["parts"]["overlap"]
+    assert overlap["state"] == "serving"
+    assert overlap[TROUBLE]["text"] == "A row cannot be read. Item: customers.csv, row 7. Mend it."
+    assert overlap[TROUBLE]["at"] == overlap["since"]
+    world.data["bank"].columns = lambda *_names: 1 / 0
+    agent.work(task)
+    assert "ZeroDivisionError" in read_status(path, running=True)["parts"]["overlap"][TROUBLE]["text"]
+
+
+def test_what_an_agent_wrote_that_was_killed_is_not_shown_as_serving(tmp_path: Path, clock: FixedClock) -> None:
+    path = tmp_path / "agent.json"
+    assert read_status(path, running=False) == {"parts": {}, "running": False}
+    Status(path, clock).set("overlap", "serving", "halfway")
+    assert read_status(path, running=True)["parts"]["overlap"]["state"] == "serving"
+    told = read_status(path, running=False)
+    assert (told["running"], told["parts"]["overlap"]["state"]) == (False, "not running")

@@ -69,6 +69,7 @@ class OverlapAgent:
             time, before that batch is sent (again).
         progress: Called while rows are worked on; by default the log says how far it is.
         random: Keys, order and decoys.
+        on_refused: Told why a task was refused or failed, in words for this partner alone.
     """
 
     def __init__(  # noqa: PLR0917 - the parts of one agent, each of its own type
@@ -83,11 +84,12 @@ class OverlapAgent:
         before_switchboard: Callable[[Sequence[tuple[CustomerId, Handle]]], None] | None = None,
         progress: Progress | None = None,
         random: Random = os.urandom,
+        on_refused: Callable[[str], None] = lambda _why: None,
     ) -> None:
         self._stub, self._identity, self._handles = stub, identity, handles
         self._config, self._policy, self._clock = config, policy, clock
         self._before_switchboard, self._random = before_switchboard, random
-        self._progress = progress or LoggedProgress()
+        self._progress, self._on_refused = progress or LoggedProgress(), on_refused
         self._state = EpochState(config.state, random)
         self._changing = threading.Lock()  # one delta at a time
         self._hop = Hop(
@@ -193,10 +195,12 @@ class OverlapAgent:
             raise
         except EntenteError as exc:
             _log.warning("overlap_task_refused", reason=str(exc.reason), item=exc.item, detail=exc.detail, do=exc.fix)
+            self._on_refused(f"{exc.public} {exc.fix}".strip())
             # What is wrong with a partner's files, and where, says something about its customers.
             report.reason, report.text = str(exc.reason), OWN_LOG if isinstance(exc, DataError) else exc.item
-        except Exception:
+        except Exception as exc:
             _log.exception("overlap_task_failed")
+            self._on_refused(f"A task failed by a fault of ours ({type(exc).__name__}); the agent's log says where.")
             report.reason = str(Reason.INTERNAL)
         return report
 
