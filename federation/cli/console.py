@@ -5,6 +5,7 @@ configuration; 4 not reachable or not now, try again; 5 a fault of ours; 130 int
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 RPC_TIMEOUT_S = 30.0
 MAX_WORD = 26
 """Longer words are folded; the longest name of a segment's column and every id of a run are shorter."""
+_NUMBER = re.compile(r"\d[\d,.]*")
 
 _EXIT = {
     "UNAUTHENTICATED": 1,
@@ -130,19 +132,53 @@ def connect(config: Path, timeout_s: float = 10.0) -> "Iterator[Connection]":
 
 
 def follow(stream: Iterable[T], progress_of: "Callable[[T], common_pb2.Progress]", quiet: bool) -> T | None:
-    """Draws a bar for each stage of a stream, on standard error, and returns the last message."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    """Tells on standard error how far each stage of a stream is, and returns the last message.
 
+    A terminal gets a bar for each stage. What goes into a file or a pipe gets a line when a stage begins, is done, or
+    says something else but for numbers: nobody would see a bar there, and everybody each of its steps.
+    """
     last: T | None = None
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, disable=quiet, transient=not err.is_terminal) as bars:
-        stages: dict[str, TaskID] = {}
+    with _lines() if not err.is_terminal else _bars(quiet) as show:
         for last in stream:
             step = progress_of(last)
-            if not step.stage:
-                continue
+            if step.stage and not quiet:
+                show(step)
+    return last
+
+
+@contextmanager
+def _lines() -> "Iterator[Callable[[common_pb2.Progress], None]]":
+    told: dict[str, tuple[str, bool]] = {}
+
+    def show(step: "common_pb2.Progress") -> None:
+        now = (_NUMBER.sub("", step.text), 0 < step.total <= step.done)
+        if told.get(step.stage) != now:
+            told[step.stage] = now
+            count = f" {step.done}/{step.total}" if step.total else ""
+            err.print(f"{step.stage}{count}" + (f": {step.text}" if step.text else ""), markup=False)
+
+    yield show
+
+
+@contextmanager
+def _bars(quiet: bool) -> "Iterator[Callable[[common_pb2.Progress], None]]":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.table import Column
+
+    # In a narrow terminal the words give way, on further lines: by rich's own choice time and count would be cut.
+    columns = (
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        BarColumn(20, table_column=Column(no_wrap=True)),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=False)),
+    )
+    with Progress(*columns, console=err, disable=quiet) as bars:
+        stages: dict[str, TaskID] = {}
+
+        def show(step: "common_pb2.Progress") -> None:
             if step.stage not in stages:
                 stages[step.stage] = bars.add_task(step.stage)
             described = step.stage + (f": {step.text}" if step.text else "")
             bars.update(stages[step.stage], completed=step.done, total=step.total or None, description=described)
-    return last
+
+        yield show

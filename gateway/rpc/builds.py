@@ -5,7 +5,7 @@ A stream only watches: an operator who goes away stops nothing, and calling agai
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import PartyId
@@ -38,7 +38,7 @@ class Builds:
         coordinator, motion, stillness = self._coordinator, self._motion, Stillness()
         epoch = await asyncio.to_thread(coordinator.begin, request.epoch, request.key_type)
         await motion.change()
-        started = motion.points
+        started, told = motion.points, list[PartyId]()
 
         def state() -> object:
             return motion.changes, motion.steps.total()
@@ -46,8 +46,10 @@ class Builds:
         while not await asyncio.to_thread(coordinator.is_complete, epoch):
             seen = state()
             counts = await asyncio.to_thread(coordinator.counts, epoch)
-            if stillness.moved((counts, motion.points)):
-                for progress in _progress(counts, motion.points - started):
+            away = self._away({task.party for task in counts.waiting})
+            if stillness.moved((counts, motion.points)) or away != told:
+                told = away
+                for progress in _progress(counts, motion.points - started, away):
                     yield pb.BuildIndexResponse(epoch=epoch, progress=progress)
             if counts.passed == counts.passes:
                 progress = common_pb2.Progress(stage="index", done=0, total=1, text="Building the index")
@@ -66,17 +68,20 @@ class Builds:
         if newest is None:
             raise OverlapError(Reason.UNKNOWN_EPOCH, item="no complete epoch yet")
         asks = await asyncio.to_thread(deltas.ask, newest.plan, newest.plan.partners, withdrawals_only=False)
+        told = list[PartyId]()
         try:
             while True:
                 seen = motion.changes
                 done = [ask for ask in asks if await asyncio.to_thread(deltas.is_done, ask)]
-                if stillness.moved((len(done), motion.points)):
-                    text = "Partners send what changed, and it goes through the others"
+                late = await asyncio.to_thread(deltas.late, [ask for ask in asks if ask not in done])
+                away = self._away(late)
+                if stillness.moved((len(done), motion.points)) or away != told:
+                    told = away
+                    text = _waiting(away) or "Partners send what changed, and it goes through the others"
                     progress = common_pb2.Progress(stage="update", done=len(done), total=len(asks), text=text)
                     yield pb.UpdateIndexResponse(epoch=newest.epoch, progress=progress)
                 if len(done) == len(asks):
                     break
-                late = await asyncio.to_thread(deltas.late, [ask for ask in asks if ask not in done])
                 self._check_still(late, stillness.still_s)
                 await motion.wait(lambda: motion.changes, seen, self._look_every_s)
         finally:
@@ -96,22 +101,35 @@ class Builds:
             raise OverlapError(Reason.BUILD_FAILED, item=f"partner {first.party}: {first.reason}{text}")
         self._check_still(sorted({task.party for task in counts.waiting}), still_s)
 
+    def _away(self, parties: Iterable[PartyId]) -> list[PartyId]:
+        """Those of some partners whose agent is not connected."""
+        return sorted(set(parties).difference(self._deltas.connected()))
+
     def _check_still(self, late: list[PartyId], still_s: float) -> None:
-        away = [party for party in late if party not in self._deltas.connected()]
+        away = self._away(late)
         if away and still_s >= self._connect_timeout_s:
             raise OverlapError(Reason.PARTNER_UNAVAILABLE, item=f"partner {', '.join(away)}")
         if still_s >= self._stall_timeout_s:
             raise OverlapError(Reason.BUILD_FAILED, item=f"partner {', '.join(late) or 'none'}: no progress")
 
 
-def _progress(counts: Counts, points: int) -> list[common_pb2.Progress]:
+def _waiting(away: Sequence[PartyId]) -> str:
+    return f"Waiting for {', '.join(away)}: no agent is connected" if away else ""
+
+
+def _progress(counts: Counts, points: int, away: Sequence[PartyId]) -> list[common_pb2.Progress]:
+    begins, text = counts.submitted < counts.batches, "Partners blind their own identifiers"
     submit = common_pb2.Progress(
-        stage="submit", done=counts.submitted, total=counts.batches, text="Partners blind their own identifiers"
+        stage="submit",
+        done=counts.submitted,
+        total=counts.batches,
+        text=(begins and _waiting(away)) or text,
     )
+    text = f"Batches go through the other partners; {points:,} points so far"
     blind = common_pb2.Progress(
         stage="blind",
         done=counts.passed,
         total=counts.passes,
-        text=f"Batches go through the other partners; {points:,} points so far",
+        text=(not begins and _waiting(away)) or text,
     )
     return [submit, blind]

@@ -84,6 +84,21 @@ def test_a_partner_that_is_away_is_named_and_the_build_goes_on_when_it_is_back(g
     assert build(gateway, "e1")[-1].complete
 
 
+def test_whom_a_build_waits_for_is_told_at_once(gateway: Gateway) -> None:
+    gateway.servicer._builds._connect_timeout_s = 60
+    for party in ("bank", "airline"):
+        gateway.attach(party)
+    with gateway.connect("ops", Role.OPERATOR) as connection:
+        stream = connection.overlap.BuildIndex(pb.BuildIndexRequest(), timeout=60)
+        first = next(stream).progress
+        assert (first.stage, first.text) == ("submit", "Waiting for insurer: no agent is connected")
+        gateway.attach("insurer")
+        *others, last = stream
+    assert last.complete
+    texts = [other.progress.text for other in others if other.progress.stage == "submit"]
+    assert texts[-1] == "Partners blind their own identifiers"
+
+
 def test_a_build_that_another_one_abandons_says_so_and_blames_no_partner(gateway: Gateway) -> None:
     gateway.servicer._builds._connect_timeout_s = 60
     with gateway.connect("ops", Role.OPERATOR) as connection:

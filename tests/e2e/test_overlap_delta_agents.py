@@ -96,6 +96,14 @@ def test_who_is_away_stops_fresh_answers_and_no_stored_one(gateway: Gateway) -> 
     assert people(gateway) == 9
 
 
+def test_whom_an_update_waits_for_is_told_at_once(gateway: Gateway) -> None:
+    gateway.detach()
+    gateway.attach("insurer")
+    with gateway.connect("ops", Role.OPERATOR) as connection:
+        first = next(connection.overlap.UpdateIndex(pb.UpdateIndexRequest(), timeout=60))
+    assert first.progress.text == "Waiting for airline, bank: no agent is connected"
+
+
 def test_many_fresh_questions_at_once_leave_threads_to_hear_the_partners_by(gateway: Gateway) -> None:
     gateway.loop.call_soon_threadsafe(gateway.loop.set_default_executor, ThreadPoolExecutor(2))
     drop(gateway, "B000001")

@@ -1,5 +1,6 @@
 """What an operator reads while an index is built: which epoch it is, how far, and what is wrong."""
 
+import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,8 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from federation.cli import overlap
+from federation.cli import console, overlap
 from federation.core.errors import OverlapError, Reason
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
@@ -52,3 +54,32 @@ def test_the_name_is_in_an_error_as_json(monkeypatch: pytest.MonkeyPatch) -> Non
     gateway(monkeypatch, [step("submit", 0, 3)], OverlapError(Reason.BUILD_FAILED))
     said = entente("overlap", "build", "--json", *CONFIG)
     assert json.loads(said.stderr)["error"]["item"] == f"epoch {NAME}"
+
+
+def test_what_is_piped_has_a_line_for_each_change_and_none_for_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = "Waiting for insurer: no agent is connected"
+    steps = [step("submit", 0, 3, waiting)]
+    steps += [step("submit", done, 3, "Partners blind") for done in (1, 2)]
+    steps += [step("submit", 3, 3, "Partners blind")]
+    steps += [step("blind", done, 90, f"{1000 * done:,} points so far") for done in range(80)]
+    gateway(monkeypatch, steps, None)
+    said = entente("overlap", "build", *CONFIG)
+    assert said.stderr.splitlines() == [
+        f"Epoch {NAME}",
+        f"submit 0/3: {waiting}",
+        "submit 1/3: Partners blind",
+        "submit 3/3: Partners blind",
+        "blind 0/90: 0 points so far",
+    ]
+    assert entente("overlap", "build", "--json", *CONFIG).stderr == ""
+
+
+def test_a_terminal_of_80_columns_shows_how_long_it_has_been(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=80, soft_wrap=True, highlight=False, color_system=None)
+    monkeypatch.setattr(console, "err", terminal)
+    text = "Batches go through the other partners; 123,456,789 points so far"
+    console.follow([step("blind", 123456, 234567, text)], lambda message: message.progress, quiet=False)
+    last = [line for line in screen.getvalue().splitlines() if "blind" in line][-1]
+    assert "0:00:0" in last
+    assert "123456/234567" in last
