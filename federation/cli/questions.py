@@ -33,6 +33,8 @@ def query(
     The first answer of an epoch spends budget; every later one is the same answer and free, also for whoever asks a
     part of it. A question that a released table answers is free at once. An interval is that of a number which reached
     the threshold: it can begin at 0 where it did so narrowly.
+
+    Exit code 1 when a gate says no, with --dry-run as without: the policy, a price above its limit, or the budget.
     """
     if bool(cube) == bool(partners):
         raise typer.BadParameter("name a cube, or --partners for a question of your own")
@@ -50,6 +52,8 @@ def query(
         if dry_run:
             seen = stub.PreviewTable(pb.PreviewTableRequest(question=asked), timeout=RPC_TIMEOUT_S)
             emit(as_json, _preview_json(seen), lambda: _show_preview(seen))
+            if not seen.fits:  # as the question itself would end
+                raise typer.Exit(1)
             return
         if cube:
             answer = stub.QueryCube(pb.QueryCubeRequest(cube=cube, epoch=epoch), timeout=RPC_TIMEOUT_S)

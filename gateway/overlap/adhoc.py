@@ -87,7 +87,8 @@ class AdHocRelease:
 
         Raises:
             DataError: BAD_FIELD.
-            OverlapError: UNKNOWN_EPOCH, EPOCH_INCOMPLETE, QUESTION_MISFIT.
+            OverlapError: UNKNOWN_EPOCH, EPOCH_INCOMPLETE, QUESTION_MISFIT; EPOCH_REPLACED where nothing that is
+                stored answers it.
             PolicyError: POLICY_DENIED where ad hoc questions are not allowed or cost too much.
         """
         found = self._read(asked)
@@ -101,6 +102,7 @@ class AdHocRelease:
             seen.expected_error = half_width(seen.sigma, widest(stored, found.question))
             return seen
         _allow(found)
+        self._tables.current(wanted.epoch)
         scopes = self._prices.preview(wanted.purpose, self._tables.event(wanted))
         seen.epsilon, seen.sigma = wanted.epsilon, self._tables.sigma(wanted)
         seen.expected_error = half_width(seen.sigma)

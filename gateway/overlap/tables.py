@@ -105,6 +105,11 @@ class Tables:
             raise OverlapError(Reason.EPOCH_INCOMPLETE, item=found.epoch)
         return found.epoch, found.plan.key_type
 
+    def current(self, epoch: EpochId) -> None:
+        """Raises OverlapError (EPOCH_REPLACED) for an epoch of which nothing new is drawn, as ``confirm`` does."""
+        if epoch != self.epochs.newest_complete():
+            raise OverlapError(Reason.EPOCH_REPLACED, item=f"epoch {epoch}")
+
     def cells(self, question: Question, epoch: EpochId, name: str) -> tuple[Cell, ...]:
         """Every cell of a question. Raises OverlapError (QUESTION_MISFIT) where the epoch has no such table."""
         columns = self._index.labels(epoch)

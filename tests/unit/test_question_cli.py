@@ -1,7 +1,11 @@
 """What a reader of an answer gets: text, JSON, CSV, Parquet, plots; and errors before anything is asked."""
 
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -105,6 +109,30 @@ def test_a_wrong_target_is_refused_before_anything_is_asked(tmp_path: Path) -> N
 )
 def test_a_question_is_a_cube_or_its_own(arguments: list[str], tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["query", *arguments, "--config", str(tmp_path)]).exit_code == 2
+
+
+def dry_run(monkeypatch: pytest.MonkeyPatch, seen: pb.PreviewTableResponse, *more: str) -> Any:
+    """A dry run to which the gateway answers this."""
+
+    @contextmanager
+    def connect(_config: Path) -> Iterator[Any]:
+        yield SimpleNamespace(overlap=SimpleNamespace(PreviewTable=lambda _request, timeout: seen))
+
+    monkeypatch.setattr(questions, "connect", connect)
+    arguments = ["query", "--partners", "bank,airline", "--dry-run", "--config", "none", *more]
+    with console.out.capture() as captured:
+        result = CliRunner().invoke(app, arguments)
+    return SimpleNamespace(exit_code=result.exit_code, text=captured.get(), json=result.stdout)
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_dry_run_over_the_budget_ends_as_the_question_would(monkeypatch: pytest.MonkeyPatch, more: Any) -> None:
+    seen = pb.PreviewTableResponse(epoch="e1", epsilon=0.5, sigma=8.0, expected_error=16.0, cells=3, fits=True)
+    assert dry_run(monkeypatch, seen, *more).exit_code == 0
+    seen.fits = False
+    ended = dry_run(monkeypatch, seen, *more)
+    assert ended.exit_code == 1
+    assert "The budget does not allow it" in ended.text or '"fits": false' in ended.json
 
 
 def test_ids_and_numbers_stay_whole_in_a_table_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,14 @@ def test_a_preview_shows_that_the_budget_is_too_small(desk: Asking) -> None:
     assert desk.index.reads == 0
 
 
+def test_a_preview_refuses_what_a_replaced_epoch_does_not_answer() -> None:
+    desk = Asking(PEOPLE, CROSS, noise=Exact(), epochs=2)
+    assert refused(Reason.EPOCH_REPLACED, lambda: desk.preview("bank", "insurer", epoch="e1")) == "epoch e1"
+    desk.cube("cross", epoch="e1")  # the kit lets an old epoch draw: what was stored while it was the newest
+    assert desk.preview("bank", "airline", epoch="e1").read_from == "cross"
+    assert desk.preview("bank", "insurer", epoch="e2").fits
+
+
 def test_policy_says_whether_for_what_and_for_how_much() -> None:
     desk = Asking(PEOPLE, CROSS, ad_hoc=AdHocSpec(), noise=Exact())
     refused(Reason.POLICY_DENIED, lambda: desk.ask("bank", "airline"))
