@@ -78,16 +78,17 @@ styled = mpl.rc_context(STYLE)
 
 
 def new_figure(
-    *, height: float, rows: int = 1, height_ratios: tuple[float, ...] | None = None
+    *, height: float, rows: int = 1, height_ratios: tuple[float, ...] | None = None, width: float = WIDTH_IN
 ) -> tuple[Figure, list[Axes]]:
     """An empty figure in the report's style.
 
     Args:
-        height: In inches; all figures are equally wide.
+        height: In inches.
         rows: Axes, one above the other.
         height_ratios: Of the rows.
+        width: In inches; figures are equally wide but for those that have more to show.
     """
-    figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, 1, squeeze=False, height_ratios=height_ratios)
     return figure, list(axes[:, 0])
 

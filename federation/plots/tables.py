@@ -1,9 +1,11 @@
 """Released tables as plots: an UpSet plot of regions, a heat map of two label columns.
 
 The data colours are Okabe and Ito's, which colour-blind readers can tell apart. Numbers that a reader wants exactly are
-in tables beside the plots. Source: https://jfly.uni-koeln.de/color/
+in tables beside the plots. A file also says which release it shows, because it is passed on without the page.
+Source: https://jfly.uni-koeln.de/color/
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,12 +14,16 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from federation.plots.answers import by_region, count_of, cross_table
-from federation.plots.svg import BLUE, FAINT, INK, MUTED, PAPER, new_figure, styled, to_file, to_inline
+from federation.plots.svg import BLUE, FAINT, INK, MUTED, PAPER, WIDTH_IN, new_figure, styled, to_file, to_inline
 from federation.plots.values import Count, CrossTable, Region
 from federation.v1 import overlap_pb2 as pb
 
 LABEL_LETTERS = 40
 """As many fit side by side under a heat map; more are written aslant."""
+TITLE_LETTERS = 62
+"""As many of the title's size fit over the narrowest figure."""
+LETTER_IN, SMALL_LETTER_IN, TITLE_LINE_IN = 0.085, 0.062, 0.17
+"""Width of a letter of an axis and of an interval; height of a title's line."""
 
 
 def draw_answer(answer: pb.QueryCubeResponse, path: Path) -> None:
@@ -29,13 +35,34 @@ def draw_answer(answer: pb.QueryCubeResponse, path: Path) -> None:
         path: Ends in .svg or .png.
     """
     columns = list(dict.fromkeys(name for cell in answer.cells for name in cell.labels))
+    unit = answer.unit.capitalize()
     if columns:
         table = cross_table(answer, *columns) if len(columns) > 1 else by_region(answer, columns[0])
-        to_file(heat_map(table), path)
-        return
-    partners = dict.fromkeys(party for cell in answer.cells for party in cell.members)
-    regions = [Region(tuple(cell.members), count_of(cell)) for cell in answer.cells]
-    to_file(upset(regions, {party: party for party in partners}, answer.unit.capitalize()), path)
+        figure = heat_map(table)
+    else:
+        partners = dict.fromkeys(party for cell in answer.cells for party in cell.members)
+        regions = [Region(tuple(cell.members), count_of(cell)) for cell in answer.cells]
+        figure = upset(regions, {party: party for party in partners}, unit)
+    _entitle(figure, title_of(answer))
+    to_file(figure, path)
+
+
+def title_of(answer: pb.QueryCubeResponse) -> str:
+    """Which release it is, of whom, what the numbers are, and why some are missing, one line each."""
+    lines = [f"{answer.cube}, epoch {answer.epoch}, epsilon {answer.epsilon:g}"]
+    lines += [f"only where {column} is {value}" for column, value in sorted(answer.where.items())]
+    lines.append(f"{answer.unit}, noisy, with {answer.coverage:.0%} intervals")
+    lines += list({f"not shown: {cell.reason}" for cell in answer.cells if cell.suppressed and cell.reason})[:1]
+    return "\n".join(lines)
+
+
+@styled
+def _entitle(figure: Figure, title: str) -> None:
+    """Writes a title above, and makes the figure taller by as much."""
+    wide = int(TITLE_LETTERS * figure.get_figwidth() / WIDTH_IN)
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, wide)]
+    figure.set_figheight(figure.get_figheight() + TITLE_LINE_IN * len(lines))
+    figure.suptitle("\n".join(lines), x=0.02, ha="left", fontsize=9, color=INK)
 
 
 @styled
@@ -101,8 +128,16 @@ def upset(regions: Sequence[Region], partners: Mapping[str, str], unit: str = "P
 
 @styled
 def heat_map(table: CrossTable) -> Figure:
-    """A heat map with its numbers; suppressed cells are hatched."""
-    figure, (axes,) = new_figure(height=0.9 + 0.62 * len(table.row_values))
+    """A heat map with its numbers and their intervals; suppressed cells are hatched.
+
+    A suppressed cell shows no bound: its noisy number is under the threshold, and the true one may be over it.
+    """
+    rows_title = table.row_name.replace(", ", ",\n")
+    tall = max(0.62 * len(table.row_values), LETTER_IN * max(map(len, rows_title.splitlines())))
+    longest = max(len(_interval(cell.count)) for cell in table.cells)
+    labels = LETTER_IN * max(map(len, table.row_values)) + 0.5
+    width = max(WIDTH_IN, labels + (SMALL_LETTER_IN * longest + 0.15) * len(table.column_values))
+    figure, (axes,) = new_figure(height=0.9 + tall, width=width)
     top = max([cell.count.count for cell in table.cells] + [1])
     for cell in table.cells:
         x, y = table.column_values.index(cell.column), table.row_values.index(cell.row)
@@ -111,17 +146,18 @@ def heat_map(table: CrossTable) -> Figure:
         if cell.count.suppressed:
             square.set(facecolor="none", edgecolor=FAINT, hatch="////")
             back = {"boxstyle": "round,pad=0.2", "facecolor": PAPER, "edgecolor": "none"}
-            axes.text(x, y, f"< {table.noise.min_count}", ha="center", va="center", color=MUTED, fontsize=11, bbox=back)
+            axes.text(x, y, "not shown", ha="center", va="center", color=MUTED, fontsize=8.5, bbox=back)
         else:
             square.set(facecolor=BLUE, alpha=0.06 + 0.54 * max(cell.count.count, 0) / top)
-            axes.text(x, y, f"{cell.count.count:,}", ha="center", va="center", fontsize=11)
+            axes.text(x, y - 0.13, f"{cell.count.count:,}", ha="center", va="center", fontsize=11)
+            axes.text(x, y + 0.25, _interval(cell.count), ha="center", va="center", fontsize=7.5)
     axes.set_xlim(-0.5, len(table.column_values) - 0.5)
     axes.set_ylim(len(table.row_values) - 0.5, -0.5)
     crowded = max(map(len, table.column_values)) * len(table.column_values) > LABEL_LETTERS
     axes.set_xticks(range(len(table.column_values)), list(table.column_values), rotation=30 if crowded else 0)
     axes.set_yticks(range(len(table.row_values)), list(table.row_values))
     axes.set_xlabel(table.column_name)
-    axes.set_ylabel(table.row_name)
+    axes.set_ylabel(rows_title)
     axes.tick_params(length=0, labelcolor=INK)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -135,4 +171,8 @@ def _ordered(regions: Sequence[Region]) -> list[Region]:
 
 def _describe(count: Count) -> str:
     """A noisy count in words."""
-    return "not shown" if count.suppressed else f"{count.count:,} ({count.low:,} to {count.high:,})"
+    return "not shown" if count.suppressed else f"{count.count:,} ({_interval(count)})"
+
+
+def _interval(count: Count) -> str:
+    return f"{count.low:,} to {count.high:,}"

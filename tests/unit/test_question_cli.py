@@ -16,6 +16,7 @@ from federation.cli.overlap import app
 from federation.core.errors import ConfigError, Reason
 from federation.plots.answers import by_region, cross_table
 from federation.plots.svg import VARIABLES
+from federation.plots.values import Count, CrossCell, CrossTable, Noise
 from federation.policy.specs import CubeSpec
 from federation.v1 import overlap_pb2 as pb
 from tests.kits.questions import Asking, Exact, person
@@ -74,6 +75,45 @@ def test_a_heat_map_shows_every_labelled_cell_once(partners: tuple[str, ...], by
     labelled = [cell for cell in answer.cells if set(by) <= set(cell.labels) or len(by) == 1]
     assert sorted(cell.count.count for cell in table.cells) == sorted(cell.count for cell in labelled)
     assert {row for row, _ in places} == set(table.row_values)
+
+
+def test_a_picture_says_which_release_it_is(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    desk = Asking([person(bank="high", airline="active")] * 40, CUBE, noise=Exact())
+    for answer in (desk.cube("cross"), desk.ask("bank", "insurer", epsilon=0.2, where={"bank.tier": "high"})):
+        write_plot(answer, tmp_path / "a.svg")
+        text = (tmp_path / "a.svg").read_text()
+        assert f"{answer.cube}, epoch e1, epsilon {answer.epsilon:g}" in text
+        assert ("only where bank.tier is high" in text) == bool(answer.where)
+
+
+def test_a_heat_map_shows_intervals_and_no_bound_for_what_is_withheld(
+    answer: pb.QueryCubeResponse, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    write_plot(answer, tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    [shown] = [cell for cell in answer.cells if cell.labels.get("airline.activity") and not cell.suppressed]
+    assert f">{shown.low:,} to {shown.high:,}</text>" in text
+    assert ">not shown</text>" in text  # the noisy number is under the threshold; the true one may be over it
+    assert "&lt; 10" not in text
+
+
+@pytest.mark.parametrize("values", [1, 6])
+def test_the_titles_of_a_heat_map_are_within_the_picture(values: int) -> None:
+    tables, svg = pytest.importorskip("federation.plots.tables"), pytest.importorskip("federation.plots.svg")
+    names = tuple(f"value-{number}" for number in range(values))
+    count, noise = Count(1_234_567, 1_234_000, 1_235_000), Noise(0.5, 1e-6, 8.0, "discrete_gaussian", 20)
+    cells = tuple(CrossCell("yes, yes", name, count) for name in names)
+    row_name = "bank.holds_gold_card, insurer.holds_home, airline.holds_miles_card"
+    figure = tables.heat_map(CrossTable(row_name, "airline.activity_of_the_year", ("yes, yes",), names, cells, noise))
+    with svg.mpl.rc_context(svg.STYLE):
+        figure.draw_without_rendering()
+        box, (axes,) = figure.get_tightbbox(), figure.axes
+    assert min(box.x0, box.y0) >= 0
+    assert (box.x1, box.y1) <= tuple(figure.get_size_inches())
+    drawn = [text.get_window_extent() for text in axes.texts]
+    assert not any(a.overlaps(b) for at, a in enumerate(drawn) for b in drawn[:at])
 
 
 def test_text_says_what_was_read_and_why_something_is_missing(
