@@ -37,7 +37,8 @@ def check(
         for f in findings:
             colour = "red" if f.severity == "error" else "yellow"
             out.print(f"[{colour}]{f.severity}[/] ", end="")
-            out.print(" ".join(part for part in (f"{f.where}:", f.text, f.fix) if part), markup=False)
+            text = f.text if f.text.endswith(("?", ".")) else f"{f.text}."  # another sentence follows
+            out.print(f"{f.where}: {text} {f.fix}", markup=False)
         out.print(f"{len(errors)} errors, {len(findings) - len(errors)} warnings in {folder}")
 
     emit(as_json, {"findings": rows, "errors": len(errors)}, text)

@@ -67,11 +67,11 @@ def check_bundle(bundle: Bundle) -> Iterator[Problem]:
     yield from _limits(bundle)
 
 
-def _twice(file: str, key: str, ids: Iterable[str]) -> Iterator[Problem]:
+def _twice(file: str, key: str, ids: Iterable[str], called: str = "id") -> Iterator[Problem]:
     seen: set[str] = set()
     for at, name in enumerate(ids):
         if name in seen:
-            yield Problem(file, (key, at, "id"), f"{name} stands here twice")
+            yield Problem(file, (key, at, called), f"{name} stands here twice")
         seen.add(name)
 
 
@@ -162,7 +162,8 @@ def _limits(bundle: Bundle) -> Iterator[Problem]:
     partners = {party.id: party for party in bundle.agreement.parties if party.role == "partner"}
     for name in bundle.budget.purposes:
         if name not in purposes:
-            yield Problem("budget.yaml", ("purposes", name), f"unknown purpose {name}")
+            text = f"unknown purpose {name}; known are {', '.join(sorted(purposes))}"
+            yield Problem("budget.yaml", ("purposes", name), text)
     if bundle.budget.period_end <= bundle.budget.period_start:
         yield Problem("budget.yaml", ("period_end",), "period_end must be after period_start")
     yield from _twice("offers.yaml", "products", (product.id for product in bundle.offers.products))
@@ -170,7 +171,7 @@ def _limits(bundle: Bundle) -> Iterator[Problem]:
         if product.owner not in partners:
             yield Problem("offers.yaml", ("products", at, "owner"), f"{product.owner} is not a partner")
     yield from _unknown("cubes.yaml", ("ad_hoc", "purposes"), bundle.cubes.ad_hoc.purposes, purposes)
-    yield from _twice("cubes.yaml", "cubes", (cube.name for cube in bundle.cubes.cubes))
+    yield from _twice("cubes.yaml", "cubes", (cube.name for cube in bundle.cubes.cubes), called="name")
     for at, cube in enumerate(bundle.cubes.cubes):
         yield from _unknown("cubes.yaml", ("cubes", at, "partners"), cube.partners, partners)
         if len(set(cube.partners)) != len(cube.partners):

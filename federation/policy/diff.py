@@ -18,6 +18,8 @@ _MORE_IS_LOOSER = frozenset({
     "epsilon", "delta", "max_epsilon", "max_rounds", "max_open_per_person", "max_valid_days", "valid_to", "period_end",
     "overlap_statistics", "model_training", "offer_sharing", "max_tokens_per_person",
 })  # fmt: skip
+_LESS_BUDGET = "questions already paid are not undone; new ones stop where more is spent already"
+"""Two versions say nothing of what is spent: only the gateway's ledger does."""
 _PERMITTING = frozenset(
     {"sharing", "transfers", "cubes", "products", "channels", "attributes", "segments", "purposes", "models"}
 )
@@ -111,9 +113,18 @@ class _Scope:
             text = f"not set any more, was {_shown(before)}"
         else:
             text = f"now {_shown(after)}, was {_shown(before)}"
+        if self._is_less_budget(path, before, after):
+            text += f"; {_LESS_BUDGET}"
         subject, depth = self._subject(path), 2 if len(path) > 1 and within is not None else 0
         key = ".".join(path[depth:])
         return Change(self.file, subject, key, text, effect, self._concerns(path, [within or {}]))
+
+    def _is_less_budget(self, path: tuple[str, ...], before: Any, after: Any) -> bool:
+        if self.file != "budget.yaml" or not (path == ("epsilon",) or path[:1] == ("purposes",)):
+            return False
+        return isinstance(before, int | float) and (
+            after is None or (isinstance(after, int | float) and after < before)
+        )
 
     def _subject(self, path: tuple[str, ...]) -> str:
         entry = len(path) > 1 and path[0] in _KINDS

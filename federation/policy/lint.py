@@ -67,7 +67,7 @@ def _read_raw(folder: Path) -> dict[str, bytes]:
 def _finding(draft: Draft, problem: Problem, severity: Literal["error", "warning"]) -> Finding:
     line, column = draft.place(problem)
     key = ".".join(str(part) for part in problem.path)
-    fix = problem.fix or "Mend this place; the word before the colon is the key that is wrong."
+    fix = problem.fix or ("Write another value here." if problem.path else "Mend the file.")
     return Finding(severity, problem.file, line, column, key, _rule(draft, problem), problem.text, fix)
 
 

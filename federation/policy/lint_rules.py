@@ -8,12 +8,18 @@ from federation.policy.check import Bundle, Problem
 from federation.policy.documents import RULE_FILES, Rule
 
 ENDS_SOON = timedelta(days=30)
+STATISTICS = "overlap_statistics"
+"""What declared cubes are paid for."""
+ABSURD_COUNT = 1_000_000
+"""A threshold above which a table of people shows next to nothing."""
 UNSERVED = "Add a permit to rules.yaml, or take it out."
 
 
 def warnings(bundle: Bundle, tables: Alliance, at: datetime) -> Iterator[Problem]:
     """Everything to say about a policy without errors, if it were in force at a time."""
     yield from _ends(bundle, at)
+    yield from _unpayable(bundle)
+    yield from _unshown(bundle)
     yield from _idle_rules(bundle, tables, at)
     yield from _shadowed(bundle, tables)
     yield from _unserved(bundle, tables)
@@ -32,6 +38,45 @@ def _ends(bundle: Bundle, at: datetime) -> Iterator[Problem]:
     if start_of(bundle.budget.period_end) <= at + ENDS_SOON:
         text = f"the budget's period ends on {bundle.budget.period_end}"
         yield Problem("budget.yaml", ("period_end",), text, fix="Agree on the next period.")
+
+
+def _unpayable(bundle: Bundle) -> Iterator[Problem]:
+    """Limits above what the whole period has, and tables that cost more than their purpose may ever spend."""
+    budget = bundle.budget
+    for purpose, limit in budget.purposes.items():
+        if limit > budget.epsilon:
+            text = f"{purpose} may spend {limit:g}, but everything together {budget.epsilon:g}"
+            yield Problem("budget.yaml", ("purposes", purpose), text, fix="Lower it, or raise epsilon.")
+
+    def most(purpose: str) -> float:
+        return min(budget.purposes.get(purpose, 0.0), budget.epsilon)
+
+    def dear(what: str, cost: float, purpose: str) -> str:
+        return f"{what} costs epsilon {cost:g}, but {purpose} may spend {most(purpose):g} in the period"
+
+    for at, cube in enumerate(bundle.cubes.cubes):
+        if cube.epsilon > most(STATISTICS):
+            text, fix = (
+                dear(cube.name, cube.epsilon, STATISTICS),
+                "Lower it, or raise the purpose's limit in budget.yaml.",
+            )
+            yield Problem("cubes.yaml", ("cubes", at, "epsilon"), f"{text}; it is never released", fix=fix)
+    ad_hoc = bundle.cubes.ad_hoc
+    for purpose in ad_hoc.purposes if ad_hoc.allowed else ():
+        if ad_hoc.max_epsilon > most(purpose):
+            text = dear("the dearest question of one's own", ad_hoc.max_epsilon, purpose)
+            yield Problem("cubes.yaml", ("ad_hoc", "max_epsilon"), text, fix="Lower it, or raise the purpose's limit.")
+
+
+def _unshown(bundle: Bundle) -> Iterator[Problem]:
+    """Thresholds that hardly any number passes."""
+    places: list[tuple[tuple[str | int, ...], int]] = [
+        (("cubes", at, "min_count"), cube.min_count) for at, cube in enumerate(bundle.cubes.cubes)
+    ]
+    for path, count in [*places, (("ad_hoc", "min_count"), bundle.cubes.ad_hoc.min_count)]:
+        if count > ABSURD_COUNT:
+            text = f"no number under {count:,} people is shown, so hardly any is, and each is paid for all the same"
+            yield Problem("cubes.yaml", path, text, fix="Write the smallest number of people that may be shown.")
 
 
 def _idle_rules(bundle: Bundle, tables: Alliance, at: datetime) -> Iterator[Problem]:

@@ -7,10 +7,12 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from federation.core.canonical import canonical_json, digest_hex
 from federation.core.errors import PolicyError, Reason
 from federation.core.ids import PolicyVersion
+from federation.core.nearest import fields_at, nearest
 from federation.policy.alliance import build_alliance
 from federation.policy.check import Bundle, Problem, check_bundle
 from federation.policy.check_terms import check_terms
@@ -21,6 +23,8 @@ from federation.policy.policy_set import PolicySet
 from federation.policy.yaml_text import MAX_BYTES, Document, YamlTextError, read_yaml
 
 MAX_ITEM_CHARS = 400
+MAX_MEANT = 100
+"""So many unknown keys of a file are compared with the known ones; a file of nothing else is not worth the time."""
 
 
 @dataclass(frozen=True)
@@ -115,22 +119,26 @@ def draft_policy(files: Mapping[str, bytes]) -> Draft:
     for name in sorted(files):
         if name not in DOCUMENTS:
             known = ", ".join(DOCUMENTS)
-            problems.append(Problem(name[:80], (), f"no policy file has this name; known are {known}"))
+            problems.append(
+                Problem(
+                    name[:80], (), f"no policy file has this name; known are {known}", fix="Rename it, or take it out."
+                )
+            )
             continue
         try:
             documents[name] = read_yaml(files[name])
         except YamlTextError as exc:
             documents[name] = Document(None, {(): exc.mark, exc.path: exc.mark})
-            problems.append(Problem(name, exc.path, exc.text))
+            problems.append(Problem(name, exc.path, exc.text, fix=exc.fix))
             continue
         try:
             # Through JSON, because only there "strict" still takes lists for tuples and text for dates.
             parsed[name] = DOCUMENTS[name].model_validate_json(canonical_json(documents[name].data), strict=True)
         except ValidationError as exc:
-            problems.extend(
-                Problem(name, error["loc"], _plain(error["msg"])) for error in exc.errors(include_url=False)
-            )
-    problems.extend(Problem(name, (), "the file is missing") for name in DOCUMENTS if name not in files)
+            errors = exc.errors(include_url=False)
+            problems.extend(_problem(name, error, meant=at < MAX_MEANT) for at, error in enumerate(errors))
+    fix = "Add it; policies/ of this project has one of every file."
+    problems.extend(Problem(name, (), "the file is missing", fix=fix) for name in DOCUMENTS if name not in files)
     texts = {name: raw.decode("utf-8", "replace") for name, raw in files.items()}
     if problems:
         return Draft(texts, documents, None, tuple(problems))
@@ -147,7 +155,13 @@ def draft_policy(files: Mapping[str, bytes]) -> Draft:
     return Draft(texts, documents, bundle, (*check_bundle(bundle), *check_terms(bundle)))
 
 
-def _plain(message: str) -> str:
+def _problem(file: str, error: ErrorDetails, *, meant: bool) -> Problem:
     """Pydantic's words as ours."""
-    message = message.removeprefix("Value error, ")
-    return "unknown key" if message == "Extra inputs are not permitted" else message
+    path, kind = error["loc"], error["type"]
+    if kind == "missing":
+        return Problem(file, path, "this key is missing", fix="Add it.")
+    if kind == "extra_forbidden":
+        word = nearest(str(path[-1]), fields_at(DOCUMENTS[file], path[:-1])) if meant else ""
+        text = f"unknown key; did you mean {word}?" if word else "unknown key"
+        return Problem(file, path, text, fix="Write a key that the file knows, or take it out.")
+    return Problem(file, path, error["msg"].removeprefix("Value error, "))

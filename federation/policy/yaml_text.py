@@ -32,11 +32,11 @@ class Mark(NamedTuple):
 
 
 class YamlTextError(Exception):
-    """The text is not YAML that we take. ``args[0]`` is a plain sentence."""
+    """The text is not YAML that we take. ``args[0]`` is a plain sentence, ``fix`` says what to do."""
 
-    def __init__(self, text: str, mark: Mark, path: Path = ()) -> None:
+    def __init__(self, text: str, mark: Mark, path: Path = (), fix: str = "Mend the YAML at this line.") -> None:
         super().__init__(text)
-        self.text, self.mark, self.path = text, mark, path
+        self.text, self.mark, self.path, self.fix = text, mark, path, fix
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,15 @@ def read_yaml(raw: bytes) -> Document:
         YamlTextError: With the place and a plain sentence.
     """
     if len(raw) > MAX_BYTES:
-        raise YamlTextError(f"larger than {MAX_BYTES} bytes", Mark(1, 1))
+        raise YamlTextError(f"larger than {MAX_BYTES} bytes", Mark(1, 1), fix="Make the file smaller.")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as exc:
-        raise YamlTextError("not UTF-8", Mark(raw[: exc.start].count(b"\n") + 1, 1)) from exc
+        mark = Mark(raw[: exc.start].count(b"\n") + 1, 1)
+        raise YamlTextError("not UTF-8", mark, fix="Save the file as UTF-8.") from exc
     if text.startswith("\ufeff"):
-        raise YamlTextError("starts with a byte order mark; save it as UTF-8 without one", Mark(1, 1))
+        fix = "Save the file as UTF-8 without one."
+        raise YamlTextError("starts with a byte order mark", Mark(1, 1), fix=fix)
     try:
         return _Reader(yaml.parse(text, Loader=_Loader)).read()
     except yaml.MarkedYAMLError as exc:

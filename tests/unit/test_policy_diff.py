@@ -79,3 +79,19 @@ def test_words_say_what_came_and_went():
     less = {"rules": ("channel: [app, email, phone, branch]", "channel: [app]")}
     [change] = changes(shipped(), parse_policy(files(**less)))
     assert change.text == "takes away email, phone, branch"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("  overlap_statistics: 2.0", "  overlap_statistics: 1.0"),
+        ("  overlap_statistics: 2.0\n", ""),
+        ("epsilon: 8.0", "epsilon: 7.0"),
+    ],
+)
+def test_a_smaller_budget_says_what_becomes_of_what_is_spent(old, new):
+    less = parse_policy(files(budget=(old, new)))
+    [change] = changes(shipped(), less)
+    assert "questions already paid are not undone; new ones stop" in change.text
+    [change] = changes(less, shipped())
+    assert "paid" not in change.text

@@ -3,7 +3,9 @@
 from datetime import UTC, datetime
 
 import pytest
+from typer.testing import CliRunner
 
+from federation.cli.policy import app
 from federation.core.clock import FixedClock
 from federation.core.errors import PolicyError
 from federation.policy.lint import lint
@@ -32,6 +34,64 @@ def test_an_error_in_a_rule_names_the_rule(tmp_path, change):
     assert found.rule == ("statistics-rows" if "effect" in change[0] else "statistics-results")
 
 
+@pytest.mark.parametrize(
+    ("change", "where", "text", "fix"),
+    [
+        (
+            {"budget": ("epsilon: 8.0", "epsilom: 8.0")},
+            "budget.yaml:7:10 epsilom",
+            "did you mean epsilon?",
+            "Write a key",
+        ),
+        ({"rules": ("min_k: 20", "mink: 20")}, "rules.yaml:40:13 rules.1.require.mink", "did you mean min_k?", "Write"),
+        ({"budget": ("epsilon: 8.0", "zzzz: 8.0")}, "budget.yaml:7:7 zzzz", "unknown key", "Write a key"),
+        ({"budget": ("epsilon: 8.0", "epsilon: many")}, "budget.yaml:7:10 epsilon", "valid number", "another value"),
+        (
+            {"budget": ("overlap_statistics:", "overlap_statistic:")},
+            "budget.yaml:9:22 purposes.overlap_statistic",
+            "known are model_training, offer_sharing, overlap_statistics",
+            "",
+        ),
+        (
+            {"cubes": ("name: tier_by_activity", "name: venn")},
+            "cubes.yaml:15:11 cubes.1.name",
+            "venn stands here twice",
+            "",
+        ),
+    ],
+)
+def test_an_error_says_what_was_meant(tmp_path, change, where, text, fix):
+    found = next(f for f in findings(tmp_path, **change) if f.key == where.split()[-1])
+    assert found.where == where
+    assert text in found.text
+    assert fix in found.fix
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "fix"),
+    [
+        (None, "the file is missing", "Add it"),
+        (b"epsilon: \xff", "not UTF-8", "Save the file as UTF-8."),
+        (b"\xef\xbb\xbfepsilon: 8", "byte order mark", "without one"),
+        (b"epsilon: [", "", "Mend the YAML at this line."),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_what_to_do(tmp_path, raw, text, fix):
+    findings(tmp_path)
+    path = tmp_path / "budget.yaml"
+    path.unlink() if raw is None else path.write_bytes(raw)
+    (found,) = lint(tmp_path, FixedClock(AT))
+    assert text in found.text
+    assert fix in found.fix
+
+
+def test_a_finding_reads_as_sentences(tmp_path):
+    findings(tmp_path, budget=("epsilon: 8.0", "epsilon: many"))
+    shown = CliRunner().invoke(app, ["check", str(tmp_path)])
+    assert shown.exit_code == 3
+    assert "valid number. Write another value here.\n" in shown.stdout
+
+
 def test_an_error_in_the_middle_of_a_rule_is_an_error(tmp_path):
     (found,) = findings(tmp_path, rules=("effect: permit", "effect: *permit"))
     assert (found.severity, found.rule) == ("error", "")
@@ -54,6 +114,15 @@ def test_an_unknown_party_in_a_rule_names_the_rule(tmp_path):
             "ended on 2026-01-01",
         ),
         ({"agreement": ("recipient: [marketing]", "recipient: [auditor]")}, "rules.yaml", "can never match"),
+        ({"budget": ("overlap_statistics: 2.0", "overlap_statistics: 9.0")}, "budget.yaml", "everything together 8"),
+        (
+            {"cubes": ("epsilon: 0.7", "epsilon: 2.5")},
+            "cubes.yaml",
+            "holdings costs epsilon 2.5, but overlap_statistics may spend 2 in",
+        ),
+        ({"budget": ("  overlap_statistics: 2.0\n", "")}, "cubes.yaml", "overlap_statistics may spend 0 in"),
+        ({"cubes": ("max_epsilon: 0.2", "max_epsilon: 2.5")}, "cubes.yaml", "question of one's own costs epsilon 2.5"),
+        ({"cubes": ("min_count: 20", "min_count: 5000000")}, "cubes.yaml", "under 5,000,000 people"),
         ({"rules": ("        job: drop\n", "")}, "offers.yaml", "lets an offer carry job"),
         ({"consent": ("recipient_outside: CN", "recipient_outside: CN\n      recipient: [auditor]")}, "", ""),
         (

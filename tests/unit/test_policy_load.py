@@ -146,7 +146,7 @@ def test_norway_is_a_country():
             {"localization": ("sensitive: pipl_sensitive", "sensitive: secret")},
             "transfer_limits.0.sensitive: unknown word",
         ),
-        ({"training": ("label: accepted_offer\n", "")}, "training.yaml:4:1 label: Field required"),
+        ({"training": ("label: accepted_offer\n", "")}, "training.yaml:4:1 label: this key is missing"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(change, item):
