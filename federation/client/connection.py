@@ -97,7 +97,8 @@ def raise_translated(exc: grpc.RpcError) -> NoReturn:
         if detail.Is(info.DESCRIPTOR) and detail.Unpack(info) and info.reason in set(Reason):
             incident = info.metadata.get("incident", "")
             detail_text = f"incident {incident}" if incident else ""
-            raise EntenteError(Reason(info.reason), item=info.metadata.get("item", ""), detail=detail_text) from exc
+            item, fix = info.metadata.get("item", ""), info.metadata.get("fix", "")
+            raise EntenteError(Reason(info.reason), item=item, detail=detail_text, fix=fix) from exc
     code = exc.code() if isinstance(exc, grpc.Call) else None
     text = (exc.details() if isinstance(exc, grpc.Call) else "") or ""
     if code is grpc.StatusCode.INTERNAL and text == NOT_SERIALIZED:

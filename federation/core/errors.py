@@ -66,6 +66,7 @@ class Reason(StrEnum):
     UNKNOWN_CUBE = "UNKNOWN_CUBE"
     QUESTION_MISFIT = "QUESTION_MISFIT"
     PARTNER_UNAVAILABLE = "PARTNER_UNAVAILABLE"
+    NO_ROOM = "NO_ROOM"
     BUILD_FAILED = "BUILD_FAILED"
     # Training
     TOO_FEW_PARTNERS = "TOO_FEW_PARTNERS"
@@ -168,6 +169,7 @@ CATALOG: dict[Reason, Entry] = {
     Reason.UNKNOWN_CUBE: Entry("NOT_FOUND", "The policy declares no such cube."),
     Reason.QUESTION_MISFIT: Entry("FAILED_PRECONDITION", "The question does not fit what the epoch was built with."),
     Reason.PARTNER_UNAVAILABLE: Entry("UNAVAILABLE", "A partner's agent is not connected.", True),
+    Reason.NO_ROOM: Entry("UNAVAILABLE", "The gateway's disk has no room for this; its operator makes some.", True),
     Reason.BUILD_FAILED: Entry("ABORTED", "A partner could not do its part of the build.", True),
     Reason.TOO_FEW_PARTNERS: Entry("FAILED_PRECONDITION", "There are fewer partners than required."),
     Reason.PROPOSAL_REFUSED: Entry("PERMISSION_DENIED", "A partner's own limits refuse this."),

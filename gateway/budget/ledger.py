@@ -38,6 +38,8 @@ from gateway.budget.overview import BudgetEntry, BudgetOverview, BudgetScope, Sc
 ALLIANCE = "alliance"
 """The scope that holds everything."""
 MAX_TEXT = 400
+FREE = "Ask what is stored, which is free"
+"""What anybody can do whom the budget refuses."""
 RESERVED, COMMITTED, RELEASED, CANCELLED = "reserved", "committed", "released", "cancelled"
 
 _METADATA = MetaData()
@@ -245,20 +247,27 @@ class SqlLedger:
                 return str(row.entry_id)
         if not spec.period_start <= today < spec.period_end:
             period = f"{spec.period_start} to {spec.period_end}"
-            raise BudgetError(Reason.BUDGET_EXHAUSTED, item=f"today is outside of the budget's period {period}")
+            item, fix = (
+                f"today is outside of the budget's period {period}",
+                f"{FREE}, or have compliance agree on a period.",
+            )
+            raise BudgetError(Reason.BUDGET_EXHAUSTED, item=item, fix=fix)
         self._check(spec, rows, asked.purpose, asked.event)
         return None
 
     def _check(self, spec: BudgetSpec, rows: Sequence[Row[Any]], purpose: str, event: DpEvent) -> None:
         limit = spec.purposes.get(purpose)
         if limit is None:
-            raise BudgetError(Reason.BUDGET_EXHAUSTED, item=f"purpose {purpose[:48]} has no budget")
+            fix = "Have compliance give it a limit in budget.yaml."
+            raise BudgetError(Reason.BUDGET_EXHAUSTED, item=f"purpose {purpose[:48]} has no budget", fix=fix)
         for scope, allowed in ((f"purpose {purpose}", limit), (ALLIANCE, spec.epsilon)):
             counted = [_event(row) for row in rows if scope == ALLIANCE or row.purpose == purpose]
             total = epsilon_of([*counted, event], spec.delta)
             if not total <= allowed:
                 item = f"{scope}: epsilon would be {total:.4g}, limit {allowed:.4g} at delta {spec.delta:g}"
-                raise BudgetError(Reason.BUDGET_EXHAUSTED, item=item)
+                later = f"wait for the next period, this one ends on {spec.period_end}"
+                fix = f"{FREE}; {later}; or have compliance raise it."
+                raise BudgetError(Reason.BUDGET_EXHAUSTED, item=item, fix=fix)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

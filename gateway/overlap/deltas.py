@@ -159,8 +159,10 @@ class Deltas:
         Raises:
             OverlapError: BUILD_FAILED where the partner could not do it, or what it sent does not fit, also where its
                 number shows that one side forgot a delta; where it believes to have sent what never came; where this
-                gateway cannot apply what came.
+                gateway cannot apply what came. NO_ROOM where the gateway could not take it.
         """
+        if ask.reason == Reason.NO_ROOM:  # told by the partner that was to send, but it is not its fault
+            raise OverlapError(Reason.NO_ROOM, item=ask.text)
         if ask.reason:
             text = f": {ask.text}" if ask.text else ""
             raise OverlapError(Reason.BUILD_FAILED, item=f"partner {ask.party}: {ask.reason}{text}")

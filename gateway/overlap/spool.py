@@ -192,11 +192,12 @@ class Spool:
         The caller ends with ``check``, ``keep`` and ``sync``, or with ``discard``, or ``close``.
 
         Raises:
-            OverlapError: TOO_LARGE where the disk has no room for it: what else is written here must not fail for it.
+            OverlapError: NO_ROOM where the disk has no room for it: what else is written here must not fail for it.
         """
         wanted = shape.rows * (shape.width + (HANDLE_BYTES if shape.handles else 0))
         if shutil.disk_usage(self._folder).free < wanted + FREE_BYTES:
-            raise OverlapError(Reason.TOO_LARGE, item=f"{shape.rows} rows, for which the gateway has no room now")
+            item = f"{shape.rows} rows, for which {(wanted + FREE_BYTES) >> 20} MiB must be free on the gateway's disk"
+            raise OverlapError(Reason.NO_ROOM, item=item)
         path = self._path(batch_id, stage)
         with self._lock:
             before = self._arriving.pop(path, None)

@@ -93,10 +93,12 @@ class Builds:
         yield pb.UpdateIndexResponse(epoch=newest.epoch, complete=True, changed=changed)
 
     def _check_alive(self, counts: Counts, still_s: float) -> None:
-        """Raises OverlapError (BUILD_FAILED, PARTNER_UNAVAILABLE) where waiting longer is of no use."""
+        """Raises OverlapError (BUILD_FAILED, NO_ROOM, PARTNER_UNAVAILABLE) where waiting longer is of no use."""
         failed = [task for task in counts.waiting if task.state == "failed"]
         if failed:
             first = failed[0]
+            if first.reason == Reason.NO_ROOM:  # told by the partner that was to send, but it is not its fault
+                raise OverlapError(Reason.NO_ROOM, item=first.text)
             text = f": {first.text}" if first.text else ""
             raise OverlapError(Reason.BUILD_FAILED, item=f"partner {first.party}: {first.reason}{text}")
         self._check_still(sorted({task.party for task in counts.waiting}), still_s)

@@ -19,7 +19,7 @@ import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from federation.core.errors import CATALOG, EntenteError, IdentityError, Reason
+from federation.core.errors import CATALOG, BudgetError, EntenteError, IdentityError, Reason
 from gateway.identity.caller import Caller, set_caller
 from gateway.identity.registry import Registry
 from gateway.identity.roles import check_role
@@ -37,6 +37,8 @@ def to_status(error: EntenteError, incident: str = "") -> status_pb2.Status:
     metadata = {"item": error.item} if error.item else {}
     if incident:
         metadata["incident"] = incident
+    if isinstance(error, BudgetError) and error.fix:  # of other errors it may name what is on this machine
+        metadata["fix"] = error.fix
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=str(error.reason), domain=DOMAIN, metadata=metadata)]
     if entry.status == "INVALID_ARGUMENT":
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.item, description=entry.message)

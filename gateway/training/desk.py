@@ -202,7 +202,8 @@ class ProposalDesk:
         short = [scope.scope for scope in scopes if not scope.fits]
         if short:
             self._log_step("training_refused", caller.party, {**about, "reason": f"budget of {', '.join(short)}"})
-            raise BudgetError(Reason.BUDGET_EXHAUSTED, item=f"run {plan.run_id} for {', '.join(short)}")
+            fix = "Propose a smaller epsilon, wait for the next period, or have compliance raise the limit."
+            raise BudgetError(Reason.BUDGET_EXHAUSTED, item=f"run {plan.run_id} for {', '.join(short)}", fix=fix)
 
     def _announce(self, record: RunRecord) -> None:
         """Has the partners asked that have not said yes."""

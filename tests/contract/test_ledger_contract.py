@@ -91,6 +91,7 @@ def test_a_purpose_stops_at_its_limit(book: Book) -> None:
     error = refusal(lambda: book.reserve("d"))
     assert error.reason == Reason.BUDGET_EXHAUSTED
     assert error.item.startswith(f"purpose {STATISTICS}: epsilon would be {limit(4):.4g}, limit {limit(3.5):.4g}")
+    assert f"this one ends on {book.spec.period_end}" in error.fix
     book.reserve("small", 0.5)
     assert book.spent(STATISTICS) == 3.5
 

@@ -216,7 +216,8 @@ def test_a_batch_for_which_the_gateway_has_no_room_is_refused_before_its_rows_co
     monkeypatch.setattr(spool_module.shutil, "disk_usage", lambda _path: SimpleNamespace(free=free - 1))
     with pytest.raises(OverlapError) as caught:
         spool.receive("a", 0, shape)
-    assert caught.value.reason is Reason.TOO_LARGE
+    assert caught.value.reason is Reason.NO_ROOM
+    assert "on the gateway's disk" in caught.value.item
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(spool_module.shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
     spool.receive("a", 0, shape).discard()
