@@ -138,7 +138,7 @@ class Agent:
                     break
                 text = _words(exc)
                 if isinstance(exc, EntenteError):
-                    _warn("part_failed", part=name, reason=str(exc.reason), item=exc.item)
+                    _warn("part_failed", part=name, reason=str(exc.reason), item=exc.item, detail=exc.detail)
                 elif not isinstance(exc, grpc.RpcError):  # a connection that was lost is no news
                     _warn("part_crashed", part=name, exc_info=exc)
             if time.monotonic() - started > HEALTHY_S:
@@ -158,7 +158,7 @@ def _words(exc: Exception) -> str:
         except EntenteError as meant:
             return GATEWAY_AWAY if meant.reason is Reason.UNAVAILABLE else meant.public
     if isinstance(exc, EntenteError):
-        return GATEWAY_AWAY if exc.reason is Reason.UNAVAILABLE else exc.public
+        return GATEWAY_AWAY if exc.reason is Reason.UNAVAILABLE else f"{exc.public} {exc.detail}".rstrip()
     if isinstance(exc, OSError) and exc.strerror:
         return f"This partner's own files: {exc.strerror}."
     cause = getattr(exc, "orig", None)  # SQLAlchemy's

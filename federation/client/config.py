@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from federation.consent.terms import ConsentTerms
 from federation.core.errors import ConfigError, Reason
+from federation.core.nearest import unknown_key
 
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-\[\]:]+:\d{1,5}$")]
 FILE_NAME = "partner.yaml"
@@ -152,6 +153,7 @@ def load_section(kind: type[S], path: Path, file_name: str, fix: str) -> S:
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(Reason.BAD_CONFIG, item=f"{path}: {where}: {first['msg']}") from exc
+        text = unknown_key(kind, first["loc"]) if first["type"] == "extra_forbidden" else first["msg"]
+        raise ConfigError(Reason.BAD_CONFIG, item=f"{path}: {where}: {text}") from exc
     resolved: S = _resolve(config, path.parent)
     return resolved

@@ -18,6 +18,12 @@ def nearest(word: str, known: Collection[str]) -> str:
     return found[0] if found else ""
 
 
+def unknown_key(kind: Any, path: Sequence[str | int]) -> str:
+    """What to say of a key that a model does not know at a place."""
+    word = nearest(str(path[-1]), fields_at(kind, path[:-1]))
+    return f"unknown key; did you mean {word}?" if word else "unknown key"
+
+
 def fields_at(kind: Any, path: Sequence[str | int]) -> frozenset[str]:
     """The keys that a model knows at a place; none where the place is not a model's.
 

@@ -52,7 +52,9 @@ class Agreement(Protocol):
 def check_epoch_name(epoch: str) -> str:
     """The name itself. Raises OverlapError (BAD_FIELD) for one that could not name a folder."""
     if len(epoch) > MAX_EPOCH_CHARS or _EPOCH.fullmatch(epoch) is None:
-        raise OverlapError(Reason.BAD_FIELD, item="field epoch")
+        raise OverlapError(
+            Reason.BAD_FIELD, item=f"field epoch: letters, digits, - and single dots between, at most {MAX_EPOCH_CHARS}"
+        )
     return epoch
 
 
@@ -67,7 +69,8 @@ def key_types_of(key_type: str) -> tuple[str, ...]:
     """
     chosen = KEY_TYPES if key_type == ANY else tuple(key_type.split("+"))
     if not _is_key_type("+".join(chosen)):
-        raise OverlapError(Reason.BAD_FIELD, item="field key_type")
+        item = f"field key_type: {', '.join(KEY_TYPES)}, several of them in this order joined by +, or {ANY}"
+        raise OverlapError(Reason.BAD_FIELD, item=item)
     return chosen
 
 

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from federation.core.canonical import canonical_json, digest_hex
 from federation.core.errors import PolicyError, Reason
 from federation.core.ids import PolicyVersion
-from federation.core.nearest import fields_at, nearest
+from federation.core.nearest import unknown_key
 from federation.policy.alliance import build_alliance
 from federation.policy.check import Bundle, Problem, check_bundle
 from federation.policy.check_terms import check_terms
@@ -161,7 +161,6 @@ def _problem(file: str, error: ErrorDetails, *, meant: bool) -> Problem:
     if kind == "missing":
         return Problem(file, path, "this key is missing", fix="Add it.")
     if kind == "extra_forbidden":
-        word = nearest(str(path[-1]), fields_at(DOCUMENTS[file], path[:-1])) if meant else ""
-        text = f"unknown key; did you mean {word}?" if word else "unknown key"
+        text = unknown_key(DOCUMENTS[file], path) if meant else "unknown key"
         return Problem(file, path, text, fix="Write a key that the file knows, or take it out.")
     return Problem(file, path, error["msg"].removeprefix("Value error, "))

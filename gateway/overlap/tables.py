@@ -58,6 +58,7 @@ from gateway.release import Cost, Exit, Released, ReleasePath
 MECHANISM = "discrete_gaussian"
 MAX_CELLS = 100_000
 MAX_ITEM = 300
+NO_EPOCH = "none is built yet; the operator runs: entente overlap build"
 T = TypeVar("T")
 _log = structlog.get_logger()
 
@@ -98,7 +99,8 @@ class Tables:
         found = self.epochs.get(name) if name else None
         if found is None:
             newest = self.epochs.newest_complete()
-            raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch[:64]}; the newest is {newest}" if newest else "none")
+            known = f"the newest is {newest}" if newest else NO_EPOCH
+            raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"{epoch[:64]}; {known}" if epoch else known)
         if found.state == "abandoned":
             raise OverlapError(Reason.EPOCH_ABANDONED, item=found.epoch)
         if found.state != "complete":

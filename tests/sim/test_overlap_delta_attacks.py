@@ -152,7 +152,10 @@ def test_rows_of_deltas_count_in_the_limit_of_the_epoch(tmp_path: Path, clock: F
         update={"max_rows_blinded_per_epoch": rows + GOES * ROWS + ROWS - 1}
     )
     victim.whole(1)
-    assert "rows of bank in epoch" in victim.refuses(Reason.QUOTA_EXCEEDED, victim.header(sequence=2))
+    item = victim.refuses(Reason.QUOTA_EXCEEDED, victim.header(sequence=2))
+    most = rows + GOES * ROWS + ROWS - 1
+    assert f"rows of bank in epoch {victim.plan.epoch}: {most + 1}, " in item
+    assert f"limits.max_rows_blinded_per_epoch is {most}" in item
 
 
 def gateway_refuses(world: World, reason: Reason, header: pb.BatchHeader, party: str = "bank") -> str:

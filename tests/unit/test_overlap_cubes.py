@@ -354,7 +354,7 @@ def test_what_cannot_be_asked(desk: Desk) -> None:
 
 def test_before_the_first_epoch_there_is_nothing(tmp_path: Path, clock: FixedClock) -> None:
     desk = Desk(small_world(tmp_path, clock))
-    refused(Reason.UNKNOWN_EPOCH, desk.ask)
+    assert "the operator runs: entente overlap build" in refused(Reason.UNKNOWN_EPOCH, desk.ask)
     running = desk.world.coordinator.begin("", "email")
     refused(Reason.UNKNOWN_EPOCH, desk.ask)
     refused(Reason.EPOCH_INCOMPLETE, lambda: desk.ask(epoch=running))

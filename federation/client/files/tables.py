@@ -226,9 +226,15 @@ def _without_zeros(path: Path, lines: Iterable[str]) -> Iterator[str]:
 
 def check_key(path: Path, keys: "pd.Series[str]") -> None:
     """Raises DataError (BROKEN_ROW) where a key is empty or there twice; the series has the name of its column."""
-    bad = (keys.str.strip() == "") | keys.duplicated()
-    if bad.any():
-        raise _broken(path, int(bad.to_numpy().argmax()) + 2, f"{keys.name} is empty or not unique")
+    empty, again = (keys.str.strip() == "").to_numpy(), keys.duplicated().to_numpy()
+    bad = empty | again
+    if not bad.any():
+        return
+    at = int(bad.argmax())
+    if empty[at]:
+        raise _broken(path, at + 2, f"{keys.name} is empty")
+    first = int((keys == keys.iloc[at]).to_numpy().argmax())
+    raise _broken(path, at + 2, f"{keys.name} is the same as in row {first + 2}, and must be unique")
 
 
 def _broken(path: Path, row: int, what: str) -> DataError:

@@ -41,6 +41,7 @@ from federation.overlap.plan import INDEX_NAMES, MIN_PARTNERS, check_epoch_name
 from federation.v1 import overlap_pb2 as pb
 
 OWN = "own"
+ROWS_LIMIT = "limits.max_rows_blinded_per_epoch"
 _META = MetaData()
 _PLANS = Table(
     "overlap_plan",
@@ -171,7 +172,10 @@ class EpochState:
             raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"batches of {origin}")
         rows = db.execute(select(func.coalesce(func.sum(where.rows), 0)).where(mine)).scalar_one()
         if rows + manifest.count > max_rows:
-            raise OverlapError(Reason.QUOTA_EXCEEDED, item=f"rows of {origin} in epoch {epoch}")
+            item = f"rows of {origin} in epoch {epoch}: {rows + manifest.count}, {ROWS_LIMIT} is {max_rows}"
+            raise OverlapError(
+                Reason.QUOTA_EXCEEDED, item=item, fix=f"Raise {ROWS_LIMIT}, if it has that many customers."
+            )
         row = {
             "epoch": epoch,
             "origin": origin,
