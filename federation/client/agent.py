@@ -150,7 +150,7 @@ class Agent:
 
 
 def _words(exc: Exception) -> str:
-    """Why a part waits, in words without anybody's data."""
+    """Why a part waits, in words for this partner's own eyes."""
     if isinstance(exc, grpc.RpcError):
         try:
             with translated():

@@ -1,9 +1,11 @@
 """People decide about a run, and partners come, go, are slow and answer twice; one thread, invented time, no noise."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from federation.client.config import Limits, StandingRule
 from federation.core.errors import DataError, Reason, TrainingError
@@ -244,15 +246,22 @@ def test_run_begins_when_the_last_partner_has_approved(tmp_path: Path) -> None:
     assert by == {"airline": True, "bank": False, "insurer": True}
 
 
+def said(logged: Sequence[Mapping[str, Any]]) -> str:
+    """Why the partners' own logs say that they refused; others hear the reason's code alone."""
+    return "; ".join(entry["item"] for entry in logged if entry["event"] == "training_refused")
+
+
 def test_gateway_that_claims_an_approval_gets_no_row(tmp_path: Path) -> None:
     world = World(tmp_path, SPECS["summed"], {}, {"bank": MANUAL})
     world.begin()
     record = proposed(world)
     digest = proposal_digest(record.proposal)
     world.service.decide("bank", pb.TrainerDecision(run_id=record.run_id, proposal_sha256=digest, approved=True))
-    record = world.play()
+    with capture_logs() as logged:
+        record = world.play()
     assert (record.state, asked_for(world)) == (FAILED, 0)
-    assert "bank: NOT_APPROVED: this partner approves by hand" in record.reason
+    assert record.reason == "PROPOSAL_REFUSED: bank: NOT_APPROVED"
+    assert "this partner approves by hand" in said(logged)
     with world.look_into("bank") as accountant:
         assert accountant.spent() == 0
 
@@ -345,7 +354,9 @@ def test_standing_rule_approves_within_its_bounds_alone(rule: StandingRule, word
     assert record.undecided == ["insurer"]
     digest = proposal_digest(record.proposal)
     world.service.decide("insurer", pb.TrainerDecision(run_id=record.run_id, proposal_sha256=digest, approved=True))
-    assert f"insurer: NOT_APPROVED: beyond the standing rule: {word}" in world.play().reason
+    with capture_logs() as logged:
+        assert world.play().reason == "PROPOSAL_REFUSED: insurer: NOT_APPROVED"
+    assert f"beyond the standing rule: {word}" in said(logged)
 
 
 def test_time_left_is_told_and_shrinks(tmp_path: Path) -> None:
