@@ -76,6 +76,12 @@ def show(config: ConfigOption, as_json: JsonOption = False) -> None:
             allowed = "allowed" if q.fits else "over a limit"
             asked.add_row(q.what, now, f"{q.epsilon:.3f}", f"{q.epsilon_more:.3f}", allowed)
         out.print(asked)
+        if answer.questions:
+            out.print(
+                "now: what asking spends in the newest epoch, nothing where it is released; on top of this: what the "
+                "next release, in this epoch or a later one, adds to what the alliance has spent.",
+                style="dim",
+            )
         out.print(f"Protected is {answer.unit}.", style="dim")
 
     emit(as_json, value, text)
