@@ -1,6 +1,7 @@
 """A released table as JSON, CSV, Parquet or a plot: the same numbers, in files that other tools read."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,16 @@ def write_csv(answer: pb.QueryCubeResponse, path: Path) -> None:
 
 
 def write_parquet(answer: pb.QueryCubeResponse, path: Path) -> None:
-    """Writes the cells with what is known about the release as the schema's metadata; a suppressed number is null."""
+    """Writes the cells with what is known about the release as the schema's metadata, all but text as JSON.
+
+    A suppressed number is null.
+    """
     need("pyarrow")
     import pyarrow
     from pyarrow import parquet
 
-    about = {name: str(value) for name, value in to_json(answer).items() if not isinstance(value, list)}
+    known = {name: value for name, value in to_json(answer).items() if not isinstance(value, list)}
+    about = {name: value if isinstance(value, str) else json.dumps(value) for name, value in known.items()}
     parquet.write_table(pyarrow.Table.from_pylist(rows(answer)).replace_schema_metadata(about), path)
 
 

@@ -10,6 +10,8 @@ from federation.cli.export import check_targets, to_json, write_csv, write_parqu
 from federation.core.errors import ConfigError, Reason
 from federation.v1 import overlap_pb2 as pb
 
+DROWNED = 10
+"""An error of so many times the threshold, and next to everything that a table shows is noise."""
 EpochOption = Annotated[str, typer.Option(help="Empty for the newest complete epoch.")]
 
 
@@ -86,6 +88,8 @@ def links(
 
 def show(answer: pb.QueryCubeResponse) -> None:
     """The answer as tables for a person."""
+    from federation.policy.specs import UNKNOWN
+
     partners = list(dict.fromkeys(party for cell in answer.cells for party in cell.members))
     named = {name for cell in answer.cells for name in cell.labels}
     labels = sorted(named, key=lambda name: (partners.index(name.partition(".")[0]), name))
@@ -93,13 +97,20 @@ def show(answer: pb.QueryCubeResponse) -> None:
     title = f"{answer.cube}: {', '.join(partners)}{fixed}; epoch {answer.epoch}, matched by {answer.key_type}"
     numbers = [answer.unit, f"{answer.coverage:.0%} interval"]
     shown = table(title, "exactly at", *labels, *numbers, right=numbers)
+    withheld = 0
     for cell in answer.cells:
-        shown.add_row(" + ".join(cell.members), *(cell.labels.get(name, "") for name in labels), *_number(cell))
+        if cell.suppressed and UNKNOWN in cell.labels.values():
+            withheld += 1
+        else:
+            shown.add_row(" + ".join(cell.members), *(cell.labels.get(name, "") for name in labels), *_number(cell))
     out.print(shown)
-    wholes = table("Sums of these cells", "at all of", "label", *numbers, right=numbers)
+    if withheld:
+        out.print(f"and {withheld} with a label that is unknown, all suppressed", style="dim")
+    label = ["label"] if any(total.labels for total in answer.totals) else []
+    wholes = table("Sums of these cells", "at all of", *label, *numbers, right=numbers)
     for total in answer.totals:
-        label = ", ".join(f"{name}={value}" for name, value in total.labels.items())
-        wholes.add_row(" and ".join(total.members), label, *_number(total))
+        named_by = [", ".join(f"{name}={value}" for name, value in total.labels.items())] if label else []
+        wholes.add_row(" and ".join(total.members), *named_by, *_number(total))
     out.print(wholes)
     if reason := next((cell.reason for cell in answer.cells if cell.suppressed), ""):
         out.print(f"Suppressed: {reason}.")
@@ -116,7 +127,8 @@ def show(answer: pb.QueryCubeResponse) -> None:
 def _spent(answer: pb.QueryCubeResponse | pb.QueryLinksResponse) -> str:
     if answer.spent_now:
         return "spent now"
-    return f"stored since {answer.released_at[:19].replace('T', ' ')} UTC, nothing spent"
+    # Whether anything did change since is not told: that somebody withdrew would show at once, and for nothing.
+    return f"stored since {answer.released_at[:19].replace('T', ' ')} UTC, without what changed later; nothing spent"
 
 
 def _number(cell: pb.Cell) -> tuple[str, str]:
@@ -150,6 +162,7 @@ def _show_preview(seen: pb.PreviewTableResponse) -> None:
     error = f"95 % of its numbers are within {seen.expected_error:,.0f} people of the truth"
     if seen.read_from:
         out.print(f"Free: it is read off {seen.read_from}, epoch {seen.epoch}. {seen.cells} cells; {error}.")
+        _warn(seen)
         return
     out.print(f"It would cost epsilon {seen.epsilon:g} at delta {seen.delta:g}. {seen.cells} cells; {error}.")
     numbers = ["limit", "spent", "after", "left"]
@@ -159,7 +172,18 @@ def _show_preview(seen: pb.PreviewTableResponse) -> None:
         values = (scope.epsilon_limit, scope.epsilon_spent, scope.epsilon_after, left)
         scopes.add_row(scope.scope, *(f"{value:.3f}" for value in values))
     out.print(scopes)
+    _warn(seen)
     out.print("Nothing was spent." if seen.fits else "The budget does not allow it. Nothing was spent.")
+
+
+def _warn(seen: pb.PreviewTableResponse) -> None:
+    """Says where an answer is mostly noise. By price and threshold alone: how many people there are nobody tells."""
+    if seen.expected_error > DROWNED * max(seen.min_count, 1):
+        fix = "" if seen.read_from else " A larger --epsilon makes the error smaller."
+        out.print(
+            f"[yellow]Warning[/] Fewer than {seen.expected_error:,.0f} people cannot be told from none, so where there "
+            f"are not many more than that the answer is noise.{fix}"
+        )
 
 
 def _links_json(answer: pb.QueryLinksResponse) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a reader of an answer gets: text, JSON, CSV, Parquet, plots; and errors before anything is asked."""
 
 import csv
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +45,11 @@ def test_every_file_holds_the_same_numbers(answer: pb.QueryCubeResponse, tmp_pat
     write_parquet(answer, tmp_path / "a.parquet")
     table = parquet.read_table(tmp_path / "a.parquet")
     assert table.to_pylist() == rows(answer)
-    assert table.schema.metadata[b"epsilon"] == b"0.5"
+    about = table.schema.metadata
+    assert (about[b"epsilon"], about[b"cube"], about[b"spent_now"]) == (b"0.5", b"cross", b"true")
+    answer.where["bank.tier"] = "high"
+    write_parquet(answer, tmp_path / "a.parquet")
+    assert json.loads(parquet.read_schema(tmp_path / "a.parquet").metadata[b"where"]) == {"bank.tier": "high"}
 
 
 @pytest.mark.parametrize("ending", ["svg", "png"])
@@ -126,6 +131,39 @@ def test_text_says_what_was_read_and_why_something_is_missing(
     assert "cross: bank, airline; epoch e1, matched by email" in text
 
 
+def shown(answer: pb.QueryCubeResponse) -> str:
+    with console.out.capture() as captured:
+        questions.show(answer)
+    return captured.get()
+
+
+def test_a_table_has_no_column_for_labels_that_nobody_has(answer: pb.QueryCubeResponse) -> None:
+    assert "label" in shown(answer).partition("at all of")[2].splitlines()[0]
+    venn = CubeSpec(name="venn", partners=("bank", "airline"), epsilon=0.5, min_count=10)
+    text = shown(Asking([person(bank="high")] * 40, venn, noise=Exact()).cube("venn"))
+    assert "label" not in text.partition("at all of")[2].splitlines()[0]
+
+
+def test_withheld_cells_of_unknown_labels_are_one_line(answer: pb.QueryCubeResponse) -> None:
+    before = shown(answer)
+    for value in ("unknown", "high", "basic"):
+        labels = {"bank.tier": value, "airline.activity": "unknown"}
+        answer.cells.add(members=["bank", "airline"], labels=labels, suppressed=True, reason="under the threshold")
+    after = shown(answer)
+    assert len(after.splitlines()) == len(before.splitlines()) + 1
+    assert "and 3 with a label that is unknown, all suppressed" in after
+    answer.cells[-1].suppressed, answer.cells[-1].count = False, 12_345
+    assert "12,345" in shown(answer)
+
+
+def test_a_stored_answer_says_that_later_changes_are_not_in_it_whether_there_are_any_or_not(
+    answer: pb.QueryCubeResponse,
+) -> None:
+    assert "later" not in shown(answer)
+    answer.spent_now = False
+    assert "UTC, without what changed later; nothing spent" in shown(answer)
+
+
 def test_a_narrow_terminal_loses_no_letter(answer: pb.QueryCubeResponse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console.out, "width", 60)
     with console.out.capture() as captured:
@@ -173,6 +211,17 @@ def test_a_dry_run_over_the_budget_ends_as_the_question_would(monkeypatch: pytes
     ended = dry_run(monkeypatch, seen, *more)
     assert ended.exit_code == 1
     assert "The budget does not allow it" in ended.text or '"fits": false' in ended.json
+
+
+@pytest.mark.parametrize(("error", "warned"), [(199.0, False), (1_453_548.0, True)])
+@pytest.mark.parametrize("read_from", ["", "venn"])
+def test_a_dry_run_warns_of_an_answer_of_noise(
+    monkeypatch: pytest.MonkeyPatch, error: float, warned: bool, read_from: str
+) -> None:
+    seen = pb.PreviewTableResponse(epoch="e1", expected_error=error, min_count=20, fits=True, read_from=read_from)
+    text = dry_run(monkeypatch, seen).text
+    assert (f"Fewer than {error:,.0f} people cannot be told from none" in text) == warned
+    assert ("A larger --epsilon" in text) == (warned and not read_from)
 
 
 def test_ids_and_numbers_stay_whole_in_a_table_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
