@@ -99,8 +99,8 @@ def _write_small(value: float) -> str:
 
 
 def _write_count(count: Count, min_count: int) -> str:
-    """A noisy count, or that it is too small to show."""
-    return f"< {min_count}" if count.suppressed else f"{count.count:,}"
+    """A noisy count, or that it is too small to show; the true one may be larger."""
+    return f"noisy < {min_count}" if count.suppressed else f"{count.count:,}"
 
 
 def _write_interval(count: Count) -> str:

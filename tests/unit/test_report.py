@@ -308,6 +308,13 @@ def test_hostile_text_stays_text(story):
     assert "<script>alert('$x$')</script>" in found.text
 
 
+def test_a_withheld_number_is_no_bound_on_the_true_one(story):
+    regions = [replace(region, count=Count(0, 0, 0, suppressed=True)) for region in story.venn.regions]
+    text = Checker(render(replace(story, venn=replace(story.venn, regions=tuple(regions))))).text
+    assert text.count("noisy < 20") >= len(regions)
+    assert "< 20" not in text.replace("noisy < 20", "")
+
+
 def test_unfinished_record_renders():
     page = render(Story("Alliance", synthetic=False, data_note="", made_at="2026-11-01T00:00:00+00:00"))
     assert Checker(page).text.count("has not been done") == 9
