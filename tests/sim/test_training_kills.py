@@ -74,6 +74,10 @@ def test_killed_at_a_random_moment(seed: int, tmp_path: Path) -> None:
     world = World(tmp_path, SPECS[mode], kills)
     record = world.play()
     check_books(world, record, SPECS[mode])
+    if mode == "local" and sum(map(len, kills.values())) > 1 and record.state == FAILED:
+        # Without a secure sum there is no spare attempt: who answered a round that the gateway forgot, refuses another.
+        assert record.reason.endswith(": PROPOSAL_REFUSED"), record.reason
+        return
     assert record.state == FINISHED, record.reason  # at most two deaths, and two spare attempts
     assert world.runs.model().weights == model
     assert world.paid("released") == [f"run {record.run_id}"]  # whenever it died, nobody saw a model that is not marked

@@ -48,9 +48,13 @@ def test_the_agents_own_status_names_the_path_of_a_missing_file(
     path = tmp_path / "nowhere" / "customers.csv"
 
     class Part:
+        turns = 0
+
         def serve(self, stop: threading.Event) -> None:
+            self.turns += 1
+            if self.turns == 1:
+                raise missing(path, FileNotFoundError(2, "No such file or directory"))
             stop.set()
-            raise missing(path, FileNotFoundError(2, "No such file or directory"))
 
     told: list[str] = []
     status = Status(tmp_path / "status", FixedClock(NOW))
