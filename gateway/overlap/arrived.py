@@ -21,6 +21,8 @@ from gateway.overlap.handles import HandleBatch
 from gateway.overlap.people import TokenBatch
 from gateway.overlap.spool import Spool
 
+MAX_KEPT_ROWS = 300_000
+"""Of a delta: at most 29 MB with three key types."""
 _WORD = np.dtype("<u8")
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -50,6 +52,7 @@ class Arrived:
         self._spool, self._plan = spool, plan
         self._batches = [one for one in batches if one.operation != CHECK]
         self._decoys: dict[tuple[str, int], _Decoys] = {}
+        self._kept: dict[str, list[tuple[bytes, bytes]]] = {}
         for one in batches:
             if one.operation == CHECK:
                 self._check_size(one)
@@ -69,10 +72,18 @@ class Arrived:
                 yield HandleBatch(one.origin, self._watched(one), one.operation, one.header.decoys)
 
     def read_all(self) -> None:
-        """Reads every row, for what ``check`` says before anything is done with them."""
+        """Reads every row, for what ``check`` says before anything is done with them.
+
+        Few are kept in memory, so that they are not converted twice; of many that is a small part of the work.
+        """
+        keep = sum(map(_count, self._batches)) <= MAX_KEPT_ROWS
         for one in self._batches:
-            for _ in self._watched(one):
-                pass
+            rows = self._watched(one)
+            if keep:
+                self._kept[one.batch_id] = list(rows)
+            else:
+                for _ in rows:
+                    pass
 
     def check(self) -> None:
         """Says whether hops gave back what they were given, once every row was read.
@@ -95,6 +106,9 @@ class Arrived:
 
     def _watched(self, one: Batch) -> Iterator[tuple[bytes, bytes]]:
         """Rows of a batch with their handles, while its decoys are counted."""
+        if (kept := self._kept.get(one.batch_id)) is not None:
+            yield from kept
+            return
         decoys = self._decoys.get((one.origin, one.index))
         if decoys is not None:
             decoys.found[one.batch_id] = 0

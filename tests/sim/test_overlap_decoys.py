@@ -11,13 +11,15 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from federation.client.overlap import writing
 from federation.core.clock import FixedClock
 from federation.core.errors import OverlapError, Reason
+from federation.core.ids import PartyId
 from federation.overlap.batch import Chain
 from federation.overlap.blind import blind
 from federation.overlap.decoys import LEAST, ROWS_PER_DECOY
 from federation.overlap.plan import ADD, BASE, CHECK, REMOVE, STATISTICS, SWITCHBOARD
+from gateway.overlap import arrived
 from gateway.overlap.arrived import Arrived
 from gateway.overlap.epochs import batch_id_of
-from tests.kits.overlap_changes import add, counted, expected, withdraw
+from tests.kits.overlap_changes import add, counted, expected, handle, withdraw
 from tests.kits.overlap_world import SMALL_SEGMENTS, World, make_policy, people, small_world
 from tests.kits.refused import refused
 
@@ -102,6 +104,27 @@ def test_handles_that_lead_to_others_stop_the_epoch(tmp_path: Path, clock: Fixed
     is_caught(world, epoch)
 
 
+@pytest.fixture(params=[0, arrived.MAX_KEPT_ROWS], ids=["read twice", "kept"])
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a delta are read twice where there are many, and kept in memory where there are few."""
+    monkeypatch.setattr(arrived, "MAX_KEPT_ROWS", request.param)
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_delta_whose_rows_came_back_is_applied(tmp_path: Path, clock: FixedClock) -> None:
+    world = small_world(tmp_path, clock)
+    epoch = world.build("email+phone")
+    bank = world.data["bank"]
+    withdraw(bank, "p6")
+    withdraw(bank, "p7", "offer_sharing")
+    add(bank, "B100", "p14", value_tier="high")
+    world.update("bank")
+    assert [delta.state for delta in world.coordinator.epochs.deltas(epoch)] == ["applied"]
+    assert counted(world, epoch) == expected(world)
+    assert world.coordinator.switchboard.person(PartyId("bank"), handle("B000007")) is None
+
+
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("operation", [ADD, REMOVE, CHECK])
 @pytest.mark.parametrize("index", [STATISTICS, SWITCHBOARD])
 def test_rows_of_a_delta_that_do_not_come_back_stop_it_whole(
@@ -152,14 +175,14 @@ def test_how_often_counting_one_person_more_often_is_seen(tmp_path: Path, clock:
     epoch = world.coordinator.begin("", "email")
     world.work()
     batches, spool, plan = world.coordinator.epochs.batches(epoch), world.coordinator._spool, world.plan(epoch)
-    arrived = Arrived(spool, plan, batches)
-    arrived.read_all()
-    arrived.check()
+    read = Arrived(spool, plan, batches)
+    read.read_all()
+    read.check()
     largest = batch_id_of(epoch, "bank", STATISTICS, "value_tier=basic")
     taken, unseen, plays = times * (LEAST + 1), 0, 400
-    [rows] = [list(arrived._watched(batch)) for batch in batches if batch.batch_id == largest]
+    [rows] = [list(read._watched(batch)) for batch in batches if batch.batch_id == largest]
     points = b"".join(chunk for chunk, _ in rows)
-    decoys = arrived._decoys["bank", STATISTICS]
+    decoys = read._decoys["bank", STATISTICS]
     [wanted] = [batch.header.decoys for batch in batches if batch.batch_id == largest]
     for play in range(plays):  # rows come in a random order: which are taken makes no difference
         start = (play * 37 % (len(points) // 32 - taken)) * 32
