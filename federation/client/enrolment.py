@@ -96,22 +96,12 @@ def enrol(
     )
     write_secret(folder / "ca.pem", invitation.ca_pem.encode())
     write_secret(folder / LOG_KEY_FILE, invitation.log_vkey.encode())
-    deadline, told = time.monotonic() + wait_s, False
+    deadline = time.monotonic() + wait_s
     with Connection(invitation.enrolment, None, ca_pem=invitation.ca_pem.encode()) as connection:
         connection.wait_ready(min(wait_s, 10))
-        while True:
-            with translated():
-                answer = connection.enrolment.RequestCertificate(request, timeout=10)
-            if answer.certificate_pem:
-                write_secret(folder / "certificate.pem", answer.certificate_pem.encode())
-                return load_identity(folder)
-            if not told:
-                on_waiting(request_id)
-                told = True
-            if time.monotonic() > deadline:
-                fix = f"The operator has to approve request {request_id}; then run the same command again."
-                raise TransportError(Reason.UNAVAILABLE, item="signature of the operator", fix=fix)
-            time.sleep(POLL_S)
+        pem = _await_certificate(connection, request, request_id, deadline, on_waiting)
+    write_secret(folder / "certificate.pem", pem)
+    return load_identity(folder)
 
 
 def renew(
@@ -130,19 +120,32 @@ def renew(
         IdentityError: as the gateway answers, or for a certificate that is not of this key, party and CA.
         TransportError: UNAVAILABLE when the time is over; calling again continues.
     """
+    deadline = time.monotonic() + wait_s
     csr = certificate_request(identity.key, identity.subject).decode()
-    deadline, told = time.monotonic() + wait_s, False
+    request = enrolment_pb2.RequestCertificateRequest(csr_pem=csr)
+    request_id = request_id_of(identity.key.public_key(), identity.subject)
+    pem = _await_certificate(connection, request, request_id, deadline, on_waiting)
+    certificate, subject = verify_certificate(pem, identity.ca, SystemClock().now())
+    if subject != identity.subject or certificate.public_key() != identity.key.public_key():
+        raise IdentityError(Reason.BAD_CERTIFICATE, item="from the gateway; it is not of this key and party")
+    write_secret(folder / "certificate.pem", pem)
+    return load_identity(folder)
+
+
+def _await_certificate(
+    connection: Connection,
+    request: enrolment_pb2.RequestCertificateRequest,
+    request_id: str,
+    deadline: float,
+    on_waiting: Callable[[str], None],
+) -> bytes:
+    """Asks again until the operator has signed. Raises TransportError (UNAVAILABLE) after the monotonic deadline."""
+    told = False
     while True:
         with translated():
-            request = enrolment_pb2.RequestCertificateRequest(csr_pem=csr)
             answer = connection.enrolment.RequestCertificate(request, timeout=10)
-        if pem := answer.certificate_pem.encode():
-            certificate, subject = verify_certificate(pem, identity.ca, SystemClock().now())
-            if subject != identity.subject or certificate.public_key() != identity.key.public_key():
-                raise IdentityError(Reason.BAD_CERTIFICATE, item="from the gateway; it is not of this key and party")
-            write_secret(folder / "certificate.pem", pem)
-            return load_identity(folder)
-        request_id = request_id_of(identity.key.public_key(), identity.subject)
+        if answer.certificate_pem:
+            return answer.certificate_pem.encode()
         if not told:
             on_waiting(request_id)
             told = True

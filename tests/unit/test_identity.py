@@ -23,21 +23,11 @@ from federation.core.identity import (
     verify_signed,
 )
 from federation.core.ids import PartyId
-from federation.v1 import (
-    audit_pb2,
-    budget_pb2,
-    consent_pb2,
-    enrolment_pb2,
-    models_pb2,
-    offers_pb2,
-    overlap_pb2,
-    policy_pb2,
-    training_pb2,
-)
 from gateway.identity.authority import PARTY_DAYS, Authority
 from gateway.identity.registry import MAX_PENDING, PENDING_DAYS, RENEW_BEFORE, Registry, Revoked
 from gateway.identity.roles import ROLES, check_role
 from tests.conftest import NOW
+from tests.kits.services import FILES
 
 BANK = Subject("skyline", Role.PARTNER, PartyId("bank"))
 
@@ -383,20 +373,9 @@ def test_another_alliance_or_an_expired_certificate_is_refused(
 
 
 def test_role_table_names_every_method_and_nothing_else() -> None:
-    modules = (
-        audit_pb2,
-        budget_pb2,
-        consent_pb2,
-        enrolment_pb2,
-        models_pb2,
-        offers_pb2,
-        overlap_pb2,
-        policy_pb2,
-        training_pb2,
-    )
     methods = {
         f"{service.name}/{method.name}"
-        for module in modules
+        for module in FILES
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }

@@ -15,17 +15,7 @@ from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.identity import Role
 from federation.policy.steps import Kind
-from federation.v1 import (
-    audit_pb2,
-    budget_pb2,
-    consent_pb2,
-    enrolment_pb2,
-    models_pb2,
-    offers_pb2,
-    overlap_pb2,
-    policy_pb2,
-    training_pb2,
-)
+from federation.v1 import models_pb2, policy_pb2
 from gateway.identity.caller import set_caller
 from gateway.identity.roles import READS_LOG, ROLES
 from gateway.policy.steps_sql import Step as PolicyStep
@@ -34,9 +24,9 @@ from gateway.rpc.policy import PolicyServicer
 from gateway.training.runs import Finished
 from gateway.training.versions import SqlStepStore, Versions
 from tests.conftest import NOW
+from tests.kits.services import FILES
 from tests.kits.training import make_caller
 
-FILES = audit_pb2, budget_pb2, consent_pb2, enrolment_pb2, models_pb2, offers_pb2, overlap_pb2, policy_pb2, training_pb2
 OTHERS = frozenset(Role) - READS_LOG - {Role.GATEWAY}
 CARD = json.dumps({"model": "m", "weights_sha256": "w", "epsilon_per_person": 1.0, "metrics": None})
 LONG = 4_711
