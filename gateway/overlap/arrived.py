@@ -4,6 +4,7 @@ As rows pass, the decoys among them are counted (``federation.overlap.decoys``):
 origin says, each of them once.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from federation.core.errors import OverlapError, Reason
-from federation.core.ids import HANDLE_BYTES, POINT_BYTES
+from federation.core.ids import HANDLE_BYTES
 from federation.overlap.blind import blind
 from federation.overlap.decoys import LEAST
 from federation.overlap.plan import BASE, CHECK, STATISTICS, SWITCHBOARD, Agreement, labels_of, ring, row_bytes
@@ -23,8 +24,8 @@ from gateway.overlap.spool import Spool
 
 MAX_KEPT_ROWS = 300_000
 """Of a delta: at most 29 MB with three key types."""
-_WORD = np.dtype("<u8")
-_ODD = np.uint64(0x9E3779B97F4A7C15)
+_HALF, _NAME = np.dtype("<u4"), np.dtype("<u8")
+_HALF_BITS = np.uint64(32)
 
 
 def labels_by_party(plan: pb.EpochPlan, batches: Sequence[Batch], agreement: Agreement) -> dict[str, list[str]]:
@@ -135,8 +136,10 @@ def _count(batch: Batch) -> int:
 class _Decoys:
     """The decoys of an origin in one index, and where they were found.
 
-    A row is told by 64 bits of it. That one of ten million rows is taken for one of two hundred thousand decoys has a
-    chance of one in ten million; nobody can make a row for it who does not know all keys.
+    A row is told by a hash of 64 bits, of all its bytes, under a key that is drawn for this one check. That one of ten
+    million rows is taken for one of two hundred thousand decoys has a chance of one in ten million. Without the key
+    nobody can do better than that, though between two partners a hop writes the very bytes that are hashed.
+    Source: Lemire, Kaser 2014, Strongly universal string hashing is fast, section 3 (multilinear).
 
     Args:
         parts: Rows of the batch of decoys, each with its handle on the switchboard.
@@ -145,8 +148,9 @@ class _Decoys:
     """
 
     def __init__(self, parts: Iterable[tuple[bytes, bytes]], width: int, others: int) -> None:
-        self._width = width
-        self._names = np.sort(np.concatenate([_names(*part, width) for part in parts] or [np.empty(0, _WORD)]))
+        self._width, halves = width, (width + HANDLE_BYTES) // _HALF.itemsize
+        self._key = np.frombuffer(os.urandom(2 * (1 + halves) * _NAME.itemsize), _NAME).reshape(-1, 2)
+        self._names = np.sort(np.concatenate([self._named(*part) for part in parts] or [np.empty(0, _NAME)]))
         self._seen = np.zeros(len(self._names), bool)
         self._wanted = len(self._names) - others
         self.found: dict[str, int] = {}
@@ -162,20 +166,19 @@ class _Decoys:
         """Looks for them among some rows of a batch."""
         if not len(self._names):
             return
-        names = _names(points, handles, self._width)
+        names = self._named(points, handles)
         at = np.minimum(np.searchsorted(self._names, names), len(self._names) - 1)
         mine = at[self._names[at] == names]
         self._seen[mine] = True
         self.found[batch_id] += len(mine)
 
-
-def _names(points: bytes, handles: bytes, width: int) -> NDArray[np.uint64]:
-    """64 bits for each row, of all its points and its handle."""
-    words = np.frombuffer(points, _WORD).reshape(-1, width // _WORD.itemsize)
-    parts = [words[:, at] for at in range(0, width // _WORD.itemsize, POINT_BYTES // _WORD.itemsize)]
-    if handles:
-        parts.append(np.frombuffer(handles, _WORD).reshape(-1, HANDLE_BYTES // _WORD.itemsize)[:, 0])
-    found = np.zeros(len(words), _WORD)
-    for part in parts:  # so that it matters which is where
-        found = found * _ODD + part
-    return found
+    def _named(self, points: bytes, handles: bytes) -> NDArray[np.uint64]:
+        """The hash of each row, of all its points and its handle."""
+        parts = [np.frombuffer(points, _HALF).reshape(-1, self._width // _HALF.itemsize)]
+        if handles:
+            parts.append(np.frombuffer(handles, _HALF).reshape(-1, HANDLE_BYTES // _HALF.itemsize))
+        rows = np.hstack(parts).astype(_NAME)
+        sums = rows @ self._key[1 : 1 + rows.shape[1]] + self._key[0]
+        high, low = (sums[:, at] >> _HALF_BITS for at in (0, 1))
+        names: NDArray[np.uint64] = high << _HALF_BITS | low
+        return names

@@ -96,6 +96,40 @@ def test_rows_that_do_not_come_back_stop_the_epoch(
     assert sum(changed) >= LEAST - 1
 
 
+def others_with_the_same_start(rows: list[bytes]) -> list[bytes]:
+    """Rows of nobody, each with the 64 bits at its start that the right one has."""
+    return [row[:8] + bytes(8) + row[16:] for row in rows]
+
+
+def copies_and_what_makes_up_for_them(rows: list[bytes]) -> list[bytes]:
+    """r_1 P, r_2 P, ... in the first points of all rows; in the second what keeps one public sum of both as it was."""
+    odd, back = 0x9E3779B97F4A7C15, list[bytes]()
+    for row, copy in zip(rows, all_copies_of_the_first([row[:32] for row in rows]), strict=True):
+        first, new, second = (int.from_bytes(part[:8], "little") for part in (row, copy, row[32:]))
+        back.append(copy + ((second + odd * (first - new)) % 2**64).to_bytes(8, "little") + row[40:])
+    return back
+
+
+@pytest.mark.parametrize("index", [STATISTICS, SWITCHBOARD])
+@pytest.mark.parametrize(
+    ("key_type", "change"), [("email", others_with_the_same_start), ("email+phone", copies_and_what_makes_up_for_them)]
+)
+def test_between_two_a_hop_that_writes_the_bytes_that_are_compared_is_caught(
+    tmp_path: Path, clock: FixedClock, key_type: str, change: Change, index: int
+) -> None:
+    """The gateway converts no rows of a base between two partners: what the hop gives back is what it looks at."""
+    data: dict[str, Any] = {
+        "bank": people("bank", {f"p{n}": ("basic", "high")[n % 2] for n in range(10)}, "value_tier"),
+        "airline": people("airline", {f"p{n}": "active" for n in range(5)}, "activity"),
+    }
+    world = World(tmp_path, clock, make_policy(sorted(data), SMALL_SEGMENTS), data)
+    changed = played(world, change, index=index, operation=BASE)
+    epoch = world.coordinator.begin("", key_type)
+    world.work()
+    assert refused(Reason.DECOYS_MISSING, world.coordinator.finish, epoch) == "rows of bank"
+    assert sum(changed) >= LEAST
+
+
 def test_handles_that_lead_to_others_stop_the_epoch(tmp_path: Path, clock: FixedClock) -> None:
     world = small_world(tmp_path, clock)
     played(world, other_order, index=SWITCHBOARD, operation=BASE)
