@@ -76,7 +76,7 @@ class Coordinator:
         )
         self._building = threading.Lock()  # one index at a time
         # What a process that was killed had begun.
-        self._spool.retain(self.epochs.open_batches())
+        self._spool.retain(self.epochs.open_batches)
         self._retire()
         self.deltas.settle()
 

@@ -40,8 +40,6 @@ class StatisticsIndex:
         self.files, self._folder = DuckFiles(folder), folder
         self._labels: dict[str, dict[str, tuple[str, ...]]] = {}  # of complete epochs, which do not change
         self._changing = threading.Lock()
-        for left in folder.glob("*.unfinished*"):
-            left.unlink()
 
     def build(
         self, epoch: str, labels: Mapping[str, Sequence[str]], batches: Iterable[TokenBatch], key_types: int = 1
@@ -60,7 +58,6 @@ class StatisticsIndex:
         tokens = self._tokens(epoch)
         scratch = tokens.with_name(f"{tokens.name}.unfinished")
         self.remove(epoch)
-        scratch.unlink(missing_ok=True)
         with self.files.open(scratch) as db:
             with transaction(db):
                 People(db, labels, key_types).build(batches)
@@ -117,10 +114,14 @@ class StatisticsIndex:
         self.remove(epoch, keep=first)
 
     def remove(self, epoch: str, keep: Path | None = None) -> None:
-        """Removes every file of an epoch but one: those that can be asked, the newest last of them, then the tokens."""
+        """Removes every file of an epoch but one: those that can be asked, the newest last of them, then the tokens.
+
+        Also what a process that was killed left unfinished: not before, because another may be at work on it.
+        """
         first, others, tokens = f"{check_epoch_name(epoch)}.duckdb", f"{epoch}{_APART}", self._tokens(epoch)
         self._labels.pop(epoch, None)
-        there = [path for path in self._folder.iterdir() if path.name == first or path.name.startswith(others)]
+        names = {first, f"{first}.unfinished", f"{first}.unfinished.wal"}
+        there = [path for path in self._folder.iterdir() if path.name in names or path.name.startswith(others)]
         for path in dict.fromkeys([*self._generations(epoch), *(path for path in there if path != tokens), tokens]):
             if path != keep:
                 path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -230,11 +230,17 @@ class Spool:
         for path in self._folder.glob(f"{batch_id}.*"):
             path.unlink(missing_ok=True)
 
-    def retain(self, batch_ids: set[str]) -> None:
-        """Removes everything of other batches than these."""
-        for path in self._folder.iterdir():
+    def retain(self, wanted: Callable[[], set[str]]) -> None:
+        """Removes what is there of other batches than are wanted now.
+
+        Another process may take batches meanwhile. Each is wanted before a file of it is here; so files are listed
+        first, and whatever is not wanted after that was done with.
+        """
+        there = list(self._folder.iterdir())
+        batch_ids = wanted()
+        for path in there:
             if path.name.partition(".")[0] not in batch_ids:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def _path(self, batch_id: str, stage: int) -> Path:
         return self._folder / f"{batch_id}.{stage}"

@@ -85,8 +85,6 @@ class Switchboard:
         self._folder, self._files, self._newest = folder, files, newest
         self._opened: dict[str, Engine] = {}
         self._opening = threading.RLock()  # also while somebody reads: a file that was removed is not made again
-        for left in folder.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(left)
 
     def build(self, epoch: str, batches: Iterable[HandleBatch], key_types: int = 1) -> None:
         """Makes the file of an epoch, whole or not at all; making it again replaces it.
@@ -176,13 +174,14 @@ class Switchboard:
             db.execute(insert(_APPLIED).values(party=origin, sequence=sequence))
 
     def remove(self, epoch: str) -> None:
-        """Removes everything of an epoch, which must not be the one that is asked or changed."""
-        folder = self._folder / check_epoch_name(epoch)
+        """Removes everything of an epoch, which must not be the one that is asked or changed, nor being built."""
+        name = check_epoch_name(epoch)
         with self._opening:
             if (engine := self._opened.pop(epoch, None)) is not None:
                 engine.dispose()
-            if folder.exists():
-                shutil.rmtree(folder)
+            for folder in (self._folder / name, self._folder / f"{_UNFINISHED}{name}"):
+                if folder.exists():
+                    shutil.rmtree(folder)
 
     def person(self, party: PartyId, handle: Handle) -> Token | None:
         """The person that a partner calls by a handle; None for a handle that is not in the epoch."""
