@@ -28,8 +28,9 @@ Once. The noise is drawn after budget and audit intent are durable, and the answ
 Whoever asks again gets the stored answer: no second draw exists that could be averaged with the first. After a crash
 between spend and store the next request draws again under the same ledger key and pays once; that is no second look,
 because nobody saw the first draw. Two processes that draw at once both try to store; the first is the answer of both.
-When it is stored, and before anybody gets it, the ledger marks its key as released. So answers that are lost, or put
-back from a backup, while the ledger is kept are refused (ANSWER_LOST) and not drawn a second time for nothing.
+When it is stored, and before anybody gets it or a table that agrees with it, the ledger marks its key as released. So
+answers that are lost, or put back from a backup, while the ledger is kept are refused (ANSWER_LOST) and not drawn a
+second time for nothing.
 """
 
 import itertools
@@ -61,6 +62,10 @@ MAX_ITEM = 300
 NO_EPOCH = "none is built yet; the operator runs: entente overlap build"
 T = TypeVar("T")
 _log = structlog.get_logger()
+
+
+class _UnmarkedError(Exception):
+    """A table is to agree with one that the ledger may not have marked."""
 
 
 class Tables:
@@ -248,10 +253,13 @@ class Tables:
         while generation != (now := self._index.generation(wanted.epoch)):  # until no delta came in between
             generation, exact = now, self._exact(wanted, cells)
         noisy = tuple(self.noise.discrete_gaussian(exact, sigma))
+        marked = set[str]()
 
         def make(before: Sequence[Stored]) -> Answer:
             # A table from before a delta speaks of other people: to agree with it would be wrong.
             same = [one for one in before if one.answer.generation == generation]
+            if not marked.issuperset(_key(wanted.epoch, one) for one in same):
+                raise _UnmarkedError
             names, margins = margins_of(wanted.question, cells, sigma, same)
             found = fit(noisy, margins)
             return Answer(
@@ -271,8 +279,17 @@ class Tables:
                 min_count=wanted.min_count,
             )
 
-        answer, drawn = self.store.put(wanted.name, wanted.epoch, wanted.shape, make)
-        return Stored(wanted.name, wanted.shape, answer), drawn
+        while True:
+            try:
+                answer, drawn = self.store.put(wanted.name, wanted.epoch, wanted.shape, make)
+            except (
+                _UnmarkedError
+            ):  # whoever sees this table will see sums of those, which may be stored and no more yet
+                for key in {_key(wanted.epoch, one) for one in self.store.released(wanted.epoch)} - marked:
+                    self._path.mark(key)
+                    marked.add(key)
+            else:
+                return Stored(wanted.name, wanted.shape, answer), drawn
 
     def _exact(self, wanted: Wanted, cells: Sequence[Cell]) -> list[int]:
         """The exact number of every cell: never stored, never returned by anything but ``_draw``."""

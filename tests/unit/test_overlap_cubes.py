@@ -322,6 +322,24 @@ def test_a_crash_between_store_and_mark_leaves_the_mark_to_the_next_ask(desk: De
     assert desk.noise.draws == 1
 
 
+def test_a_table_whose_sums_another_one_shows_is_not_drawn_a_second_time_either(desk: Desk) -> None:
+    desk.policy.cubes["pair"] = CubeSpec(name="pair", partners=TIERS.partners, epsilon=0.5, min_count=0)
+    mark = desk.ledger.mark_released
+
+    def crash(_key: str) -> None:
+        raise KeyboardInterrupt
+
+    desk.ledger.mark_released = crash  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        desk.ask("pair")
+    desk.ledger.mark_released = mark  # type: ignore[method-assign]
+    assert desk.ask("tiers").agrees_with == ["pair"]
+    assert {entry.state for entry in desk.ledger.overview().entries} == {"released"}
+    desk.store = SqlAnswerStore(open_database(None))
+    desk.cubes = desk.open()
+    refused(Reason.ANSWER_LOST, desk.ask, "pair")
+
+
 def test_another_process_that_was_faster_gives_the_answer_of_both(desk: Desk) -> None:
     """It stores and marks between our look at the store and our spend."""
     reserve, other = desk.ledger.reserve, desk.open()
