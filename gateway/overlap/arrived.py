@@ -103,7 +103,7 @@ class Arrived:
         """Whether a batch of decoys is no larger than it need be, whatever ``pad_to`` is: they are held in memory."""
         mine = (one for one in self._batches if (one.origin, one.index) == (check.origin, check.index))
         if _count(check) > sum(LEAST + 2 * _count(one) for one in mine):
-            raise OverlapError(Reason.TOO_LARGE, item=f"decoys of {check.origin}")
+            raise OverlapError(Reason.TOO_LARGE, item=f"decoys of {check.origin}", fix="Build a new epoch.")
 
     def _watched(self, one: Batch) -> Iterator[tuple[bytes, bytes]]:
         """Rows of a batch with their handles, while its decoys are counted."""

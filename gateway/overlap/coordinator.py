@@ -156,7 +156,8 @@ class Coordinator:
 
         Raises:
             OverlapError: EPOCH_INCOMPLETE; UNKNOWN_EPOCH where another was begun meanwhile; DECOYS_MISSING where a hop
-                did not give back what it was given; BAD_FIELD as the index.
+                did not give back what it was given; TOO_LARGE, BAD_FIELD for what a partner sent. An epoch whose
+                batches are not usable is given up: they would be the same the next time.
         """
         with self._building:
             current = known_epoch(self.epochs, epoch)
@@ -170,7 +171,7 @@ class Coordinator:
                 self._build(current, batches)
             except Exception as exc:
                 self._check_open(epoch)  # else another was begun, which removed the batches
-                if isinstance(exc, OverlapError) and exc.reason is Reason.DECOYS_MISSING:
+                if isinstance(exc, OverlapError):
                     self._abandon(epoch)  # its rows will not become right
                 raise
             # Meanwhile no other epoch is begun, and no delta is applied to the one that goes now.

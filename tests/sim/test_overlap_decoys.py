@@ -235,3 +235,4 @@ def test_a_batch_of_decoys_that_is_larger_than_it_need_be_is_not_read(
     epoch = world.coordinator.begin("", "email")
     world.work()
     assert refused(Reason.TOO_LARGE, world.coordinator.finish, epoch).startswith("decoys of ")
+    assert world.coordinator.begin("", "") != epoch  # else one partner could keep all from a new epoch
