@@ -70,7 +70,7 @@ class Incoming:
 
         Raises:
             OverlapError: BAD_POINT, BAD_FIELD (handles that do not fit), TOO_LARGE (a chunk, or more than declared),
-                UNKNOWN_BATCH (a later connection took over).
+                UNKNOWN_BATCH (a later connection took over), NO_ROOM.
         """
         shape = self._shape
         rows, rest = divmod(row_count(points) * POINT_BYTES, shape.width)
@@ -82,6 +82,8 @@ class Incoming:
             raise OverlapError(Reason.TOO_LARGE, item=f"more rows than the declared {shape.rows}")
         if len(handles) != (rows * HANDLE_BYTES if shape.handles else 0):
             raise OverlapError(Reason.BAD_FIELD, item="field handles")
+        # Again: there was room for each of several batches that come at once, and need not be for all.
+        _check_room(self._target.parent, len(points) + len(handles), shape.rows)
         with self._lock:
             self._check_mine()
             self._points.write(points)
@@ -195,9 +197,7 @@ class Spool:
             OverlapError: NO_ROOM where the disk has no room for it: what else is written here must not fail for it.
         """
         wanted = shape.rows * (shape.width + (HANDLE_BYTES if shape.handles else 0))
-        if shutil.disk_usage(self._folder).free < wanted + FREE_BYTES:
-            item = f"{shape.rows} rows, for which {(wanted + FREE_BYTES) >> 20} MiB must be free on the gateway's disk"
-            raise OverlapError(Reason.NO_ROOM, item=item)
+        _check_room(self._folder, wanted, shape.rows)
         path = self._path(batch_id, stage)
         with self._lock:
             before = self._arriving.pop(path, None)
@@ -244,6 +244,12 @@ class Spool:
 
     def _path(self, batch_id: str, stage: int) -> Path:
         return self._folder / f"{batch_id}.{stage}"
+
+
+def _check_room(folder: Path, wanted: int, rows: int) -> None:
+    if shutil.disk_usage(folder).free < wanted + FREE_BYTES:
+        item = f"{rows} rows, for which {(wanted + FREE_BYTES) >> 20} MiB must be free on the gateway's disk"
+        raise OverlapError(Reason.NO_ROOM, item=item)
 
 
 def _chunks(path: Path, width: int, from_row: int) -> Iterator[bytes]:

@@ -221,3 +221,23 @@ def test_a_batch_for_which_the_gateway_has_no_room_is_refused_before_its_rows_co
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(spool_module.shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
     spool.receive("a", 0, shape).discard()
+
+
+def test_several_batches_that_come_at_once_leave_the_room_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is alone on the disk when it is announced; one partner can announce as many as it likes."""
+    rows, width = 1_000, 64
+    disk = spool_module.FREE_BYTES + rows * width + 1_000
+
+    def usage(_path: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=disk - sum(path.stat().st_size for path in tmp_path.glob("*.0.part")))
+
+    monkeypatch.setattr(spool_module.shutil, "disk_usage", usage)
+    shape = Shape(rows=rows, digest=bytes(32), width=width, handles=False, look_for_low_order=False)
+    first, second = (Spool(tmp_path).receive(name, 0, shape) for name in ("a", "b"))
+    first.add(bytes(rows * width), b"")
+    first.sync()
+    with pytest.raises(OverlapError) as caught:
+        second.add(bytes(rows * width), b"")
+    assert caught.value.reason is Reason.NO_ROOM
+    second.discard()
+    first.discard()
