@@ -36,6 +36,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.schema import CreateTable
 
 from federation.core.database import open_database, reading
@@ -210,11 +211,14 @@ class Switchboard:
 
     def _read(self, query: Select[Any]) -> Sequence[Row[Any]]:
         with self._opening:
-            newest = self._newest()
-            if newest is None:
-                return []
-            with reading(self._database(newest)).begin() as db:
-                return db.execute(query).all()
+            while (newest := self._newest()) is not None:
+                try:
+                    with reading(self._database(newest)).begin() as db:
+                        return db.execute(query).all()
+                except (OverlapError, OperationalError):
+                    if newest == self._newest():  # else another process completed one, and removed this
+                        raise
+            return []
 
     def _database(self, epoch: str) -> Engine:
         path = self._folder / check_epoch_name(epoch) / _ROWS_FILE

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from federation.core.clock import FixedClock
+from federation.core.ids import PartyId
 from gateway.overlap import switchboard
 from gateway.overlap.index import StatisticsIndex
-from tests.kits.overlap_changes import counted, expected, withdraw
+from tests.kits.overlap_changes import counted, expected, handle, withdraw
 from tests.kits.overlap_world import VENN, World, small_world, venn
 
 
@@ -49,6 +50,14 @@ def test_while_a_delta_comes_in(world: World, monkeypatch: pytest.MonkeyPatch) -
     world.work()
     assert [delta.state for delta in world.coordinator.epochs.deltas(epoch)] == ["applied"]
     assert counted(world, epoch) == expected(world)
+
+
+def test_while_the_next_epoch_is_completed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one reads which epoch is the newest; before it opens the file of that, the file goes."""
+    world.build()
+    board, bank, known = world.open_coordinator().switchboard, PartyId("bank"), handle("B000001")
+    meanwhile(monkeypatch, board, "_database", world.build)
+    assert board.person(bank, known) == world.coordinator.switchboard.person(bank, known) is not None
 
 
 def test_what_a_process_that_was_killed_left_goes_with_the_epoch(world: World) -> None:
