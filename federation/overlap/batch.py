@@ -43,6 +43,9 @@ from federation.v1 import overlap_pb2 as pb
 
 MANIFEST, RECEIPT = "manifest", "hop-receipt"
 MAX_ROWS = 50_000_000
+MAX_HEADER_BYTES = 1 << 15
+"""What eight partners sign, with certificates and a label, takes under a third; all that travel together fit a message.
+"""
 DIGEST_BYTES = 32
 Random = Callable[[int], bytes]
 
@@ -143,6 +146,8 @@ def verify_chain(
         IdentityError: a signature or certificate does not verify, or belongs to another party than it should.
         OverlapError: BAD_MANIFEST, BAD_FIELD, TOO_LARGE, DIGEST_MISMATCH (a receipt does not continue the one before).
     """
+    if header.ByteSize() > MAX_HEADER_BYTES:  # fields that nobody knows are signed and passed on like all others
+        raise OverlapError(Reason.TOO_LARGE, item=f"header of {header.ByteSize()} bytes, at most {MAX_HEADER_BYTES}")
     origin = _signer(header.manifest, MANIFEST, alliance, ca, at)
     manifest = pb.Manifest()
     _parse(manifest, header.manifest)

@@ -12,7 +12,15 @@ from federation.core.clock import FixedClock
 from federation.core.errors import EntenteError, Reason
 from federation.core.identity import Role
 from federation.core.ids import PartyId
-from federation.overlap.batch import MANIFEST, RECEIPT, Content, sign_manifest, sign_receipt, verify_chain
+from federation.overlap.batch import (
+    MANIFEST,
+    MAX_HEADER_BYTES,
+    RECEIPT,
+    Content,
+    sign_manifest,
+    sign_receipt,
+    verify_chain,
+)
 from federation.overlap.blind import CHUNK_ROWS, blind
 from federation.overlap.decoys import LEAST
 from federation.overlap.hash_to_curve import hash_to_curve
@@ -236,6 +244,20 @@ BAD_MANIFESTS: dict[str, tuple[Reason, Change]] = {
 def test_a_manifest_that_is_not_right_is_refused(victim: Victim, case: str) -> None:
     reason, change = BAD_MANIFESTS[case]
     victim.refuses(reason, change(victim), POINTS)
+
+
+def test_a_header_in_which_an_origin_hides_megabytes_is_refused_by_gateway_and_hop(victim: Victim) -> None:
+    """It would be kept and passed on with each batch, and what travels together would not fit into a message."""
+    header, bank = victim.header(), victim.world.identities["bank"]
+    unknown = common_pb2.Signed(certificate_pem=" " * MAX_HEADER_BYTES).SerializeToString()
+    payload = header.manifest.payload + b"\xfa\x7f" + unknown[1:]  # as field 2047
+    assert pb.Manifest.FromString(payload).digest == pb.Manifest.FromString(header.manifest.payload).digest
+    header.manifest.CopyFrom(bank.sign(MANIFEST, payload))
+    header.decoys = LEAST
+    victim.refuses(Reason.TOO_LARGE, header, POINTS)
+    with pytest.raises(EntenteError) as caught:
+        victim.world.coordinator.carrier.expect(PartyId("bank"), header)
+    assert caught.value.reason is Reason.TOO_LARGE
 
 
 def test_an_expired_certificate_signs_nothing(victim: Victim, clock: FixedClock) -> None:
