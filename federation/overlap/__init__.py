@@ -5,7 +5,7 @@ Who learns what
     party       learns                                                               never
     ==========  ===================================================================  ===============================
     partner     its own rows; of every other partner, for each label and each        which of its customers another
-                delta, how many rows there are, but for decoys and ``pad_to``;       partner has, nor how many (an
+                delta, how many rows there are, but for what ``pad_to`` hides;       partner has, nor how many (an
                 with several key types, which of those rows share an identifier;     offer does say: by consent)
                 the tables that everybody is given
     gateway     the same sizes, and decoys as declared; tokens with their label,     identifiers; any partner's key;
@@ -26,9 +26,9 @@ Who learns what
 Sizes
     Set sizes are not private. One batch travels for each combination of a partner's labels, so other partners see how
     many of its customers are, say, strategic and hold a gold card, with the batch's decoys (``decoys``) and rounded up
-    to ``pad_to``. A label that nobody has is sent too. Decoys hide nothing from the gateway: the partner declares them,
-    so that they can be taken out of the counts, and they are taken out whatever is there: a check that real rows are
-    not called decoys would tell their origin who else has them.
+    to ``pad_to``; where nothing is rounded, the decoys can be worked out. A label that nobody has is sent too. Decoys
+    hide nothing from the gateway: the partner declares them, so that they can be taken out of the counts, and they are
+    taken out whatever is there: a check that real rows are not called decoys would tell their origin who else has them.
 
 Two indexes
     Tokens of the two are under other keys and of another hash domain. But the gateway sees both: where a region holds

@@ -33,7 +33,7 @@ def decoys_of(rows: int, pad_to: int) -> int:
 
 
 def most_decoys(count: int, pad_to: int) -> int:
-    """How many can be among so many rows at most: all that a hop may know of their number."""
+    """How many can be among so many rows at most. Only where ``pad_to`` is 1 a hop can work out how many there are."""
     return LEAST + count // ROWS_PER_DECOY + pad_to - 1
 
 

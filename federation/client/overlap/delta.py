@@ -9,12 +9,12 @@ A person who is relabelled goes and comes again, as the very row that was sent b
 under two customer ids goes when the last of the two does. Every batch of a delta is under a key of its own
 (``own_key.renewed``), so that no hop can tell which of the rows that it blinded before go, or come back.
 
-What a delta reveals: to hops and gateway, how many rows came under each label and how many went, but for the decoys
-among them and what ``pad_to`` adds. To the gateway a delta says besides which tokens and which handles they are,
-because it must find them. If one person alone changes in both indexes at once, the gateway can tell that this token and
-this handle belong together; so it can where a message about a handle (a consent to offers that ends) comes at the same
-moment. Many changes in one delta hide that; a withdrawal does not wait for them. Neither decoys nor two deltas in
-place of one could hide it: the gateway must find what goes, and sees when.
+What a delta reveals: to hops and gateway, how many rows came under each label and how many went, to hops but for what
+``pad_to`` adds. To the gateway a delta says besides which tokens and which handles they are, because it must find them.
+If one person alone changes in both indexes at once, the gateway can tell that this token and this handle belong
+together; so it can where a message about a handle (a consent to offers that ends) comes at the same moment. Many
+changes in one delta hide that; a withdrawal does not wait for them. Neither decoys nor two deltas in place of one could
+hide it: the gateway must find what goes, and sees when.
 """
 
 from collections.abc import Callable, Iterator, Mapping
