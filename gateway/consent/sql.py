@@ -28,8 +28,9 @@ from federation.core.ids import HANDLE_BYTES, Handle, PartyId
 from federation.policy.facts import ConsentFact
 from gateway.consent.store import ConsentRecord, Ended, supersedes
 
-Ending = Callable[[Connection, PartyId, Handle, str], int]
-"""Removes the queued offers that needed a consent (party, handle, purpose), in the given transaction; how many."""
+Ending = Callable[[Connection, PartyId, Sequence[tuple[Handle, str]]], int]
+"""Removes the queued offers that needed some consents of a party (by handle and purpose), in the given transaction; how
+many. All at once, because everybody's decisions and withdrawals wait for that transaction."""
 
 MAX_STATES_PER_PARTY = 20_000_000
 """Handles are opaque, so the gateway cannot tell an invented one: only their number bounds what a party has it keep."""
@@ -86,9 +87,7 @@ class SqlConsentStore:
         with self._engine.begin() as connection:
             known = self._known(connection, party, list(newest))
             stands = [r for key, r in newest.items() if supersedes(r, known.get(key))]
-            for record in stands:
-                if record.fact.status != "given":
-                    self._on_end(connection, party, record.handle, record.purpose)
+            self._on_end(connection, party, [(r.handle, r.purpose) for r in stands if r.fact.status != "given"])
             self._make_room(connection, party, [r for r in stands if (r.handle, r.purpose) not in known])
             self._write(connection, party, stands)
         return len(stands)
@@ -101,14 +100,14 @@ class SqlConsentStore:
             before = self._known(connection, party, [(handle, purpose)]).get((handle, purpose))
             if before is not None and said_at < before.stated_at <= now:
                 # The person agreed again since. What was queued goes all the same: nobody can say which was first.
-                return Ended(said_at, self._on_end(connection, party, handle, purpose))
+                return Ended(said_at, self._on_end(connection, party, [(handle, purpose)]))
             # Not before what it ends, so that nothing known can undo it.
             at = max(said_at, before.stated_at) if before else said_at
             fact = replace(before.fact if before else ConsentFact(), status="withdrawn")
             record = ConsentRecord(handle, purpose, fact, before.region if before else None, at)
             self._make_room(connection, party, [] if before else [record])
             self._write(connection, party, [record])
-            removed = self._on_end(connection, party, handle, purpose)
+            removed = self._on_end(connection, party, [(handle, purpose)])
         return Ended(at, removed)
 
     def get(self, party: PartyId, handle: Handle, purpose: str) -> ConsentRecord | None:

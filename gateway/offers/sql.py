@@ -215,28 +215,32 @@ class SqlOfferBook:
             item = f"{new} more offers of {party}: at most {self._room} wait or were proposed in the last {LATELY}"
             raise OfferError(Reason.TOO_MANY_OFFERS, item=item)
 
-    def drop_for_consent(self, connection: Connection, party: PartyId, handle: Handle, purpose: str) -> int:
-        """Removes what needed a consent, in the transaction that ends it: the ``Ending`` of the consent store.
+    def drop_for_consent(self, connection: Connection, party: PartyId, ended: Sequence[tuple[Handle, str]]) -> int:
+        """Removes what needed consents, in the transaction that ends them: the ``Ending`` of the consent store.
+
+        Who refuses automated marketing ends every offer to the person, whatever was agreed to before.
 
         Returns:
-            How many of the party's own accepted and unexpired proposals about the person this ended, *whatever* had
+            How many of the party's own accepted and unexpired proposals about these people this ended, *whatever* had
             become of them, plus how many offers it removed from the party's inbox. Counting only the party's proposals
             that were still queued would tell it whose customer the person is.
         """
-        now = to_text(self._clock.now())
-        # Who refuses automated marketing ends every offer to the person, whatever was agreed to before.
-        about = offers.c.purpose == (PURPOSE if purpose == OBJECTION_PURPOSE else purpose)
-        proposed = and_(about, offers.c.party == party, offers.c.handle == handle, offers.c.state != "rejected")
-        received = and_(about, offers.c.recipient == party, offers.c.recipient_handle == handle)
-        own = connection.scalar(select(func.count()).where(proposed, offers.c.expires_at > now)) or 0
-        visible = received, offers.c.state == "queued", offers.c.expires_at > now
-        inbox = connection.scalar(select(func.count()).where(*visible)) or 0
+        now, count = to_text(self._clock.now()), 0
+        handles = list({handle for handle, purpose in ended if purpose in (PURPOSE, OBJECTION_PURPOSE)})
         on_its_way = offers.c.state.in_(_ON_ITS_WAY)
         removed = {"state": "removed", **_NO_CONTENT}
-        connection.execute(update(offers).where(or_(proposed, received), on_its_way).values(**removed))
-        # What was handed out keeps the handle at the recipient, which is enough to go on counting it.
-        connection.execute(update(offers).where(proposed).values(handle=None))
-        return own + inbox
+        for start in range(0, len(handles), _KEYS_PER_QUERY):
+            some = handles[start : start + _KEYS_PER_QUERY]
+            proposed = and_(offers.c.party == party, offers.c.handle.in_(some), offers.c.state != "rejected")
+            received = and_(offers.c.recipient == party, offers.c.recipient_handle.in_(some))
+            visible = received, offers.c.state == "queued", offers.c.expires_at > now
+            count += connection.scalar(select(func.count()).where(proposed, offers.c.expires_at > now)) or 0
+            count += connection.scalar(select(func.count()).where(*visible)) or 0
+            for mine in (proposed, received):
+                connection.execute(update(offers).where(mine, on_its_way).values(**removed))
+            # What was handed out keeps the handle at the recipient, which is enough to go on counting it.
+            connection.execute(update(offers).where(proposed).values(handle=None))
+        return count
 
 
 def _prior(connection: Connection, person: Sequence[tuple[PartyId, Handle]], but: int) -> list[PriorOffer]:

@@ -1,6 +1,6 @@
 """What every consent store promises."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -37,8 +37,8 @@ class Opened:
         self.engine = open_database(self.path)
         return SqlConsentStore(self.engine, self.clock, self._end, MAX_STATES)
 
-    def _end(self, _connection: Connection, party: PartyId, handle_: Handle, purpose: str) -> int:
-        self.ended.append((party, handle_, purpose))
+    def _end(self, _connection: Connection, party: PartyId, ended: Sequence[tuple[Handle, str]]) -> int:
+        self.ended += [(party, handle_, purpose) for handle_, purpose in ended]
         if self.fail:
             raise BrokenError
         return 3

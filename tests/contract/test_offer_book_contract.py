@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
@@ -45,7 +46,7 @@ class Opened:
 
     def withdraw(self, party: str, handle_: Handle, purpose: str = "offer_sharing") -> int:
         with self.engine.begin() as connection:
-            return self.book.drop_for_consent(connection, party, handle_, purpose)  # type: ignore[arg-type]
+            return self.book.drop_for_consent(connection, PartyId(party), [(handle_, purpose)])
 
     def prior(self, person: list[tuple[PartyId, Handle]], number: int) -> list[PriorOffer]:
         return self.book.address(number, handle(INSURER, 99), person)
@@ -225,6 +226,19 @@ def test_a_withdrawal_at_either_end_empties_the_queue(opened: Opened, party: str
     assert opened.withdraw(party, handle(party, 1)) == 1  # type: ignore[arg-type]
     assert opened.inbox() == [handle(INSURER, 2)]
     assert opened.withdraw(party, handle(party, 1)) == 0  # type: ignore[arg-type]
+
+
+def test_consents_that_end_together_hold_up_the_others_for_a_few_statements(opened: Opened) -> None:
+    """Every decision and withdrawal waits for the transaction, and a partner may end ten thousand in one message."""
+    opened.queue(*range(1, 4))
+    said = list[str]()
+    event.listen(opened.engine, "before_cursor_execute", lambda _connection, _cursor, text, *_: said.append(text))
+    ended = [(handle(INSURER, person), f"purpose-{person}") for person in range(2_000)]
+    ended += [(handle(INSURER, person), "offer_sharing") for person in range(2, 1_002)]
+    with opened.engine.begin() as connection:
+        assert opened.book.drop_for_consent(connection, INSURER, ended) == 2
+    assert len(said) < 20
+    assert opened.inbox() == [handle(INSURER, 1)]
 
 
 def test_a_withdrawal_stops_what_is_still_being_decided(opened: Opened) -> None:
