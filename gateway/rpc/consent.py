@@ -1,6 +1,9 @@
-"""Consent over gRPC: checks sizes and fields, the store decides. The certificate says whose handles these are."""
+"""Consent over gRPC: checks sizes and fields, the store decides. The certificate says whose handles these are.
 
-import asyncio
+A message may hold ten thousand states, which takes a second, so each party's calls have threads of their own: a partner
+that sends many holds up its own calls, and nobody else's withdrawal.
+"""
+
 import re
 from typing import Any
 
@@ -9,12 +12,13 @@ import grpc
 from federation.core.clock import Clock, from_text, to_text
 from federation.core.errors import OfferError, Reason
 from federation.core.identity import PARTY_PATTERN
-from federation.core.ids import HANDLE_BYTES, Handle
+from federation.core.ids import HANDLE_BYTES, Handle, PartyId
 from federation.policy.facts import ConsentFact
 from federation.v1 import consent_pb2 as pb
 from federation.v1 import consent_pb2_grpc
 from gateway.consent.store import ConsentRecord, ConsentStore, stated_at
 from gateway.identity.caller import current_caller
+from gateway.rpc.threads import PartyThreads
 
 MAX_STATES = 10_000
 MAX_RECIPIENTS = 32
@@ -29,15 +33,15 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
     """Serves partners."""
 
     def __init__(self, store: ConsentStore, clock: Clock) -> None:
-        self._store, self._clock = store, clock
+        self._store, self._clock, self._threads = store, clock, PartyThreads(1, "consents")
 
     async def RecordConsents(self, request: pb.RecordConsentsRequest, _context: Context) -> pb.RecordConsentsResponse:
         """All states of the message or none; the answer counts those that now stand."""
         party = current_caller().party
         if len(request.states) > MAX_STATES:
             raise OfferError(Reason.TOO_LARGE, item=f"states: {len(request.states)}, at most {MAX_STATES}")
-        records = await asyncio.to_thread(self._read_all, request)
-        return pb.RecordConsentsResponse(recorded=await asyncio.to_thread(self._store.record, party, records))
+        recorded = await self._threads.run(party, self._record, party, request)
+        return pb.RecordConsentsResponse(recorded=recorded)
 
     async def WithdrawConsent(
         self, request: pb.WithdrawConsentRequest, _context: Context
@@ -46,18 +50,19 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
         party = current_caller().party
         handle, purpose = read_handle(request.handle, "handle"), _read(_PURPOSE, request.purpose, "purpose")
         said_at = from_text(request.withdrawn_at, item="withdrawn_at") if request.withdrawn_at else None
-        ended = await asyncio.to_thread(self._store.withdraw, party, handle, purpose, said_at)
+        ended = await self._threads.run(party, self._store.withdraw, party, handle, purpose, said_at)
         return pb.WithdrawConsentResponse(offers_removed=ended.offers_removed, effective_at=to_text(ended.at))
 
     async def GetConsents(self, request: pb.GetConsentsRequest, _context: Context) -> pb.GetConsentsResponse:
         """What the gateway has of one of the caller's handles."""
         party = current_caller().party
         handle = read_handle(request.handle, "handle")
-        records = await asyncio.to_thread(self._store.all_of, party, handle)
+        records = await self._threads.run(party, self._store.all_of, party, handle)
         return pb.GetConsentsResponse(states=[_write_state(record) for record in records])
 
-    def _read_all(self, request: pb.RecordConsentsRequest) -> list[ConsentRecord]:
-        return [self._read_state(state, f"states[{index}]") for index, state in enumerate(request.states)]
+    def _record(self, party: PartyId, request: pb.RecordConsentsRequest) -> int:
+        states = [self._read_state(state, f"states[{index}]") for index, state in enumerate(request.states)]
+        return self._store.record(party, states)
 
     def _read_state(self, state: pb.ConsentState, where: str) -> ConsentRecord:
         if state.status not in _STATUSES:

@@ -1,4 +1,7 @@
-"""Enrolment over gRPC: thin, the registry decides."""
+"""Enrolment over gRPC: thin, the registry decides.
+
+Requests have threads of their own, one for all strangers together: whoever can reach the port may send any number.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -13,6 +16,7 @@ from federation.v1 import enrolment_pb2 as pb
 from federation.v1 import enrolment_pb2_grpc
 from gateway.identity.caller import Caller, current_caller
 from gateway.identity.registry import PAGE, Registry
+from gateway.rpc.threads import PartyThreads
 
 MAX_PEM_CHARS = 16_384
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -30,6 +34,7 @@ class EnrolmentServicer(enrolment_pb2_grpc.EnrolmentServiceServicer):
 
     def __init__(self, registry: Registry, alliance: str, connected: Callable[[], list[PartyId]]) -> None:
         self._registry, self._alliance, self._connected = registry, alliance, connected
+        self._threads = PartyThreads(1, "enrolment")
 
     async def RequestCertificate(
         self, request: pb.RequestCertificateRequest, _context: Context
@@ -37,8 +42,9 @@ class EnrolmentServicer(enrolment_pb2_grpc.EnrolmentServiceServicer):
         """First request (with an invitation) or renewal (with a certificate)."""
         _limit("csr_pem", request.csr_pem)
         _limit("invitation", request.invitation, 128)
-        ask = self._registry.request
-        request_id, pem = await asyncio.to_thread(ask, request.csr_pem, request.invitation, _caller_if_any())
+        caller, ask = _caller_if_any(), self._registry.request
+        party = None if caller is None else caller.party
+        request_id, pem = await self._threads.run(party, ask, request.csr_pem, request.invitation, caller)
         return pb.RequestCertificateResponse(request_id=request_id, certificate_pem=pem)
 
     async def ListCertificateRequests(

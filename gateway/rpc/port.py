@@ -1,7 +1,7 @@
 """Opens a gRPC port with TLS, the gatekeeper, health and reflection.
 
 Limits that hold for every peer: message size, header size, streams a connection, idle connections; what a stream may
-carry in all is each servicer's to bound.
+carry in all is each servicer's to bound. Strangers have little room: in a message, and in calls at a time.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +21,8 @@ MAX_MESSAGE_BYTES = 16 << 20
 MAX_STRANGER_BYTES = 32 << 10
 """Of a message where no certificate is asked for: a certificate request and an invitation, and no more to be read for
 somebody who is nobody yet."""
+MAX_STRANGERS = 64
+"""Calls without a certificate that are under way at a time; further ones are refused, so that none of them piles up."""
 OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 32 << 10),
@@ -62,8 +64,9 @@ async def open_port(
     Raises:
         ConfigError: the address cannot be bound.
     """
-    most = MAX_MESSAGE_BYTES if client_certificates else MAX_STRANGER_BYTES
-    server = grpc.aio.server(interceptors=[gatekeeper], options=[*OPTIONS, ("grpc.max_receive_message_length", most)])
+    most, at_once = (MAX_MESSAGE_BYTES, None) if client_certificates else (MAX_STRANGER_BYTES, MAX_STRANGERS)
+    options = [*OPTIONS, ("grpc.max_receive_message_length", most)]
+    server = grpc.aio.server(interceptors=[gatekeeper], options=options, maximum_concurrent_rpcs=at_once)
     health = health_aio.HealthServicer()
     names = [f"federation.v1.{service.name}" for service in services]
     for name, service in zip(names, services, strict=True):

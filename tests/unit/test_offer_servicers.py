@@ -10,9 +10,12 @@ import pytest
 
 from federation.core.database import open_database
 from federation.core.errors import DataError, IdentityError, OfferError, Reason
-from federation.v1 import consent_pb2, offers_pb2
+from federation.v1 import consent_pb2, enrolment_pb2, offers_pb2
+from gateway.identity.authority import Authority
 from gateway.identity.caller import set_caller
+from gateway.identity.registry import Registry
 from gateway.rpc.consent import ConsentServicer
+from gateway.rpc.enrolment import EnrolmentServicer
 from gateway.rpc.offers import OfferServicer
 from tests.conftest import NOW
 from tests.kits.offers import AIRLINE, BANK, INSURER, PERSON, World, an_offer, caller, handle
@@ -155,6 +158,52 @@ def test_without_a_certificate_nothing_is_served(world: World) -> None:
         call(OfferServicer(world.desk, world.log), "PullInbox", offers_pb2.PullInboxRequest(), None)
     with pytest.raises(IdentityError):
         call(ConsentServicer(world.consents, world.clock), "GetConsents", consent_pb2.GetConsentsRequest(), None)
+
+
+@pytest.mark.parametrize("flooder", [BANK, None])
+def test_long_calls_of_one_partner_or_of_strangers_hold_up_nobody_else(
+    world: World, monkeypatch: pytest.MonkeyPatch, flooder: Any
+) -> None:
+    gate, begun, real = threading.Event(), list[Any](), world.consents.record
+    authority = Authority.create("skyline", NOW)
+    registry = Registry(open_database(None), "skyline", authority.certificate, world.clock)
+    consents, enrolment = ConsentServicer(world.consents, world.clock), EnrolmentServicer(registry, "skyline", list)
+
+    def blocked(of: Any, work: Any) -> Any:
+        begun.append(of)
+        assert of != flooder or gate.wait(60)
+        return work()
+
+    def ask_for_one(_pem: str, _invitation: str, who: Any) -> Any:
+        return blocked(who and who.party, lambda: ("id", ""))
+
+    monkeypatch.setattr(world.consents, "record", lambda party, states: blocked(party, lambda: real(party, states)))
+    monkeypatch.setattr(registry, "request", ask_for_one)
+    states = consent_pb2.RecordConsentsRequest(states=[state()])
+    request = enrolment_pb2.RequestCertificateRequest()
+    withdrawal = consent_pb2.WithdrawConsentRequest(handle=handle(INSURER, PERSON), purpose="offer_sharing")
+
+    async def ask(party: Any, method: Any, what: Any) -> Any:
+        set_caller(caller(party) if party else None)
+        return await method(what, None)
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        long = (consents.RecordConsents, states) if flooder else (enrolment.RequestCertificate, request)
+        flood = [asyncio.create_task(ask(flooder, *long)) for _ in range(40)]
+        while not begun:
+            await asyncio.sleep(0.001)
+        for party, method, what in (
+            (INSURER, consents.WithdrawConsent, withdrawal),
+            (INSURER, consents.RecordConsents, states),
+            (INSURER, enrolment.RequestCertificate, request),
+            (INSURER, enrolment.ListCertificateRequests, enrolment_pb2.ListCertificateRequestsRequest()),
+        ):
+            await asyncio.wait_for(ask(party, method, what), 30)
+        gate.set()
+        await asyncio.gather(*flood)
+
+    asyncio.run(run())
 
 
 def test_the_inbox_calls_of_one_partner_hold_up_nobody_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
