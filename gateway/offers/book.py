@@ -53,6 +53,8 @@ class Proposal:
     caller: Caller
     offer: Offer
     proposed_at: datetime
+    held: bool = False
+    """A crash came between its decision and its end: the attributes are masked, and it is decided again."""
 
 
 @dataclass(frozen=True)

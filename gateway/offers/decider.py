@@ -72,7 +72,9 @@ class Decider:
         facts = self.facts.full(route, there, person, at, terms)
         decision = terms.decide(facts)
         masks = decision.obligations.mask
-        broken = violations(offer, caller.party, terms.offers, at, proposal.proposed_at, masks=masks)
+        broken = violations(
+            offer, caller.party, terms.offers, at, proposal.proposed_at, masks=masks, masked=proposal.held
+        )
         reasons = revocation(self.check_live, caller) + broken + barred
         if reasons or there is None:
             # Without a handle there, the recipient's consent is missing for that reason alone.

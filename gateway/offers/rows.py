@@ -85,7 +85,7 @@ def to_proposal(row: Row[Any]) -> Proposal:
         attributes=json.loads(row.attributes),
         expires_at=from_text(row.expires_at),
     )
-    return Proposal(row.number, _proposer(row), offer, from_text(row.proposed_at))
+    return Proposal(row.number, _proposer(row), offer, from_text(row.proposed_at), held=row.state == "held")
 
 
 def to_delivery(row: Row[Any]) -> Delivery:

@@ -41,6 +41,8 @@ from tests.kits.offers import (
 )
 
 PURPOSE = "offer_sharing"
+LOOKS_LIKE_A_NUMBER = "band(1234567,7654321)"
+"""What this mask leaves has as many digits as a telephone number."""
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -489,9 +491,9 @@ def test_the_offer_rules_in_force_hold_for_what_was_proposed_before(
 
 def test_neither_time_nor_its_own_masks_make_an_offer_break_the_rules(world: World) -> None:
     """What a mask left may look like a telephone number; and the longest validity counts from the proposal."""
-    world.policy.masks |= {"age": "band(1000000,2000000)", "job": "keep"}
+    world.policy.masks |= {"age": LOOKS_LIKE_A_NUMBER, "job": "keep"}
     longest = NOW + timedelta(days=SPEC.max_valid_days)
-    attributes = {"age": "1500000", "job": "clerk"}
+    attributes = {"age": "2345678", "job": "clerk"}
     world.propose(an_offer(attributes=attributes, expires_at=longest), an_offer(8, expires_at=longest))
     world.desk.decide_waiting()
     for days in (0, 20, 40):
@@ -554,6 +556,19 @@ def test_a_kill_during_the_decision_loses_and_doubles_nothing(tmp_path: Path, mo
     assert len(again.log.of_kind("outcome")) == 2
     assert again.propose(an_offer())[0].accepted
     assert len(again.pull()) == 2
+
+
+def test_what_a_mask_left_is_no_identifier_when_a_kill_has_the_offer_decided_again(tmp_path: Path) -> None:
+    world = World(open_database(tmp_path / "gateway.db"))
+    world.agree()
+    world.policy.masks["age"] = LOOKS_LIKE_A_NUMBER
+    world.propose(an_offer(attributes={"age": "2345678"}))
+    world.log.crash_after = "outcome"
+    with pytest.raises(KeyboardInterrupt):
+        world.desk.decide_waiting()
+    world.engine.dispose()
+    again = World(open_database(tmp_path / "gateway.db"), policy=world.policy)
+    assert [delivery.attributes for delivery in again.pull()] == [{"age": "1234567-7654320"}]
 
 
 def test_a_decision_finishes_under_the_version_it_began_with(world: World) -> None:
