@@ -15,7 +15,6 @@ import structlog
 
 from federation.core.clock import Clock
 from federation.core.database import open_database
-from federation.core.errors import EntenteError
 from federation.core.files import keep_secret
 from federation.core.identity import Identity, load_identity
 from federation.core.ids import PartyId
@@ -246,8 +245,8 @@ async def _keep_current(policy: ActivePolicy, training: TrainingService) -> None
         try:
             await asyncio.to_thread(policy.refresh)
             await asyncio.to_thread(training.expire)
-        except EntenteError as exc:  # decisions meet the same error and are refused; the next look may succeed
-            _log.error("policy_not_looked_up", reason=str(exc.reason), detail=exc.detail)
+        except Exception as exc:  # decisions meet the same error and are refused; the next look may succeed
+            _log.error("not_kept_current", exc_info=exc)
 
 
 def run(config: GatewayConfig, clock: Clock) -> None:
