@@ -17,7 +17,7 @@ from federation.cli.partner_supernode import supernode
 from federation.client.connection import Connection, translated
 from federation.core.clock import SystemClock, to_text
 from federation.core.errors import ConfigError, EntenteError, Reason
-from federation.core.files import keep_secret
+from federation.core.files import keep_secret, write_secret
 from federation.core.identity import Role
 from federation.v1 import enrolment_pb2
 
@@ -76,7 +76,7 @@ def enrol_command(
 
     identity = enrol(invited, folder / "identity", wait_s, waiting)
     if person:
-        (folder / CLIENT_FILE_NAME).write_text(yaml.safe_dump({"gateway": invited.gateway}))
+        write_secret(folder / CLIENT_FILE_NAME, yaml.safe_dump({"gateway": invited.gateway}).encode())
         emit(as_json, {"party": invited.party, "folder": str(folder)}, lambda: out.print(f"{invited.party}: {folder}"))
         return
     config_file = folder / FILE_NAME
@@ -84,7 +84,7 @@ def enrol_command(
         files = {name: str((data / f"{name}.csv").absolute()) for name in ("customers", "consents", "holdings")}
         settings = {"party": invited.party, "gateway": invited.gateway}
         text = yaml.safe_dump({**settings, "data": {**files, "phone_numbers": phone_numbers}}, sort_keys=False)
-        config_file.write_text(text)
+        write_secret(config_file, text.encode())
     config = load_partner_config(folder)
     with Connection(config.gateway, identity) as connection:
         connection.wait_ready(10)
@@ -93,7 +93,7 @@ def enrol_command(
         policy = load_policy(config.policy)
         terms = starting_terms(policy.parties[invited.party], policy.countries["gateway"], contact, notice)
         whole = {**yaml.safe_load(config_file.read_text()), "consent": terms.model_dump(mode="json")}
-        config_file.write_text(yaml.safe_dump(whole, sort_keys=False, allow_unicode=True))
+        write_secret(config_file, yaml.safe_dump(whole, sort_keys=False, allow_unicode=True).encode())
     value = {"party": invited.party, "folder": str(folder), "policy_version": version}
 
     def text_result() -> None:

@@ -7,6 +7,7 @@ first connection already knows whom to trust; hand it over on a channel that you
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 
 import yaml
 from cryptography.hazmat.primitives import serialization
@@ -182,9 +183,12 @@ def copy_policy(connection: Connection, folder: Path) -> str:
         if suffix != "yaml" or not PARTY_PATTERN.fullmatch(stem.replace("_", "-")):
             raise DataError(Reason.BAD_FIELD, item="name of a policy file")
     if not folder.exists():
-        folder.mkdir(parents=True)
+        # Whole or not at all: a copy that was cut off could lack the rules that forbid.
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         for file in answer.files:
-            (folder / file.name).write_text(file.yaml)
+            (scratch / file.name).write_text(file.yaml)
+        scratch.rename(folder)
     return answer.version
 
 
