@@ -152,6 +152,7 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
         clock=clock,
         press=press,
         versions=versions,
+        check_standing=registry.check_standing,
         patience=Patience(config.round_timeout_s, config.partners_timeout_s, config.pause_timeout_s),
         approval_s=config.approval_timeout_s,
     )
@@ -165,7 +166,7 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
         transfers=SqlTransfers(offers),
         switchboard=coordinator.switchboard,
         terms=lambda: policy.active,
-        check_live=registry.check_live,
+        check_standing=registry.check_standing,
         release=release,
         audit=audit,
         mask_key=keep_secret(state / MASK_KEY_FILE),

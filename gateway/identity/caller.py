@@ -1,5 +1,6 @@
 """The caller of the RPC that is being served, as its certificate says; never from a field of a message."""
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,10 @@ class Caller:
     expires_at: datetime
 
 
+CheckStanding = Callable[[Caller], None]
+"""Raises IdentityError (CERTIFICATE_REVOKED) for somebody who was struck off since a call, but not for a certificate
+that has expired since: it was good then, and parties renew theirs all the time. What was struck off could be a thief's.
+"""
 _CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
 
 

@@ -269,9 +269,13 @@ class Registry:
         Raises:
             IdentityError: CERTIFICATE_REVOKED, CERTIFICATE_EXPIRED.
         """
-        self._certificates.check(caller.serial, caller.party)
+        self.check_standing(caller)
         if self._clock.now() > caller.expires_at:
             raise IdentityError(Reason.CERTIFICATE_EXPIRED, item=f"serial {caller.serial}")
+
+    def check_standing(self, caller: Caller) -> None:
+        """See ``CheckStanding``."""
+        self._certificates.check(caller.serial, caller.party)
 
 
 def _hash(code: str) -> str:

@@ -21,10 +21,11 @@ from federation.offers.eligibility import barriers
 from federation.offers.offer import RULE, Offer, violations
 from federation.policy.facts import Given
 from federation.policy.mask import apply_obligations, recipient_key
+from gateway.identity.caller import CheckStanding
 from gateway.offers.book import OfferBook, Proposal
 from gateway.offers.entries import KIND, log_refusal, subject
 from gateway.offers.facts import MAX_HANDLES, FactFinder, People, Route, StaleCountError, Switchboard, Terms
-from gateway.offers.standing import CheckLive, revocation
+from gateway.offers.standing import revocation
 from gateway.release import AuditLog, Exit, Released, ReleasePath
 
 WRITES = 5
@@ -46,7 +47,7 @@ class Decider:
     book: OfferBook
     facts: FactFinder
     switchboard: Switchboard
-    check_live: CheckLive
+    check_standing: CheckStanding
     release: ReleasePath
     audit: AuditLog
     mask_key: bytes
@@ -75,7 +76,7 @@ class Decider:
         broken = violations(
             offer, caller.party, terms.offers, at, proposal.proposed_at, masks=masks, masked=proposal.held
         )
-        reasons = revocation(self.check_live, caller) + broken + barred
+        reasons = revocation(self.check_standing, caller) + broken + barred
         if reasons or there is None:
             # Without a handle there, the recipient's consent is missing for that reason alone.
             also = () if decision.permitted or there is None else decision.reasons

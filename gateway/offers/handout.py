@@ -13,10 +13,11 @@ from federation.core.errors import PolicyError
 from federation.offers.offer import PURPOSE, RULE, Offer, violations
 from federation.policy.facts import Given
 from federation.policy.mask import apply_obligations, recipient_key
+from gateway.identity.caller import CheckStanding
 from gateway.offers.book import Delivery
 from gateway.offers.entries import log_refusal, subject
 from gateway.offers.facts import MAX_HANDLES, FactFinder, Route, StaleCountError, Switchboard, Terms
-from gateway.offers.standing import CheckLive, revocation
+from gateway.offers.standing import revocation
 from gateway.release import AuditLog
 
 TRIES = 5
@@ -36,7 +37,7 @@ class HandOut:
 
     facts: FactFinder
     switchboard: Switchboard
-    check_live: CheckLive
+    check_standing: CheckStanding
     audit: AuditLog
     mask_key: bytes
 
@@ -54,7 +55,7 @@ class HandOut:
         person = self.switchboard.handles(delivery.origin, delivery.origin_handle, MAX_HANDLES + 1)
         facts = self.facts.full(route, delivery.handle, person, at, terms)
         offer = _as_proposed(delivery)
-        reasons = revocation(self.check_live, delivery.proposer)
+        reasons = revocation(self.check_standing, delivery.proposer)
         reasons += violations(offer, delivery.origin, terms.offers, at, delivery.proposed_at, masked=True)
         if (delivery.recipient, delivery.handle) not in person or len(person) > MAX_HANDLES:
             # Erased at either end, or not the same person any more as the index knows it now.

@@ -26,13 +26,12 @@ from federation.core.ids import PartyId
 from federation.offers.offer import RULE, Offer, violations
 from federation.policy.facts import Given
 from gateway.consent.store import ConsentStore
-from gateway.identity.caller import Caller
+from gateway.identity.caller import Caller, CheckStanding
 from gateway.offers.book import Delivery, OfferBook, Proposal, Receipt
 from gateway.offers.decider import Decider, route_of
 from gateway.offers.entries import log_refusal, subject
 from gateway.offers.facts import FactFinder, Switchboard, Terms
 from gateway.offers.handout import HandOut, Refused
-from gateway.offers.standing import CheckLive
 from gateway.offers.turn import Turns
 from gateway.policy.transfers import TransferStore
 from gateway.release import AuditLog, ReleasePath
@@ -60,7 +59,7 @@ class OfferDesk:
         transfers: Counts people whose data leaves a region; in the same database.
         switchboard: Who is the same person.
         terms: The active policy version.
-        check_live: Says whether a proposer was struck off since.
+        check_standing: Says whether a proposer was struck off since.
         release: The one path by which anything leaves.
         audit: For refusals that are not the policy's.
         mask_key: Secret of the gateway, at least 32 bytes, for pseudonym masks.
@@ -76,7 +75,7 @@ class OfferDesk:
         transfers: TransferStore,
         switchboard: Switchboard,
         terms: Callable[[], Terms],
-        check_live: CheckLive,
+        check_standing: CheckStanding,
         release: ReleasePath,
         audit: AuditLog,
         mask_key: bytes,
@@ -85,8 +84,8 @@ class OfferDesk:
     ) -> None:
         self._book, self._switchboard, self._terms = book, switchboard, terms
         self._audit, self._clock, self._facts = audit, clock, FactFinder(consents, transfers)
-        self._decider = Decider(book, self._facts, switchboard, check_live, release, audit, mask_key)
-        self._hand_out = HandOut(self._facts, switchboard, check_live, audit, mask_key)
+        self._decider = Decider(book, self._facts, switchboard, check_standing, release, audit, mask_key)
+        self._hand_out = HandOut(self._facts, switchboard, check_standing, audit, mask_key)
         self._turns, self._wake = turns or Turns(lambda _: threading.Lock()), threading.Event()
 
     def propose(self, caller: Caller, offers: Sequence[Offer]) -> list[Receipt]:

@@ -3,7 +3,8 @@
 What a run does is in the registry before it is done, so that this process may be killed at any point and another goes
 on:
 
-- a leg is what runs without a break. Each leg is let out by the release path anew: the policy in force is asked again,
+- a leg is what runs without a break. Each leg is let out by the release path anew: whether who proposed the run was
+  struck off since, and the policy in force, are asked again,
   the audit log has an intent and an outcome for each, and the ledger, where the run has one key, counts it once;
 - after every complete round, model and strategy are on disk. Before partners are asked for vectors of a secure sum, how
   often they were asked is on disk. A leg that breaks off in a round has made that attempt, whoever answered: the next
@@ -32,14 +33,14 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from federation.core.clock import Clock, from_text, to_text
-from federation.core.errors import EntenteError, Reason, TrainingError
+from federation.core.errors import EntenteError, IdentityError, Reason, TrainingError
 from federation.policy.facts import Facts
 from federation.training.flower import ArrayRecord, from_record, to_record
 from federation.training.models import check_weights, initial, load_weights, save_weights, weights_digest
 from federation.training.plan import PURPOSE, Plan, read_plan
 from federation.training.strategy import AllOrNothing, TrainOnly, run_rounds
 from federation.training.summed import SummedTraining
-from gateway.identity.caller import Caller
+from gateway.identity.caller import Caller, CheckStanding
 from gateway.release import Cost, Exit, Released, ReleasePath
 from gateway.training.grid import HubGrid
 from gateway.training.hub import Hub
@@ -105,6 +106,7 @@ class Runner:
         clock: Tells the time.
         press: Makes the model with its card.
         versions: Hears of a finished model.
+        check_standing: Says whether who proposed the run was struck off since.
         patience: How long to wait for what.
         monotonic: Measures waiting and pace.
     """
@@ -119,11 +121,13 @@ class Runner:
         clock: Clock,
         press: Press,
         versions: Versions,
+        check_standing: CheckStanding,
         patience: Patience,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hub, self._runs, self._release, self._rules, self._clock = hub, runs, release, rules, clock
         self._press, self._versions, self._patience, self._monotonic = press, versions, patience, monotonic
+        self._check_standing = check_standing
         self._wake, self._halted = threading.Event(), threading.Event()
 
     def wake(self) -> None:
@@ -218,6 +222,11 @@ class Runner:
         if record.rounds_done:
             subject["after_round"] = record.rounds_done
         leaving = Exit("model", subject, exit_facts(caller, plan, self._clock), cost)
+        try:
+            self._check_standing(caller)
+        except IdentityError as exc:
+            self._release.refuse(caller, leaving, exc)
+            raise
         model = self._release.release(caller, leaving, partial(self._make, record, caller, plan, live), digest_of)
         if not self._runs.finish(model, to_text(self._clock.now())):
             raise TrainingError(Reason.RUN_STOPPED, item="stopped before its model was kept")

@@ -20,7 +20,7 @@ from federation.core.errors import Reason, TrainingError
 from federation.training.models import weights_digest
 from federation.training.plan import read_plan
 from federation.v1 import training_pb2 as pb
-from gateway.identity.caller import Caller
+from gateway.identity.caller import Caller, CheckStanding
 from gateway.release import AuditLog, Exit, PolicyGate, ReleasePath
 from gateway.training.control import RunControl, check_mine
 from gateway.training.desk import MAX_TEXT, Prices, ProposalDesk
@@ -50,6 +50,7 @@ class TrainingService:
         clock: Tells the time.
         press: Makes the model with its card.
         versions: Which model is in use.
+        check_standing: Says whether who proposed a run was struck off since.
         patience: How long a run waits for what.
         approval_s: How long a proposal waits for approvals.
         monotonic: Measures waiting and pace.
@@ -68,6 +69,7 @@ class TrainingService:
         clock: Clock,
         press: Press,
         versions: Versions,
+        check_standing: CheckStanding,
         patience: Patience | None = None,
         approval_s: float = APPROVAL_S,
         monotonic: Callable[[], float] = time.monotonic,
@@ -92,6 +94,7 @@ class TrainingService:
             clock=clock,
             press=press,
             versions=versions,
+            check_standing=check_standing,
             patience=patience or Patience(),
             monotonic=monotonic,
         )

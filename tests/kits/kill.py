@@ -216,6 +216,7 @@ class World:
             clock=self,
             press=make_press(trained),
             versions=make_versions(trained, self.gates),
+            check_standing=lambda _: None,
             monotonic=lambda: self.now_s,
         )
         self.servicer = TrainingServicer(self.service, self.hub)

@@ -205,7 +205,7 @@ class World:
         default_factory=lambda: FakeSwitchboard({BANK: [PERSON, 8, 9], INSURER: [PERSON, 8], AIRLINE: [PERSON]})
     )
     key: bytes = b"k" * 32
-    check_live: Callable[[Caller], None] = lambda _: None
+    check_standing: Callable[[Caller], None] = lambda _: None
 
     def __post_init__(self) -> None:
         self.book = SqlOfferBook(self.engine, self.clock)
@@ -217,7 +217,7 @@ class World:
             transfers=SqlTransfers(self.engine),
             switchboard=self.switchboard,
             terms=lambda: self.policy,
-            check_live=lambda who: self.check_live(who),  # noqa: PLW0108  (tests set it later)
+            check_standing=lambda who: self.check_standing(who),  # noqa: PLW0108  (tests set it later)
             release=ReleasePath(self.policy, no_ledger, self.log),
             audit=self.log,
             mask_key=self.key,

@@ -239,6 +239,7 @@ class Gateway:
             clock=FixedClock(NOW),
             press=self.press,
             versions=self.versions,
+            check_standing=lambda _: None,
             patience=Patience(120, 5.0),
             **options,
         )

@@ -9,19 +9,20 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
-from federation.core.errors import ConfigError, DataError, Reason, TrainingError
+from federation.core.errors import ConfigError, DataError, IdentityError, Reason, TrainingError
 from federation.core.identity import Role
 from federation.training.flower import ConfigRecord, Message, RecordDict, pack, unpack
 from federation.training.measures import measure_scores
 from federation.training.plan import proposal_digest
 from federation.v1 import training_pb2 as pb
+from gateway.identity.caller import Caller, CheckStanding
 from gateway.release import ReleasePath
 from gateway.training.control import RunControl
 from gateway.training.evaluation import load_public_set
 from gateway.training.grid import HubGrid
 from gateway.training.hub import Hub
 from gateway.training.proposals import TrainingRules
-from gateway.training.runs import RUNNING, RunKey
+from gateway.training.runs import FAILED, RUNNING, RunKey
 from gateway.training.runs_sql import SqlRunStore
 from gateway.training.service import TrainingService
 from tests.kits.training import (
@@ -154,7 +155,9 @@ def test_one_run_at_a_time_and_none_after_close() -> None:
         ask_all(grid)
 
 
-def service(hub: Hub, runs: SqlRunStore, gates: Gates) -> TrainingService:
+def service(
+    hub: Hub, runs: SqlRunStore, gates: Gates, check_standing: CheckStanding = lambda _: None
+) -> TrainingService:
     return TrainingService(
         hub=hub,
         runs=runs,
@@ -166,6 +169,7 @@ def service(hub: Hub, runs: SqlRunStore, gates: Gates) -> TrainingService:
         clock=FixedClock(NOW),
         press=make_press(open_database(None)),
         versions=make_versions(open_database(None), gates),
+        check_standing=check_standing,
     )
 
 
@@ -198,6 +202,29 @@ def test_second_run_is_busy_and_a_stopping_gateway_puts_the_first_down(tmp_path:
     served.stop(grace_s=0)
     assert live.ended.is_set()
     assert under_way(runs, live.run_id)  # on disk: the next process takes it up
+
+
+def test_run_of_who_was_struck_off_since_is_not_begun_and_costs_nothing(tmp_path: Path) -> None:
+    """A thief's proposal could wait for approval for a week."""
+    hub, runs, gates = Hub(), SqlRunStore(open_database(tmp_path / "runs.db")), Gates()
+    struck: list[Caller] = []
+
+    def check_standing(caller: Caller) -> None:
+        if caller in struck:
+            raise IdentityError(Reason.CERTIFICATE_REVOKED)
+
+    served, thief = service(hub, runs, gates, check_standing), make_caller()
+    run_id = served.propose(thief, pb.TrainingProposal(), "key", autostart=True).run_id
+    struck.append(thief)
+    for party in PARTNERS:
+        hub.attach(party, lambda _: None)
+    say_yes(served, run_id)
+    wait_for(lambda: (found := runs.find(run_id)) is not None and found.state == FAILED)
+    found = runs.find(run_id)
+    assert found is not None
+    assert (found.reason, gates.events) == ("CERTIFICATE_REVOKED", [])
+    refusal = gates.log[-1]
+    assert (refusal[0], refusal[1]["caller"], refusal[1]["reason"]) == ("refused", "marketing", "CERTIFICATE_REVOKED")
 
 
 def test_restarted_gateway_goes_on_by_itself_and_the_key_still_finds_the_run(tmp_path: Path) -> None:
