@@ -17,7 +17,6 @@ class Caller:
     party: PartyId
     role: Role
     serial: str
-    issued_at: datetime
     expires_at: datetime
 
 

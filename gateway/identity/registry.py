@@ -19,7 +19,7 @@ from federation.core.clock import Clock, from_text, to_text
 from federation.core.errors import DataError, IdentityError, Reason
 from federation.core.identity import PARTY_PATTERN, Role, Subject, request_id_of, verify_certificate
 from federation.core.ids import PartyId
-from gateway.identity.authority import SKEW, read_csr
+from gateway.identity.authority import read_csr
 from gateway.identity.caller import Caller
 from gateway.identity.certificates import MAX_SHOWN, META, Certificates, read_serial
 
@@ -257,7 +257,6 @@ class Registry:
             party=subject.party,
             role=subject.role,
             serial=self._certificates.meet(certificate, subject),
-            issued_at=certificate.not_valid_before_utc + SKEW,
             expires_at=certificate.not_valid_after_utc,
         )
         self.check_live(caller)

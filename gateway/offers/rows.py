@@ -23,7 +23,7 @@ offers = Table(
     Column("digest", String, nullable=False),
     Column("state", String, nullable=False),
     Column("reasons", String, nullable=False),
-    Column("certificate", String, nullable=False),  # of the caller: serial and times
+    Column("certificate", String, nullable=False),  # of the caller: serial and end
     Column("handle", LargeBinary(HANDLE_BYTES)),
     Column("recipient", String, nullable=False),
     Column("recipient_handle", LargeBinary(HANDLE_BYTES)),
@@ -57,7 +57,7 @@ def to_row(caller: Caller, offer: Offer, receipt: Receipt, at: str) -> dict[str,
         "digest": offer.digest(),
         "state": "pending" if kept else "rejected",
         "reasons": json.dumps([[g.rule, g.code, g.text, g.legal_ref] for g in receipt.reasons]),
-        "certificate": json.dumps([caller.serial, to_text(caller.issued_at), to_text(caller.expires_at)]),
+        "certificate": json.dumps([caller.serial, to_text(caller.expires_at)]),
         "handle": offer.handle if kept else None,
         "recipient": offer.recipient,
         "product": offer.product,
@@ -110,5 +110,5 @@ def to_delivery(row: Row[Any]) -> Delivery:
 
 def _proposer(row: Row[Any]) -> Caller:
     """As its certificate was when it proposed."""
-    serial, issued_at, expires_at = json.loads(row.certificate)
-    return Caller(PartyId(row.party), Role.PARTNER, serial, from_text(issued_at), from_text(expires_at))
+    serial, expires_at = json.loads(row.certificate)
+    return Caller(PartyId(row.party), Role.PARTNER, serial, from_text(expires_at))

@@ -260,9 +260,8 @@ def _record(row: Any, decisions: Mapping[str, Sequence[Decision]], holds: Mappin
 
 
 def _write_caller(caller: Caller) -> str:
-    times = {"issued_at": to_text(caller.issued_at), "expires_at": to_text(caller.expires_at)}
-    about = {"party": str(caller.party), "role": str(caller.role), "serial": caller.serial, **times}
-    return canonical_json(about).decode()
+    about = {"party": str(caller.party), "role": str(caller.role), "serial": caller.serial}
+    return canonical_json({**about, "expires_at": to_text(caller.expires_at)}).decode()
 
 
 def _read_caller(text: str) -> Caller:
@@ -271,6 +270,5 @@ def _read_caller(text: str) -> Caller:
         party=PartyId(about["party"]),
         role=Role(about["role"]),
         serial=about["serial"],
-        issued_at=from_text(about["issued_at"]),
         expires_at=from_text(about["expires_at"]),
     )

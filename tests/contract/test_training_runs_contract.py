@@ -33,7 +33,7 @@ AT, LATER, END = "2026-11-01T00:00:00+00:00", "2026-11-01T00:01:00+00:00", "2026
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 PROPOSAL = pb.TrainingProposal(run_id="run-1", rounds=5, partners=["bank", "insurer"])
 KEY = RunKey("name-1", "request-1")
-CALLER = Caller(PartyId("marketing"), Role.MARKETING, "17", NOW, NOW + timedelta(days=30))
+CALLER = Caller(PartyId("marketing"), Role.MARKETING, "17", NOW + timedelta(days=30))
 
 
 @pytest.fixture(params=["memory", "file"])

@@ -54,7 +54,7 @@ PERSON = 7
 
 
 def caller(party: PartyId) -> Caller:
-    return Caller(party, Role.PARTNER, "01", NOW, NOW + timedelta(days=30))
+    return Caller(party, Role.PARTNER, "01", NOW + timedelta(days=30))
 
 
 def handle(party: PartyId, person: int) -> Handle:

@@ -109,7 +109,7 @@ class Office:
         return PolicySteps(stub, identity or self.identities[party], self.clock)
 
     def caller(self, party: str) -> Caller:
-        return Caller(PartyId(party), ROLES[party], "01", AT, AT + timedelta(days=30))
+        return Caller(PartyId(party), ROLES[party], "01", AT + timedelta(days=30))
 
     def put_in_force(self, policy: PolicySet) -> None:
         self.as_("compliance").propose(policy, "a change")

@@ -202,7 +202,7 @@ class Asking:
 
     @staticmethod
     def caller(party: str) -> Caller:
-        return Caller(PartyId(party), Role.MARKETING, "1", NOW, NOW)
+        return Caller(PartyId(party), Role.MARKETING, "1", NOW)
 
 
 def counts(cells: Sequence[pb.Cell]) -> dict[Cell, int]:

@@ -205,7 +205,7 @@ class MetadataGate(Gatekeeper):
 
 
 def make_caller(party: str = "marketing", role: Role = Role.MARKETING) -> Caller:
-    return Caller(party=PartyId(party), role=role, serial="1", issued_at=NOW, expires_at=NOW + timedelta(days=1))
+    return Caller(party=PartyId(party), role=role, serial="1", expires_at=NOW + timedelta(days=1))
 
 
 class PartyStub:

@@ -27,7 +27,7 @@ from tests.conftest import NOW
 
 T = TypeVar("T")
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x06" * 32)
-AUDITOR = Caller(PartyId("auditor"), Role.AUDITOR, serial="01", issued_at=NOW, expires_at=NOW)
+AUDITOR = Caller(PartyId("auditor"), Role.AUDITOR, serial="01", expires_at=NOW)
 
 
 class LocalStub:

@@ -30,7 +30,7 @@ def servicer(clock: FixedClock) -> BudgetServicer:
 
 def test_limits_and_entries_travel_as_they_are(servicer: BudgetServicer, clock: FixedClock) -> None:
     async def ask() -> budget_pb2.GetBudgetResponse:
-        set_caller(Caller(PartyId("compliance"), Role.COMPLIANCE, serial="01", issued_at=clock.at, expires_at=clock.at))
+        set_caller(Caller(PartyId("compliance"), Role.COMPLIANCE, serial="01", expires_at=clock.at))
         return await servicer.GetBudget(budget_pb2.GetBudgetRequest(), None)
 
     answer = asyncio.run(ask())

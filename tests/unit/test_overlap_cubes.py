@@ -90,9 +90,7 @@ class Desk:
         return CubeRelease(self.tables, self.policy)
 
     def ask(self, name: str = "venn", epoch: str = "", role: Role = Role.MARKETING) -> pb.QueryCubeResponse:
-        return self.cubes.query(
-            Caller(PartyId("mkt"), role, "1", self.world.clock.now(), self.world.clock.now()), name, epoch
-        )
+        return self.cubes.query(Caller(PartyId("mkt"), role, "1", self.world.clock.now()), name, epoch)
 
     def change(self, name: str, **values: Any) -> None:
         self.policy.cubes[name] = self.policy.cubes[name].model_copy(update=values)

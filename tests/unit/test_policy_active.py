@@ -97,7 +97,7 @@ def test_a_version_that_never_was_or_was_changed_is_refused(versions):
 
 @pytest.fixture
 def servicer(versions):
-    set_caller(Caller(PartyId("compliance"), Role.COMPLIANCE, "01", AT, AT + timedelta(days=1)))
+    set_caller(Caller(PartyId("compliance"), Role.COMPLIANCE, "01", AT + timedelta(days=1)))
     clock = FixedClock(AT)
     proposals = Proposals(versions._engine, Log(), AUTHORITY.certificate, clock)
     yield PolicyServicer(ActivePolicy(shipped(), clock, versions), proposals)

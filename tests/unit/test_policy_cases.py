@@ -95,7 +95,7 @@ class Log:
 @pytest.mark.parametrize("permitted", [True, False])
 def test_the_audit_record_is_what_the_release_path_writes(permitted):
     facts = next(case.facts for case in CASES if case.expected["permitted"] is permitted)
-    log, caller = Log(), Caller(PartyId("bank"), Role.PARTNER, "01", AT, AT)
+    log, caller = Log(), Caller(PartyId("bank"), Role.PARTNER, "01", AT)
     path = ReleasePath(SimpleNamespace(active=shipped()), None, log)
     with nullcontext() if permitted else pytest.raises(PolicyError):
         path.release(caller, Exit("offer", {}, [facts]), lambda _: "x", lambda _: {})

@@ -21,7 +21,7 @@ from gateway.identity.caller import Caller
 from gateway.release import Cost, Exit, Released, ReleasePath
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
-CALLER = Caller(PartyId("marketing"), Role.MARKETING, serial="01", issued_at=NOW, expires_at=NOW)
+CALLER = Caller(PartyId("marketing"), Role.MARKETING, serial="01", expires_at=NOW)
 EVENT = GaussianDpEvent(10.0)
 COST = Cost(EVENT, "overlap_statistics", "cube venn, epoch 1", "cube/venn/1")
 YES = Decision(True, (Given("r1", "permitted", "ok", "GDPR 6"),), Obligations(), PolicyVersion("v1"))
