@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from federation.core.errors import OfferError, Reason
-from federation.core.ids import Handle, PartyId, PolicyVersion, Token
+from federation.core.ids import Handle, PartyId, PolicyVersion
 from federation.offers.offer import PURPOSE
 from federation.policy.facts import ConsentFact, Decision, Facts, TransferCounts
 from federation.policy.specs import OfferSpec
@@ -53,12 +53,11 @@ class Terms(Protocol):
 class Switchboard(Protocol):
     """Who is the same person, among people with live consent at each party."""
 
-    def person(self, party: PartyId, handle: Handle) -> Token | None:
-        """The person that a party calls by a handle."""
-        ...
-
     def handles(self, party: PartyId, handle: Handle, most: int) -> list[tuple[PartyId, Handle]]:
-        """Every handle of the person that a party calls by one, that one too; at most so many, in order."""
+        """Every handle of the person that a party calls by one, that one too; at most so many, in order.
+
+        Empty for a handle that is not known.
+        """
         ...
 
 

@@ -233,7 +233,7 @@ class OfferDesk:
         facts = self._facts.own_side(route_of(caller.party, offer), at, terms)
         decision = terms.decide(facts)
         reasons = violations(offer, caller.party, terms.offers, at, proposed_at=at, masks=decision.obligations.mask)
-        if self._switchboard.person(caller.party, offer.handle) is None:
+        if not self._switchboard.handles(caller.party, offer.handle, 1):
             # Nothing is known of the person then; what the policy would miss says no more.
             text = "This handle is not on the switchboard; it comes there with the next index, given consent."
             reasons += (Given(RULE, "unknown_handle", text),)

@@ -16,7 +16,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import (
     Column,
@@ -42,7 +42,7 @@ from sqlalchemy.schema import CreateTable
 from federation.core.database import open_database, reading
 from federation.core.errors import OverlapError, Reason
 from federation.core.files import sync_folder
-from federation.core.ids import HANDLE_BYTES, POINT_BYTES, EpochId, Handle, PartyId, Token
+from federation.core.ids import HANDLE_BYTES, POINT_BYTES, EpochId, Handle, PartyId
 from federation.overlap.blind import ZERO
 from federation.overlap.plan import REMOVE, check_epoch_name
 from gateway.overlap.duck import DuckFiles
@@ -184,11 +184,6 @@ class Switchboard:
                 if folder.exists():
                     shutil.rmtree(folder)
 
-    def person(self, party: PartyId, handle: Handle) -> Token | None:
-        """The person that a partner calls by a handle; None for a handle that is not in the epoch."""
-        token = self._look_up(select(_ROWS.c.token).where(_ROWS.c.party == party, _ROWS.c.handle == handle))
-        return Token(token) if token is not None else None
-
     def handles(self, party: PartyId, handle: Handle, most: int) -> list[tuple[PartyId, Handle]]:
         """Every handle, at any partner, of the person that a partner calls by one; at most so many, in order.
 
@@ -198,16 +193,6 @@ class Switchboard:
         query = select(_ROWS.c.party, _ROWS.c.handle).where(_ROWS.c.token == token)
         rows = self._read(query.order_by(_ROWS.c.party, _ROWS.c.handle).limit(most))
         return [(PartyId(row.party), Handle(row.handle)) for row in rows]
-
-    def handle_at(self, token: Token, party: PartyId) -> Handle | None:
-        """A partner's handle of a person; of several, always the smallest."""
-        query = select(_ROWS.c.handle).where(_ROWS.c.token == token, _ROWS.c.party == party)
-        handle = self._look_up(query.order_by(_ROWS.c.handle).limit(1))
-        return Handle(handle) if handle is not None else None
-
-    def _look_up(self, query: Select[Any]) -> bytes | None:
-        rows = self._read(query)
-        return cast("bytes", rows[0][0]) if rows else None
 
     def _read(self, query: Select[Any]) -> Sequence[Row[Any]]:
         with self._opening:

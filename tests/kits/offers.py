@@ -19,7 +19,7 @@ from federation.core.clock import FixedClock, to_text
 from federation.core.database import open_database
 from federation.core.errors import AuditError, EntenteError, Reason
 from federation.core.identity import Role
-from federation.core.ids import CustomerId, Handle, PartyId, PolicyVersion, Token
+from federation.core.ids import CustomerId, Handle, PartyId, PolicyVersion
 from federation.offers.offer import Offer
 from federation.policy.facts import ConsentFact, Decision, Facts, Given, Obligations
 from federation.policy.specs import OfferSpec, ProductSpec
@@ -166,31 +166,18 @@ class FakeLog:
 
 
 class FakeSwitchboard:
-    """The same number is the same person, in an epoch that can change."""
+    """The same number is the same person."""
 
     def __init__(self, people: Mapping[PartyId, Sequence[int]]) -> None:
         self.people = {party: set(numbers) for party, numbers in people.items()}
-        self.epoch = 1
         self.second: dict[tuple[PartyId, int], list[Handle]] = {}
         """Further handles of a person at a party; see ``second_handle``."""
 
-    def person(self, party: PartyId, handle_: Handle) -> Token | None:
-        number = int.from_bytes(handle_[12:], "big")
-        if handle_ in self.second.get((party, number), ()):
-            return self._token(number)
-        known = handle_ == handle(party, number) and number in self.people[party]
-        return self._token(number) if known else None
-
     def handles(self, party: PartyId, handle_: Handle, most: int) -> list[tuple[PartyId, Handle]]:
-        if self.person(party, handle_) is None:
-            return []
         number = int.from_bytes(handle_[12:], "big")
         found = [(at, handle(at, number)) for at, people in self.people.items() if number in people]
         found += [(at, other) for (at, who), others in self.second.items() if who == number for other in others]
-        return sorted(found)[:most]
-
-    def _token(self, number: int) -> Token:
-        return Token(bytes([self.epoch]) + number.to_bytes(31, "big"))
+        return sorted(found)[:most] if (party, handle_) in found else []
 
 
 @dataclass

@@ -103,13 +103,10 @@ class Truth:
 
 
 def joined(world: World) -> set[frozenset[tuple[str, str]]]:
-    groups: dict[bytes, set[tuple[str, str]]] = {}
-    for party, data in world.data.items():
-        for name in data.table.index:
-            token = world.coordinator.switchboard.person(PartyId(party), Handle(name.encode().ljust(16, b".")))
-            if token is not None:
-                groups.setdefault(token, set()).add((party, name))
-    return {frozenset(group) for group in groups.values()}
+    find = world.coordinator.switchboard.handles
+    names = [(PartyId(party), name) for party, data in world.data.items() for name in data.table.index]
+    people = (find(party, Handle(name.encode().ljust(16, b".")), 99) for party, name in names)
+    return {frozenset((party, handle.rstrip(b".").decode()) for party, handle in who) for who in people if who}
 
 
 @pytest.mark.timeout(900)

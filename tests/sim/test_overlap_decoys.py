@@ -155,7 +155,7 @@ def test_a_delta_whose_rows_came_back_is_applied(tmp_path: Path, clock: FixedClo
     world.update("bank")
     assert [delta.state for delta in world.coordinator.epochs.deltas(epoch)] == ["applied"]
     assert counted(world, epoch) == expected(world)
-    assert world.coordinator.switchboard.person(PartyId("bank"), handle("B000007")) is None
+    assert world.coordinator.switchboard.handles(PartyId("bank"), handle("B000007"), 9) == []
 
 
 @pytest.mark.usefixtures("kept")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from federation.client.overlap import agent, state
 from federation.client.overlap.delta import DeltaBuilder
@@ -19,7 +20,7 @@ from gateway.overlap.handles import LinkedHandles
 from gateway.overlap.index import StatisticsIndex
 from gateway.overlap.people import People
 from gateway.overlap.spool import Incoming, Spool
-from gateway.overlap.switchboard import Switchboard
+from gateway.overlap.switchboard import _ROWS, Switchboard
 from tests.kits.lives import Killed, killing
 from tests.kits.overlap_changes import add, counted, expected, handle, relabel, remove, restarted, withdraw
 from tests.kits.overlap_world import World, small_world
@@ -77,8 +78,8 @@ def test_killed_at_a_step_it_goes_on(
     world.update()
     assert counted(world, epoch) == expected(world)
     board = world.coordinator.switchboard
-    assert board.person(PartyId("bank"), handle("B000006")) is None
-    assert board.person(PartyId("bank"), handle("B100")) is not None
+    assert board.handles(PartyId("bank"), handle("B000006"), 9) == []
+    assert board.handles(PartyId("bank"), handle("B100"), 9)
     assert {delta.state for delta in world.coordinator.epochs.deltas(epoch)} == {"applied"}
     assert list((tmp_path / "gateway" / "overlap" / "batches").iterdir()) == []
     left = [path.name for path in (tmp_path / "gateway" / "overlap" / "index").iterdir()]
@@ -118,10 +119,10 @@ def test_killed_while_an_epoch_is_completed_one_of_the_two_is_there_whole(
         world.update("bank", withdrawals_only=True)
         assert counted(world, epoch) == expected(world)
         board = world.coordinator.switchboard
-        assert board.person(PartyId("bank"), handle("B000007")) is None
-        tokens.add(board.person(PartyId("bank"), handle("B000001")))
+        assert board.handles(PartyId("bank"), handle("B000007"), 9) == []
+        [row] = board._read(select(_ROWS.c.token).where(_ROWS.c.handle == handle("B000001")))
+        tokens.add(row.token)
         world.coordinator.finish(second)
-    assert None not in tokens
     assert len(tokens) == (1 if completed else 2)  # keys are fresh in each epoch
     overlap = tmp_path / "gateway" / "overlap"
     assert [path.name for path in (overlap / "index").glob(f"{first}*")] == [f"{first}.duckdb"]  # its labels

@@ -80,8 +80,8 @@ def test_handles_of_a_delta_that_was_half_applied_come_before_those_of_another_o
     restarted(world)
     assert {delta.state for delta in world.coordinator.epochs.deltas(epoch)} == {"applied"}
     board = world.coordinator.switchboard
-    assert board.person(PartyId("insurer"), handle("I000001")) is None
-    assert board.person(PartyId("bank"), handle("B000007")) is None
+    assert board.handles(PartyId("insurer"), handle("I000001"), 9) == []
+    assert board.handles(PartyId("bank"), handle("B000007"), 9) == []
 
 
 def test_what_could_not_be_applied_is_tried_again_with_the_next_question(

@@ -60,14 +60,11 @@ def test_the_switchboard_joins_handles_of_people_who_agreed_to_offers(tmp_path: 
     world.build()
     board = world.coordinator.switchboard
     of = lambda name: Handle(name.encode().ljust(16, b"."))  # noqa: E731
-    agreed = board.person(BANK, of("B000006"))
-    assert agreed is not None
-    assert board.handle_at(agreed, INSURER) == of("I000001")  # p6
-    assert board.handle_at(agreed, AIRLINE) == of("A000003")
-    assert board.person(BANK, of("B000005")) is None  # did not agree
-    only_insurer = board.person(INSURER, of("I000000"))  # p5: odd, and did not agree at the bank
-    assert only_insurer is not None
-    assert board.handle_at(only_insurer, BANK) is board.handle_at(only_insurer, AIRLINE) is None
+    p6 = [(AIRLINE, of("A000003")), (BANK, of("B000006")), (INSURER, of("I000001"))]
+    assert board.handles(BANK, of("B000006"), 9) == p6
+    assert board.handles(BANK, of("B000005"), 9) == []  # did not agree
+    p5 = [(INSURER, of("I000000"))]  # odd, and did not agree at the bank
+    assert board.handles(INSURER, of("I000000"), 9) == p5
 
 
 def test_the_two_indexes_share_no_token(world: World) -> None:

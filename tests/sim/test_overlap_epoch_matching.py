@@ -76,14 +76,9 @@ def test_the_switchboard_finds_a_person_by_any_identifier(tmp_path: Path, clock:
     board = world.coordinator.switchboard
     of = lambda name: Handle(name.encode().ljust(16, b"."))  # noqa: E731
     for mine, theirs in (("B000000", "A000000"), ("B000001", "A000001"), ("B000002", "A000002")):
-        person = board.person(BANK, of(mine))
-        assert person is not None
-        assert board.handle_at(person, AIRLINE) == of(theirs)
-    joined = board.person(AIRLINE, of("A000003"))
-    assert joined == board.person(BANK, of("B000002"))
-    alone = board.person(BANK, of("B000003"))
-    assert alone is not None
-    assert board.handle_at(alone, AIRLINE) is None
+        assert (AIRLINE, of(theirs)) in board.handles(BANK, of(mine), 9)
+    assert (BANK, of("B000002")) in board.handles(AIRLINE, of("A000003"), 9)
+    assert board.handles(BANK, of("B000003"), 9) == [(BANK, of("B000003"))]
 
 
 def test_a_partner_may_lack_a_key_type_but_not_all(tmp_path: Path, clock: FixedClock) -> None:

@@ -266,13 +266,11 @@ def offer_from(party: PartyId, product: str, world: World, recipient: str = "ins
     return [code for codes in world.refusals()[before:] for code in codes]
 
 
-def test_caps_count_the_person_over_all_partners_and_epochs(world: World) -> None:
+def test_caps_count_the_person_over_all_partners(world: World) -> None:
     assert offer_from(BANK, "home", world) == []
     assert offer_from(AIRLINE, "home", world) == ["cooling_off"]
-    world.switchboard.epoch = 2
     assert offer_from(INSURER, "miles_card", world, "airline") == []
     assert offer_from(AIRLINE, "motor", world) == ["too_many_open_offers"]
-    world.switchboard.epoch = 3
     world.clock.at = NOW + timedelta(days=21)  # both have expired
     assert offer_from(BANK, "home", world) == ["cooling_off"]
     assert offer_from(AIRLINE, "motor", world) == []
