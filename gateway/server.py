@@ -30,7 +30,7 @@ from federation.v1 import (
     training_pb2_grpc,
 )
 from gateway.alliance import POLICY_FILE, STATE_FILE
-from gateway.audit.log import open_audit_log
+from gateway.audit.log import SqlAuditLog, open_audit_log
 from gateway.budget.ledger import SqlLedger
 from gateway.config import GatewayConfig
 from gateway.consent.sql import SqlConsentStore
@@ -43,7 +43,8 @@ from gateway.overlap.answers import SqlAnswerStore
 from gateway.overlap.coordinator import Coordinator
 from gateway.overlap.cubes import CubeRelease
 from gateway.overlap.links import LinkRelease
-from gateway.overlap.prices import Price, price_list
+from gateway.overlap.prices import price_list
+from gateway.overlap.switchboard import Switchboard
 from gateway.overlap.tables import Tables
 from gateway.overlap.withdrawals import Withdrawals
 from gateway.policy.active import ActivePolicy
@@ -93,6 +94,20 @@ class Parts:
     services: tuple[Service, ...]
 
 
+@dataclass(frozen=True)
+class Gates:
+    """The four gates and the way through them, which every part is given."""
+
+    config: GatewayConfig
+    identity: Identity
+    clock: Clock
+    audit: SqlAuditLog
+    policy: ActivePolicy
+    ledger: SqlLedger
+    registry: Registry
+    release: ReleasePath
+
+
 def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
     """Opens the state and wires the parts; nothing is served yet.
 
@@ -107,100 +122,100 @@ def assemble(config: GatewayConfig, identity: Identity, clock: Clock) -> Parts:
     proposals = Proposals(policies, audit, ca, clock)
     policy = ActivePolicy(config.policies, clock, SqlVersions(policies), proposals.settle)
     ledger = SqlLedger(open_database(state / "budget.db"), lambda: policy.active.budget, clock)
-    release = ReleasePath(policy, ledger, audit)
     alliance = policy.active.alliance
     registry = Registry(open_database(state / STATE_FILE), alliance, ca, clock)
+    gates = Gates(config, identity, clock, audit, policy, ledger, registry, ReleasePath(policy, ledger, audit))
 
     coordinator = Coordinator(state, alliance=alliance, ca=ca, policies=policy, clock=clock)
-    answers = SqlAnswerStore(open_database(state / "answers.db"))
-    tables = Tables(
-        epochs=coordinator.epochs,
-        index=coordinator.index,
-        store=answers,
-        path=release,
-        clock=clock,
-        confirm=Withdrawals(coordinator.deltas),
-    )
-    cubes = CubeRelease(tables, policy)
-    questions = AdHocRelease(tables, policy, ledger)
-    overlap = OverlapServicer(
-        coordinator, cubes, questions, LinkRelease(tables, cubes), stall_timeout_s=config.build_timeout_s
-    )
-
-    def prices() -> list[Price]:
-        return price_list(cubes, ledger)
-
+    overlap, cubes = _overlap(gates, coordinator)
     hub = Hub(reconnect_timeout_s=config.round_timeout_s)
-    trained = open_database(state / "training.db")
-    runs = SqlRunStore(trained)
-    versions = Versions(runs=runs, steps=SqlStepStore(trained), audit=audit, clock=clock)
-    press = Press(
-        identity=identity,
-        clock=clock,
-        losses=SqlLossStore(trained),
-        public=load_public_set(config.evaluation_csv) if config.evaluation_csv else None,
-        region_of=lambda: policy.active.region_of,
-    )
-    training = TrainingService(
-        hub=hub,
-        runs=runs,
-        release=release,
-        policy=policy,
-        prices=ledger,
-        audit=audit,
-        rules=lambda: _training_rules(policy),
-        clock=clock,
-        press=press,
-        versions=versions,
-        check_standing=registry.check_standing,
-        patience=Patience(config.round_timeout_s, config.partners_timeout_s, config.pause_timeout_s),
-        approval_s=config.approval_timeout_s,
-    )
-
-    offers = open_database(state / "offers.db")  # consents too: a withdrawal removes offers in one transaction
-    book = SqlOfferBook(offers, clock)
-    consents = SqlConsentStore(offers, clock, book.drop_for_consent, config.max_consent_states)
-    desk = OfferDesk(
-        book=book,
-        consents=consents,
-        transfers=SqlTransfers(offers),
-        switchboard=coordinator.switchboard,
-        terms=lambda: policy.active,
-        check_standing=registry.check_standing,
-        release=release,
-        audit=audit,
-        mask_key=keep_secret(state / MASK_KEY_FILE),
-        clock=clock,
-        turns=Turns(lambda recipient: FileTurn(state / f"offers-{recipient}.lock")),
-    )
+    training, models = _training(gates, hub)
+    desk, consents = _offers(gates, coordinator.switchboard)
 
     def connected() -> list[PartyId]:
         return sorted(set(overlap.connected()) & {PartyId(party) for party in hub.connected()})
 
-    door = EnrolmentServicer(registry, alliance, connected)
-    enrolment = Service("EnrolmentService", enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server, door)
+    enrolment = Service("Enrolment", enrolment_pb2_grpc, EnrolmentServicer(registry, alliance, connected))
+    budget = BudgetServicer(ledger, lambda: price_list(cubes, ledger))
     services = (
         enrolment,
-        Service("OverlapService", overlap_pb2_grpc.add_OverlapServiceServicer_to_server, overlap),
-        Service(
-            "TrainingService", training_pb2_grpc.add_TrainingServiceServicer_to_server, TrainingServicer(training, hub)
-        ),
-        Service(
-            "ModelService",
-            models_pb2_grpc.add_ModelServiceServicer_to_server,
-            ModelServicer(versions, runs, press),
-        ),
-        Service(
-            "ConsentService", consent_pb2_grpc.add_ConsentServiceServicer_to_server, ConsentServicer(consents, clock)
-        ),
-        Service(
-            "PolicyService", policy_pb2_grpc.add_PolicyServiceServicer_to_server, PolicyServicer(policy, proposals)
-        ),
-        Service("BudgetService", budget_pb2_grpc.add_BudgetServiceServicer_to_server, BudgetServicer(ledger, prices)),
-        Service("OfferService", offers_pb2_grpc.add_OfferServiceServicer_to_server, OfferServicer(desk, audit)),
-        Service("AuditService", audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(audit)),
+        Service("Overlap", overlap_pb2_grpc, overlap),
+        Service("Training", training_pb2_grpc, TrainingServicer(training, hub)),
+        Service("Model", models_pb2_grpc, models),
+        Service("Consent", consent_pb2_grpc, ConsentServicer(consents, clock)),
+        Service("Policy", policy_pb2_grpc, PolicyServicer(policy, proposals)),
+        Service("Budget", budget_pb2_grpc, budget),
+        Service("Offer", offers_pb2_grpc, OfferServicer(desk, audit)),
+        Service("Audit", audit_pb2_grpc, AuditServicer(audit)),
     )
     return Parts(registry, policy, desk, training, enrolment, services)
+
+
+def _overlap(gates: Gates, coordinator: Coordinator) -> tuple[OverlapServicer, CubeRelease]:
+    tables = Tables(
+        epochs=coordinator.epochs,
+        index=coordinator.index,
+        store=SqlAnswerStore(open_database(gates.config.state / "answers.db")),
+        path=gates.release,
+        clock=gates.clock,
+        confirm=Withdrawals(coordinator.deltas),
+    )
+    cubes = CubeRelease(tables, gates.policy)
+    questions = AdHocRelease(tables, gates.policy, gates.ledger)
+    stall_timeout_s = gates.config.build_timeout_s
+    links = LinkRelease(tables, cubes)
+    return OverlapServicer(coordinator, cubes, questions, links, stall_timeout_s=stall_timeout_s), cubes
+
+
+def _training(gates: Gates, hub: Hub) -> tuple[TrainingService, ModelServicer]:
+    config, policy = gates.config, gates.policy
+    trained = open_database(config.state / "training.db")
+    runs = SqlRunStore(trained)
+    versions = Versions(runs=runs, steps=SqlStepStore(trained), audit=gates.audit, clock=gates.clock)
+    press = Press(
+        identity=gates.identity,
+        clock=gates.clock,
+        losses=SqlLossStore(trained),
+        public=load_public_set(config.evaluation_csv) if config.evaluation_csv else None,
+        region_of=lambda: policy.active.region_of,
+    )
+    service = TrainingService(
+        hub=hub,
+        runs=runs,
+        release=gates.release,
+        policy=policy,
+        prices=gates.ledger,
+        audit=gates.audit,
+        rules=lambda: _training_rules(policy),
+        clock=gates.clock,
+        press=press,
+        versions=versions,
+        check_standing=gates.registry.check_standing,
+        patience=Patience(config.round_timeout_s, config.partners_timeout_s, config.pause_timeout_s),
+        approval_s=config.approval_timeout_s,
+    )
+    return service, ModelServicer(versions, runs, press)
+
+
+def _offers(gates: Gates, switchboard: Switchboard) -> tuple[OfferDesk, SqlConsentStore]:
+    state, clock = gates.config.state, gates.clock
+    offers = open_database(state / "offers.db")  # consents too: a withdrawal removes offers in one transaction
+    book = SqlOfferBook(offers, clock)
+    consents = SqlConsentStore(offers, clock, book.drop_for_consent, gates.config.max_consent_states)
+    desk = OfferDesk(
+        book=book,
+        consents=consents,
+        transfers=SqlTransfers(offers),
+        switchboard=switchboard,
+        terms=lambda: gates.policy.active,
+        check_standing=gates.registry.check_standing,
+        release=gates.release,
+        audit=gates.audit,
+        mask_key=keep_secret(state / MASK_KEY_FILE),
+        clock=clock,
+        turns=Turns(lambda recipient: FileTurn(state / f"offers-{recipient}.lock")),
+    )
+    return desk, consents
 
 
 def _training_rules(policy: ActivePolicy) -> TrainingRules:

@@ -4,8 +4,9 @@ Limits that hold for every peer: message size, header size, streams a connection
 carry in all is each servicer's to bound. Strangers have little room: in a message, and in calls at a time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import grpc
@@ -37,11 +38,16 @@ OPTIONS = [
 
 @dataclass(frozen=True)
 class Service:
-    """A service of ``federation.v1``: its name, the generated function that adds it to a server, its servicer."""
+    """A service of ``federation.v1``: its name without the "Service" at its end, the generated module, its servicer."""
 
     name: str
-    add: Callable[[Any, grpc.aio.Server], None]
+    module: ModuleType
     servicer: Any
+
+    def add_to(self, server: grpc.aio.Server) -> str:
+        """Has a server serve it; returns its full name."""
+        getattr(self.module, f"add_{self.name}ServiceServicer_to_server")(self.servicer, server)
+        return f"federation.v1.{self.name}Service"
 
 
 async def open_port(
@@ -68,9 +74,8 @@ async def open_port(
     options = [*OPTIONS, ("grpc.max_receive_message_length", most)]
     server = grpc.aio.server(interceptors=[gatekeeper], options=options, maximum_concurrent_rpcs=at_once)
     health = health_aio.HealthServicer()
-    names = [f"federation.v1.{service.name}" for service in services]
-    for name, service in zip(names, services, strict=True):
-        service.add(service.servicer, server)
+    names = [service.add_to(server) for service in services]
+    for name in names:
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
     await health.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

@@ -143,6 +143,6 @@ class Gateway:
         subject, key = Subject(ALLIANCE, Role.GATEWAY, PartyId("gateway")), new_key()
         pem = world.authority.issue(key.public_key(), subject, world.clock.now(), ("127.0.0.1",))
         registry = Registry(open_database(None), ALLIANCE, world.authority.certificate, world.clock)
-        service = Service("OverlapService", overlap_pb2_grpc.add_OverlapServiceServicer_to_server, self.servicer)
+        service = Service("Overlap", overlap_pb2_grpc, self.servicer)
         identity = Identity(subject, key, pem, world.authority.certificate)
         return await open_port("127.0.0.1:0", identity, Gatekeeper(registry), [service], client_certificates=True)
