@@ -12,7 +12,7 @@ import yaml
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 
 from federation.cli.console import ConfigOption, JsonOption, emit, err, out, table
-from federation.cli.partner import workplace
+from federation.cli.workplace import workplace
 from federation.client.connection import translated
 from federation.core.clock import from_text, to_text
 from federation.core.errors import DataError, EntenteError, Reason

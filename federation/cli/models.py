@@ -150,7 +150,7 @@ def _compare_public(config: Path, first: int, second: int) -> dict[str, Any]:
 
 def _compare_own(config: Path, first: int, second: int) -> dict[str, Any]:
     """On a partner's own customers; nothing leaves."""
-    from federation.cli.partner import workplace
+    from federation.cli.workplace import workplace
     from federation.client.connection import translated
     from federation.client.models import ModelShelf
     from federation.client.scoring import compare_models

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out, styled, table
-from federation.cli.partner import workplace
+from federation.cli.workplace import workplace
 from federation.client.connection import translated
 from federation.core.clock import to_text
 from federation.core.errors import DataError, Reason

@@ -2,24 +2,23 @@
 
 import json
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
-from rich.markup import escape
 
-from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, emit, err, out, table
+from federation.cli.console import ConfigOption, JsonOption, emit, err, out
 from federation.cli.partner_report import report
+from federation.cli.partner_status import STATUS_FILE, status
 from federation.cli.partner_supernode import supernode
+from federation.cli.workplace import workplace
 from federation.client.connection import Connection, translated
 from federation.core.clock import SystemClock, to_text
-from federation.core.errors import ConfigError, EntenteError, Reason
+from federation.core.errors import ConfigError, Reason
 from federation.core.files import keep_secret, write_secret
 from federation.core.identity import Role
-from federation.v1 import enrolment_pb2
 
 if TYPE_CHECKING:
     from federation.client.workplace import Workplace
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="A partner institution's agent, beside its own data.")
 app.command(epilog="Example: entente partner report --config bank --html report.html")(report)
 app.command(epilog="Example: entente partner supernode --config bank --runtime 127.0.0.1:9094")(supernode)
-STATUS_FILE = "agent.json"
+app.command(epilog="Example: entente partner status --config bank")(status)
 
 
 @app.command(
@@ -68,13 +67,7 @@ def enrol_command(
         fix = "Name both by --contact and --notice: a consent record without them is incomplete and does not count."
         raise ConfigError(Reason.BAD_FIELD, item="contact and privacy notice for customers", fix=fix)
 
-    def waiting(request_id: str) -> None:
-        if as_json:
-            print(json.dumps({"waiting": request_id}), flush=True)
-        else:
-            err.print(f"Request [bold]{request_id}[/] waits for the operator: entente operator approve {request_id}")
-
-    identity = enrol(invited, folder / "identity", wait_s, waiting)
+    identity = enrol(invited, folder / "identity", wait_s, partial(_waiting, as_json))
     if person:
         write_secret(folder / CLIENT_FILE_NAME, yaml.safe_dump({"gateway": invited.gateway}).encode())
         emit(as_json, {"party": invited.party, "folder": str(folder)}, lambda: out.print(f"{invited.party}: {folder}"))
@@ -118,17 +111,11 @@ def renew_command(
     from federation.client.enrolment import renew
     from federation.core.identity import load_identity
 
-    def waiting(request_id: str) -> None:
-        if as_json:
-            print(json.dumps({"waiting": request_id}), flush=True)
-        else:
-            err.print(f"Request [bold]{request_id}[/] waits for the operator: entente operator approve {request_id}")
-
     settings = load_client_config(config)
     before = load_identity(settings.identity)
     with Connection(settings.gateway, before) as connection:
         connection.wait_ready(10)
-        identity = renew(connection, before, settings.identity, wait_s, waiting)
+        identity = renew(connection, before, settings.identity, wait_s, partial(_waiting, as_json))
     until = x509.load_pem_x509_certificate(identity.certificate_pem).not_valid_after_utc
     new = identity.certificate_pem != before.certificate_pem
     value = {"party": identity.subject.party, "renewed": new, "valid_until": to_text(until)}
@@ -218,111 +205,13 @@ def accept_shrink(
     emit(as_json, {"party": settings.party, "people": people}, lambda: out.print(text))
 
 
+def _waiting(as_json: bool, request_id: str) -> None:
+    if as_json:
+        print(json.dumps({"waiting": request_id}), flush=True)
+    else:
+        err.print(f"Request [bold]{request_id}[/] waits for the operator: entente operator approve {request_id}")
+
+
 def _upload(place: "Workplace", people: Any) -> None:
     with translated():
         place.consents.upload(people)
-
-
-@app.command(epilog="Example: entente partner status --config bank")
-def status(config: ConfigOption, as_json: JsonOption = False) -> None:
-    """Show the identity, the connection, what the agent does, and what has left this partner."""
-    from federation.client.agent import TROUBLE, read_status
-    from federation.client.alone import is_running
-
-    with workplace(config) as place:
-        folder = place.config.state
-        agent = read_status(folder / STATUS_FILE, running=is_running(folder))
-        try:
-            place.connection.wait_ready(5)
-            with translated():
-                me = place.connection.enrolment.WhoAmI(enrolment_pb2.WhoAmIRequest(), timeout=RPC_TIMEOUT_S)
-            gateway: dict[str, Any] = {"reachable": True, "certificate_expires_at": me.certificate_expires_at}
-            gateway["agent_connected"] = place.config.party in me.connected_partners
-        except EntenteError as error:
-            reachable = error.reason is not Reason.UNAVAILABLE
-            gateway = {"reachable": reachable, "reason": str(error.reason), "message": error.public}
-        reports = [json.loads(path.read_text()) for path in sorted((place.config.state / "reports").glob("*.json"))]
-        value: dict[str, Any] = {
-            "party": place.config.party,
-            "gateway": {"address": place.config.gateway, **gateway},
-            "agent": agent,
-            "unsent_withdrawals": place.consents.pending(),
-            "training_proposals": _proposals(place),
-            "last_delta": _kept(place.config.state / "last-delta.json"),
-            "egress": place.egress.summary(),
-            "reports": reports,
-        }
-
-    def text() -> None:
-        out.print(f"[bold]{value['party']}[/] at {place.config.gateway}")
-        for name, told in gateway.items():
-            out.print(f"  {name}: {told}")
-        if not agent["running"]:
-            out.print("  The agent is not running here. Start it: entente partner run")
-        parts = table("Agent", "part", "state", "since", "text")
-        for name, part in agent["parts"].items():
-            parts.add_row(name, part["state"], part["since"][:19], escape(part["text"]))
-        out.print(parts)
-        for name, part in agent["parts"].items():
-            if trouble := part.get(TROUBLE):
-                out.print(f"  {name}, {trouble['at'][:19]}: {trouble['text']}", markup=False)
-        if value["training_proposals"]:
-            waiting = table("Training runs that wait for your word", "run", "model", "epsilon", "rounds", "until")
-            for row in value["training_proposals"]:
-                epsilon, rounds = f"{row['epsilon']:g}", str(row["rounds"])
-                waiting.add_row(row["run_id"], row["model"], epsilon, rounds, row["expires_at"][:19])
-            out.print(waiting)
-            out.print("  entente train approve RUN, or refuse RUN")
-        if delta := value["last_delta"]:
-            counts = ", ".join(f"{count:,} {name}" for name, count in delta["people"].items())
-            out.print(f"Last change of epoch {delta['epoch']}, {delta['at'][:19]}: people {counts}")
-        left = table("What left this partner", "call", "messages", "bytes", right=["messages", "bytes"])
-        for row in value["egress"]:
-            left.add_row(row["method"], f"{row['messages']:,}", f"{row['bytes']:,}")
-        out.print(left)
-
-    emit(as_json, value, text)
-
-
-def _kept(path: Path) -> dict[str, Any]:
-    """What the agent wrote down for its own partner; nothing before it did."""
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return found
-
-
-def _proposals(place: "Workplace") -> list[dict[str, Any]]:
-    """Training runs that wait for a person at this partner."""
-    from federation.client.training.approvals import Approvals
-
-    return [
-        {
-            "run_id": waiting.run_id,
-            "proposed_by": waiting.proposed_by,
-            "expires_at": waiting.expires_at,
-            "model": waiting.proposal.model,
-            "features": list(waiting.proposal.features),
-            "epsilon": waiting.proposal.epsilon,
-            "rounds": waiting.proposal.rounds,
-        }
-        for waiting in Approvals(place.engine, place.clock).waiting()
-    ]
-
-
-@contextmanager
-def workplace(config: Path) -> Iterator["Workplace"]:
-    """A partner's workplace for the length of a command."""
-    from sqlalchemy.exc import OperationalError
-
-    from federation.client.config import load_partner_config
-    from federation.client.workplace import open_workplace
-
-    settings = load_partner_config(config)
-    try:
-        place = open_workplace(settings, SystemClock())
-    except OperationalError as error:
-        detail, fix = str(error.orig), "Make room on its disk, and see who owns the files in it."
-        raise ConfigError(Reason.STATE_UNWRITABLE, item=str(settings.state), detail=detail, fix=fix) from error
-    try:
-        yield place
-    finally:
-        place.close()

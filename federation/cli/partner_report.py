@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from federation.cli.console import ConfigOption, JsonOption, emit, out, styled, table
-from federation.core.clock import SystemClock
+from federation.cli.workplace import workplace
 
 if TYPE_CHECKING:
     from federation.client.report.advice import Advice
@@ -30,24 +30,19 @@ def report(
 
     Reads the partner's own files, sends nothing and spends nothing. Exit code 3 where a finding stops the partner.
     """
-    from federation.client.config import load_partner_config
     from federation.client.report.advice import STOP, advise
     from federation.client.report.page import write_page
     from federation.client.report.report import keep_report, last_report, make_report, read_reference
-    from federation.client.workplace import open_workplace
     from federation.training.saved import load_model
 
-    settings = load_partner_config(config)
-    place = open_workplace(settings, SystemClock())
-    try:
+    with workplace(config) as place:
+        settings = place.config
         earlier = (
             last_report(settings.state)
             if against is None
             else read_reference(load_model(against, place.identity.ca).card)
         )
         found = make_report(place.data, place.policy, place.data.consents, place.clock.now(), earlier)
-    finally:
-        place.close()
     advice = advise(found, settings.data)
     kept = str(keep_report(found, settings.state)) if keep else None
     if page is not None:

@@ -24,7 +24,7 @@ def score(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    from federation.cli.partner import workplace
+    from federation.cli.workplace import workplace
     from federation.client.connection import translated
     from federation.client.models import ModelShelf
     from federation.client.scoring import score_customers

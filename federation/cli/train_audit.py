@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, err, out, styled, table
 from federation.cli.export import check_targets
+from federation.cli.workplace import workplace
 from federation.client.connection import translated
-from federation.core.clock import SystemClock
 from federation.core.errors import DataError, Reason, TrainingError
 from federation.core.identity import load_identity
 from federation.v1 import training_pb2 as pb
@@ -20,7 +20,6 @@ from federation.v1 import training_pb2 as pb
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-    from federation.client.workplace import Workplace
     from federation.training.audit.findings import Audit, Claim
     from federation.training.audit.membership import Membership
     from federation.training.learner import Rows
@@ -93,7 +92,8 @@ def _membership(config: Path, run_id: str, held_out: Path | None, confidence: fl
     from federation.training.audit.membership import infer_membership
     from federation.training.audit.replay import loss
 
-    with _partner(config) as place:
+    with workplace(config) as place:
+        place.connection.wait_ready(10)
         with translated():
             plan, claim, _, model = find_run(place.connection.training, run_id, place.identity.ca)
         if model is None:
@@ -163,26 +163,13 @@ def _ca(config: Path) -> "Certificate":
     return load_identity(load_client_config(config).identity).ca
 
 
-@contextmanager
-def _partner(config: Path) -> Iterator["Workplace"]:
-    from federation.client.config import load_partner_config
-    from federation.client.workplace import open_workplace
-
-    place = open_workplace(load_partner_config(config), SystemClock())
-    try:
-        place.connection.wait_ready(10)
-        yield place
-    finally:
-        place.close()
-
-
 def _own_rows(config: Path, plan: "Plan") -> list["Rows"]:
     """This partner's rows that may be in training, dealt out to as many partners as the plan has."""
     import numpy as np
 
     from federation.client.training.audit_rows import deal, trained_rows
 
-    with _partner(config) as place:
+    with workplace(config) as place:
         return deal(trained_rows(place, plan), len(plan.partners), np.random.default_rng(secrets.randbits(128)))
 
 

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect
-from federation.cli.partner import workplace
 from federation.cli.train_runs import show_run
+from federation.cli.workplace import workplace
 from federation.client.connection import translated
 from federation.core.errors import EntenteError, Reason, TrainingError
 from federation.v1 import training_pb2 as pb

@@ -267,7 +267,7 @@ def test_command_shows_keeps_and_stops(world: World, tmp_path: Path, monkeypatch
     def open_place(config: Any, clock: Any) -> Any:
         book = ConsentBook(config.data.consents, open_database(tmp_path / "p.db"), FixedClock(NOW))
         data = PartnerData(config.data, "bank", POLICY, book, FixedClock(NOW))
-        return SimpleNamespace(data=data, policy=POLICY, clock=FixedClock(NOW), close=lambda: None)
+        return SimpleNamespace(config=config, data=data, policy=POLICY, clock=FixedClock(NOW), close=lambda: None)
 
     monkeypatch.setattr(federation.client.workplace, "open_workplace", open_place)
     page, runner = tmp_path / "report.html", CliRunner()
