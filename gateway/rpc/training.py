@@ -49,10 +49,6 @@ class TrainingServicer(TrainingServiceServicer):
     def __init__(self, service: TrainingService, hub: Hub) -> None:
         self._service, self._hub = service, hub
 
-    def connected(self) -> frozenset[str]:
-        """Partners whose agent is there."""
-        return self._hub.connected()
-
     async def ExchangeMessages(
         self, request_iterator: AsyncIterator[pb.ExchangeMessagesRequest], context: Context
     ) -> AsyncIterator[pb.ExchangeMessagesResponse]:

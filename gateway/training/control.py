@@ -43,13 +43,13 @@ class RunControl:
         Raises:
             TrainingError: UNKNOWN_RUN, NOT_YOURS, WRONG_STEP for a run that is not under way.
         """
-        record = self._need(run_id)
+        record = self._runs.need(run_id)
         check_mine(caller, record, partners=True)
         if record.stored_state != RUNNING:
             raise TrainingError(Reason.WRONG_STEP, item=f"{run_id} is {record.state}")
         self._hold(record, str(caller.party), plain(reason, MAX_TEXT))
         self._runner.wake()
-        return self._need(run_id)
+        return self._runs.need(run_id)
 
     def step_aside(self, party: str, run_id: str) -> None:
         """A partner's agent has paused itself: the round under way is broken off, and the run waits for the partner."""
@@ -66,7 +66,7 @@ class RunControl:
         Raises:
             TrainingError: UNKNOWN_RUN, NOT_YOURS, WRONG_STEP where the caller has no pause to end.
         """
-        record = self._need(run_id)
+        record = self._runs.need(run_id)
         check_mine(caller, record, partners=True)
         held, partners = {hold.party for hold in record.holds}, set(record.proposal.partners)
         ended = sorted(held - partners if caller.role is Role.OPERATOR else held & {str(caller.party)})
@@ -75,7 +75,7 @@ class RunControl:
         self._audit.append("training_resumed", {"caller": str(caller.party), "run": run_id, "pauses_of": ended})
         self._runs.release_hold(run_id, ended)
         self._runner.wake()
-        return self._need(run_id)
+        return self._runs.need(run_id)
 
     def _hold(self, record: RunRecord, party: str, reason: str) -> None:
         """Logs a pause, then keeps it. One that stands is neither: an agent says it anew at every message it gets."""
@@ -83,9 +83,3 @@ class RunControl:
             return
         self._audit.append("training_paused", {"caller": party, "run": record.run_id})
         self._runs.hold(record.run_id, Hold(party, reason, to_text(self._clock.now())))
-
-    def _need(self, run_id: str) -> RunRecord:
-        record = self._runs.find(run_id)
-        if record is None:
-            raise TrainingError(Reason.UNKNOWN_RUN, item=run_id[:64])
-        return record

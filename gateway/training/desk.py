@@ -125,7 +125,7 @@ class ProposalDesk:
             self._log_step("training_proposed", caller.party, subject)
             times = {"at": to_text(now), "expires_at": to_text(now + self._approval)}
             self._runs.propose(plan.run_id, key, proposal, caller, autostart=autostart, **times)
-            record = self.need(plan.run_id)
+            record = self._runs.need(plan.run_id)
             self._announce(record)
             return record
 
@@ -140,7 +140,7 @@ class ProposalDesk:
         """
         self.expire()
         with self._lock:
-            record = self.need(said.run_id)
+            record = self._runs.need(said.run_id)
             if party not in record.proposal.partners:
                 raise TrainingError(Reason.UNKNOWN_RUN, item=record.run_id)
             if record.stored_state != PROPOSED:
@@ -160,14 +160,14 @@ class ProposalDesk:
                 self._hub.decided(record.run_id, party)
             else:
                 self._drop(record, f"{Reason.PROPOSAL_REFUSED}: {party}: {reason or 'no reason given'}")
-            return self.need(record.run_id)
+            return self._runs.need(record.run_id)
 
     def expire(self) -> None:
         """Ends proposals that have waited too long, naming whose word is missing."""
         now = self._clock.now()
         with self._lock:
             for run_id in [run_id for run_id, end in self._waiting.items() if end <= now]:
-                record = self.need(run_id)
+                record = self._runs.need(run_id)
                 if record.state == APPROVED and record.autostart:
                     continue  # waits for another run to end, not for a word
                 if record.stored_state == PROPOSED:
@@ -180,13 +180,6 @@ class ProposalDesk:
         with self._lock:
             self._waiting.pop(run_id, None)
             self._hub.forget(run_id)
-
-    def need(self, run_id: str) -> RunRecord:
-        """A run. Raises TrainingError (UNKNOWN_RUN)."""
-        record = self._runs.find(run_id)
-        if record is None:
-            raise TrainingError(Reason.UNKNOWN_RUN, item=run_id[:64])
-        return record
 
     def _check(self, caller: Caller, plan: Plan) -> None:
         """Whether the run could start now; a refusal is in the log. Raises PolicyError, BudgetError."""

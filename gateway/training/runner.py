@@ -166,18 +166,12 @@ class Runner:
             _log.error("run_crashed", run=live.run_id, exc_info=exc)
         reason = f"{error.reason}: {error.item}" if error.item else str(error.reason)
         self._runs.end(live.run_id, FAILED, reason, to_text(self._clock.now()))
-        record = self._need(live.run_id)  # one that was stopped meanwhile stays stopped
+        record = self._runs.need(live.run_id)  # one that was stopped meanwhile stays stopped
         if not record.started_at:
             live.error = error
         live.state, live.reason, live.text, live.seconds_left = record.state, record.reason, error.public, 0.0
         self._hub.tell_ended(live.run_id, record.proposal.partners)
         _log.warning("run_failed", run=live.run_id, reason=reason)
-
-    def _need(self, run_id: str) -> RunRecord:
-        record = self._runs.find(run_id)
-        if record is None:
-            raise TrainingError(Reason.UNKNOWN_RUN, item=run_id)
-        return record
 
     def _wait_until_free(self, live: LiveRun) -> bool:
         """Waits until nobody pauses the run and all partners are there. False where the gateway stops.
@@ -189,7 +183,7 @@ class Runner:
         end = self._monotonic() + self._patience.partners_s
         while not self._halted.is_set():
             self._wake.clear()
-            record = self._need(live.run_id)
+            record = self._runs.need(live.run_id)
             if record.state in OVER:
                 raise TrainingError(Reason.RUN_STOPPED, item=record.reason)
             missing = sorted(set(record.proposal.partners) - self._hub.connected())
@@ -211,7 +205,7 @@ class Runner:
 
     def _leg(self, live: LiveRun) -> None:
         """From the last complete round to the end, through the gates. Raises RUN_PAUSED where it is put down."""
-        record = self._need(live.run_id)
+        record = self._runs.need(live.run_id)
         if record.caller is None:
             raise TrainingError(Reason.RUN_FAILED, item="the gateway stopped, and nothing is kept to go on from")
         caller, plan = record.caller, read_plan(record.proposal)
@@ -288,7 +282,7 @@ class Runner:
 
     def _check_may_go_on(self, run_id: str) -> None:
         """Raises TrainingError: RUN_PAUSED or RUN_STOPPED."""
-        record = self._need(run_id)
+        record = self._runs.need(run_id)
         if record.state in OVER:
             raise TrainingError(Reason.RUN_STOPPED, item=record.reason)
         if record.holds:

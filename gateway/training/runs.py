@@ -123,6 +123,10 @@ class Finished:
 class RunStore(Protocol):
     """Keeps runs."""
 
+    def need(self, run_id: str) -> RunRecord:
+        """A run by its id. Raises TrainingError (UNKNOWN_RUN)."""
+        ...
+
     def propose(
         self,
         run_id: str,

@@ -134,10 +134,8 @@ class SqlRunStore:
 
     def begin(self, run_id: str, at: str) -> bool:
         """See RunStore."""
-        mine = _runs.c.run_id == run_id
-        with self._engine.begin() as connection:
-            connection.execute(_runs.update().where(mine, _runs.c.started_at == "").values(started_at=at))
-        return self._update(run_id, state=RUNNING)
+        first = func.coalesce(func.nullif(_runs.c.started_at, ""), at)
+        return self._update(run_id, state=RUNNING, started_at=first)
 
     def keep_attempt(self, run_id: str, attempts: int, number: int) -> None:
         """See RunStore."""
@@ -189,6 +187,13 @@ class SqlRunStore:
     def find(self, run_id: str) -> RunRecord | None:
         """See RunStore."""
         return next(iter(self._read(_runs.c.run_id == run_id)), None)
+
+    def need(self, run_id: str) -> RunRecord:
+        """See RunStore."""
+        record = self.find(run_id)
+        if record is None:
+            raise TrainingError(Reason.UNKNOWN_RUN, item=run_id[:64])
+        return record
 
     def find_key(self, name: str) -> RunRecord | None:
         """See RunStore."""

@@ -137,7 +137,7 @@ class TrainingService:
         """
         key = _key(caller, asked, idempotency_key)
         with self._lock:
-            record = self._desk.need(run_id) if run_id else self._find(key)
+            record = self._runs.need(run_id) if run_id else self._find(key)
             if record is None:
                 self._check_free()
                 record = self._desk.propose(caller, asked, key, there=self._hub.connected(), autostart=True)
@@ -165,7 +165,7 @@ class TrainingService:
             TrainingError: UNKNOWN_RUN, NOT_YOURS, WRONG_STEP for a run that ended otherwise.
         """
         with self._lock:
-            record = self._desk.need(run_id)
+            record = self._runs.need(run_id)
             check_mine(caller, record)
             if record.state == STOPPED:
                 return record
@@ -179,8 +179,8 @@ class TrainingService:
             self._runner.wake()
             if self._current is None or self._current.run_id != run_id or self._current.ended.is_set():
                 self._hub.tell_ended(run_id, record.proposal.partners)
-                self._tell(self._desk.need(run_id))
-            return self._desk.need(run_id)
+                self._tell(self._runs.need(run_id))
+            return self._runs.need(run_id)
 
     def list_runs(self) -> list[RunRecord]:
         """Every run and proposal, newest first."""
@@ -193,7 +193,7 @@ class TrainingService:
         with self._lock:
             for live in list(self._lives.values()):
                 if live.state in (PROPOSED, APPROVED):
-                    self._tell(self._desk.need(live.run_id))
+                    self._tell(self._runs.need(live.run_id))
 
     def at_rest(self, run_id: str) -> bool:
         """Whether no round of a run is under way in this process."""
@@ -210,7 +210,7 @@ class TrainingService:
             AuditError: AUDIT_UNAVAILABLE.
         """
         model = self._runs.model(run_id, self._versions.in_use() if in_use else version)
-        record = self._desk.need(model.run_id)
+        record = self._runs.need(model.run_id)
         subject = {"run": model.run_id, "weights_sha256": weights_digest(model.weights)}
         leaving = Exit("model", subject, exit_facts(caller, read_plan(record.proposal), self._clock))
         return self._release.release(caller, leaving, lambda _: model, lambda given: {"run": given.run_id})
