@@ -27,7 +27,7 @@ from federation.core.identity import Role, Subject, load_identity, new_key, priv
 from federation.core.ids import PartyId
 from federation.policy.load import load_policy, parse_policy
 from federation.policy.policy_set import PolicySet
-from gateway.audit.log import make_log_key
+from gateway.audit.key import make_log_key
 from gateway.config import FILE_NAME, load_gateway_config
 from gateway.identity.authority import Authority
 from gateway.identity.registry import Registry

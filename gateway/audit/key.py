@@ -31,8 +31,8 @@ def make_log_key(folder: Path, origin: str) -> str:
     if path.exists():
         key = _load_private(path)
     else:
-        verifier_key(origin, Ed25519PrivateKey.generate().public_key())  # checks the name before anything is written
         key = Ed25519PrivateKey.generate()
+        verifier_key(origin, key.public_key())  # checks the name before anything is written
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

@@ -47,9 +47,7 @@ from federation.core.merkle import (
     leaf_hash,
     range_root,
 )
-from gateway.audit.key import load_log_key, make_log_key
-
-__all__ = ["SqlAuditLog", "make_log_key", "open_audit_log"]
+from gateway.audit.key import load_log_key
 
 MAX_LEAF_BYTES = 65_535
 """An entry describes a release; what is larger belongs elsewhere, with its digest here. C2SP tiles allow no more."""

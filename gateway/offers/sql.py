@@ -69,7 +69,7 @@ class SqlOfferBook:
 
     def receipts(self, party: PartyId, offers: Sequence[Offer]) -> dict[str, Receipt]:
         """See OfferBook."""
-        with self._engine.begin() as connection:
+        with self._reading.begin() as connection:
             known = _on_file(connection, party, offers)
             self._check_room(connection, party, offers, known)
             return known

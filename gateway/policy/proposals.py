@@ -10,7 +10,7 @@ Guarantees
 - A rollback takes one officer, because it must be quick, and so it is bounded: it goes to the version directly before,
   which was in force already, and only once; and whatever was scheduled is cancelled.
 
-What a person signed is kept, and ``ListPolicyHistory`` gives it out, so that nobody has to believe this gateway.
+What a person signed is kept, and ``ListPolicySteps`` gives it out, so that nobody has to believe this gateway.
 """
 
 import hashlib

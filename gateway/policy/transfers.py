@@ -69,17 +69,17 @@ class SqlTransfers:
     """TransferStore on SQLAlchemy."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._reading = engine, reading(engine)
         _METADATA.create_all(engine)
 
     def counts(self, party: PartyId, handle: Handle, export: Export) -> TransferCounts:
         """See TransferStore."""
-        with self._engine.begin() as db:
+        with self._reading.begin() as db:
             return _with(db, party, handle, export)[0]
 
     def counted(self, party: PartyId, handle: Handle, export: Export) -> bool:
         """See TransferStore."""
-        with reading(self._engine).begin() as db:
+        with self._reading.begin() as db:
             known = _with(db, party, handle, export)[1]
         return known is not None and known >= export.sensitive
 

@@ -108,9 +108,7 @@ def _read_offer(offer: pb.Offer, where: str) -> Offer:
 
 
 def _write_receipt(receipt: Receipt) -> pb.OfferReceipt:
-    reasons = [
-        policy_pb2.DecisionReason(rule=g.rule, code=g.code, text=g.text, legal_ref=g.legal_ref) for g in receipt.reasons
-    ]
+    reasons = [policy_pb2.DecisionReason(**reason.to_json()) for reason in receipt.reasons]
     return pb.OfferReceipt(offer_id=receipt.offer_id, accepted=receipt.accepted, reasons=reasons)
 
 

@@ -53,10 +53,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         decision = await asyncio.to_thread(lambda: _decide(self._policy.active, request.facts_json))
         return policy_pb2.ExplainRequestResponse(
             permitted=decision.permitted,
-            reasons=[
-                policy_pb2.DecisionReason(rule=g.rule, code=g.code, text=g.text, legal_ref=g.legal_ref)
-                for g in decision.reasons
-            ],
+            reasons=[policy_pb2.DecisionReason(**reason.to_json()) for reason in decision.reasons],
             obligations_json=canonical_json(obligations_to_json(decision.obligations)).decode(),
             policy_version=decision.version,
         )

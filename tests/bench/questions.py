@@ -38,7 +38,8 @@ from federation.core.clock import SystemClock
 from federation.core.database import open_database
 from federation.policy.specs import AdHocSpec, CubeSpec
 from federation.v1 import overlap_pb2 as pb
-from gateway.audit.log import make_log_key, open_audit_log
+from gateway.audit.key import make_log_key
+from gateway.audit.log import open_audit_log
 from gateway.budget.ledger import SqlLedger
 from gateway.overlap.adhoc import AdHocRelease
 from gateway.overlap.answers import SqlAnswerStore

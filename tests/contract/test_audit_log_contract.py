@@ -18,8 +18,8 @@ from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.errors import AuditError, ConfigError, DataError, EntenteError, Reason
 from federation.core.merkle import EMPTY_ROOT, leaf_hash, root_of, verify_consistency, verify_inclusion
-from gateway.audit.key import KEY_FILE, VERIFIER_FILE, load_log_key
-from gateway.audit.log import MAX_LEAF_BYTES, SqlAuditLog, make_log_key, open_audit_log
+from gateway.audit.key import KEY_FILE, VERIFIER_FILE, load_log_key, make_log_key
+from gateway.audit.log import MAX_LEAF_BYTES, SqlAuditLog, open_audit_log
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x05" * 32)
 

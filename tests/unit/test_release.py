@@ -15,7 +15,8 @@ from federation.core.identity import Role
 from federation.core.ids import PartyId, PolicyVersion
 from federation.policy.facts import Decision, Facts, Given, Obligations
 from federation.policy.specs import BudgetSpec
-from gateway.audit.log import make_log_key, open_audit_log
+from gateway.audit.key import make_log_key
+from gateway.audit.log import open_audit_log
 from gateway.budget.ledger import SqlLedger
 from gateway.identity.caller import Caller
 from gateway.release import Cost, Exit, Released, ReleasePath
