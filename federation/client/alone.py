@@ -9,10 +9,11 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from federation.core.errors import ConfigError, Reason
+from federation.core.files import try_lock
 
 LOCK_FILE = "agent.lock"
 WAIT_S = 1.0
@@ -27,7 +28,7 @@ def alone(state: Path) -> Iterator[None]:
     descriptor = os.open(state / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + WAIT_S
-        while not _locked(descriptor, fcntl.LOCK_EX):
+        while not try_lock(descriptor):
             if time.monotonic() > deadline:
                 fix = "Stop the other agent, or give this one a folder and an enrolment of its own."
                 raise ConfigError(Reason.STATE_IN_USE, item=str(state), fix=fix)
@@ -44,13 +45,6 @@ def is_running(state: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _locked(descriptor, fcntl.LOCK_SH)
+        return not try_lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
-
-
-def _locked(descriptor: int, kind: int) -> bool:
-    with suppress(BlockingIOError):
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        return True
-    return False

@@ -1,6 +1,7 @@
-"""Files that only their owner can read: whole or not at all, whenever a process is killed."""
+"""Files that only their owner can read, whole or not at all whenever a process is killed; locks that end with one."""
 
 import contextlib
+import fcntl
 import os
 import secrets
 from collections.abc import Callable
@@ -42,6 +43,14 @@ def keep_secret(path: Path, size_bytes: int = 32, random: Callable[[int], bytes]
         sync_folder(path.parent)
         sync_folder(path.parent.parent)
     return path.read_bytes()
+
+
+def try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Whether an open file's lock was free. It is this descriptor's then, until that is closed, by whatever end."""
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def sync_folder(folder: Path) -> None:

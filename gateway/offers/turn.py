@@ -9,16 +9,16 @@ SQLite. Correctness does not rest on it (the book's transactions check again); i
 and logging, the same offer twice.
 """
 
-import fcntl
 import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
 from federation.core.errors import OfferError, Reason
+from federation.core.files import try_lock
 from federation.core.ids import PartyId
 
 WAIT_S = 30.0
@@ -47,7 +47,7 @@ class FileTurn:
         descriptor = -1
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            while not _try_lock(descriptor):
+            while not try_lock(descriptor):
                 if time.monotonic() > deadline:
                     raise OfferError(Reason.UNAVAILABLE, item="offers are being decided by another process")
                 time.sleep(_POLL_S)
@@ -82,10 +82,3 @@ class Turns:
             if recipient not in self._made:
                 self._made[recipient] = self._make(recipient)
             return self._made[recipient]
-
-
-def _try_lock(descriptor: int) -> bool:
-    with suppress(BlockingIOError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
