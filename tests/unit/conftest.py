@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from federation.core.clock import FixedClock
 from federation.core.database import open_database
+from gateway.identity.authority import Authority
+from gateway.identity.registry import Registry
 from tests.kits.offers import World
 
 
@@ -14,3 +17,13 @@ def world(tmp_path: Path) -> World:
     world = World(open_database(tmp_path / "gateway.db"))
     world.agree()
     return world
+
+
+@pytest.fixture
+def authority(clock: FixedClock) -> Authority:
+    return Authority.create("skyline", clock.now())
+
+
+@pytest.fixture
+def registry(authority: Authority, clock: FixedClock) -> Registry:
+    return Registry(open_database(None), "skyline", authority.certificate, clock)
