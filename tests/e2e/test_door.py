@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -29,7 +30,7 @@ from gateway.identity.caller import current_caller
 from gateway.identity.registry import MAX_PENDING, PAGE, Registry
 from gateway.rpc.enrolment import EnrolmentServicer
 from gateway.rpc.interceptor import Gatekeeper
-from gateway.rpc.port import MAX_STRANGER_BYTES, Service, open_port
+from gateway.rpc.port import MAX_STRANGER_BYTES, MAX_STRANGERS, Service, open_port
 
 BANK = Subject("skyline", Role.PARTNER, PartyId("bank"))
 OPEN = "/federation.v1.EnrolmentService/RequestCertificate"
@@ -300,3 +301,24 @@ def test_health_says_serving(door: Door) -> None:
         stub = health_pb2_grpc.HealthStub(connection.channel)
         answer = stub.Check(health_pb2.HealthCheckRequest(service="federation.v1.EnrolmentService"), timeout=60)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_strangers_are_turned_away_while_many_wait_and_parties_are_served(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(door.registry, "request", lambda *_: gate.wait(60) and ("id", ""))
+    request = enrolment_pb2.RequestCertificateRequest()
+    with (
+        Connection(door.enrolment, None, ca_pem=door.authority.pem) as first,
+        Connection(door.enrolment, None, ca_pem=door.authority.pem) as second,
+        Connection(door.address, door.identity()) as bank,
+    ):
+        asked = [line.enrolment.RequestCertificate.future(request, timeout=60) for line in (first, second) * 40]
+        while not any(call.done() for call in asked):
+            time.sleep(0.01)
+        assert who(bank).party == "bank"
+        gate.set()
+        codes = [call.code() for call in asked]
+    assert codes.count(grpc.StatusCode.OK) >= MAX_STRANGERS
+    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
