@@ -72,7 +72,7 @@ class Stub:
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     def run(stub: Stub, *arguments: str, data: FrameData | None = None) -> Any:
-        connection = SimpleNamespace(training=stub)
+        connection = SimpleNamespace(training=stub, wait_ready=lambda _: None)
         place = SimpleNamespace(
             connection=connection,
             data=data,
@@ -88,11 +88,11 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             yield connection
 
         @contextmanager
-        def partner(config: Path) -> Iterator[Any]:
+        def workplace(config: Path) -> Iterator[Any]:
             yield place
 
         monkeypatch.setattr(train_audit, "connect", connect)
-        monkeypatch.setattr(train_audit, "_partner", partner)
+        monkeypatch.setattr(train_audit, "workplace", workplace)
         monkeypatch.setattr(train_audit, "_ca", lambda config: identity_of("bank").ca)
         return runner.invoke(app, ["audit", *arguments, "--config", str(tmp_path)])
 
