@@ -16,7 +16,7 @@ from federation.core.database import open_database
 from federation.core.errors import DataError, Reason
 from federation.core.ids import CustomerId
 from tests.conftest import NOW
-from tests.kits.offers import AIRLINE, BANK, INSURER, FakePolicy, FakeSwitchboard, Partner, Stub, World, customer
+from tests.kits.offers import AIRLINE, BANK, INSURER, FakePolicy, Partner, Stub, World, customer
 
 PEOPLE = range(1, 41)
 SCORES = {customer(n): 1 - n / 100 for n in PEOPLE}  # C1 is the best
@@ -149,8 +149,8 @@ def test_a_score_must_be_a_number(side: Side) -> None:
 
 
 def test_partners_without_people_in_common_learn_nothing(side: Side) -> None:
-    board = FakeSwitchboard({BANK: [], INSURER: [], AIRLINE: []})
-    side.world.switchboard.handles = board.handles  # type: ignore[method-assign]
+    for other in (INSURER, AIRLINE):
+        side.world.switchboard.people[other].clear()
     assert side.proposer.propose(SCORES, CAMPAIGN).accepted == 5
     assert side.world.pull() == []
 
