@@ -64,9 +64,6 @@ class EmailSwitchboard:
                 self.token[party, handle] = Token(mail.encode())
                 self.handle[Token(mail.encode()), party] = handle
 
-    def person(self, party: PartyId, handle: Handle) -> Token | None:
-        return self.token.get((party, handle))
-
     def handles(self, party: PartyId, handle: Handle, most: int) -> list[tuple[PartyId, Handle]]:
         token = self.token.get((party, handle))
         found = [(at, self.handle[token, at]) for at in (BANK, INSURER) if token and (token, at) in self.handle]
@@ -78,7 +75,7 @@ def test_offers_over_real_input_under_the_shipped_policy(real_data: Path, tmp_pa
     world = World(open_database(tmp_path / "gateway.db"), policy=policy)
     sides = {party: Side.open(real_data, party, world, policy, tmp_path) for party in (BANK, INSURER)}
     board = EmailSwitchboard(sides)
-    world.switchboard.person, world.switchboard.handles = board.person, board.handles  # type: ignore[method-assign]
+    world.switchboard.handles = board.handles  # type: ignore[method-assign]
     bank, insurer = sides[BANK], sides[INSURER]
     scores = pd.Series(range(len(bank.data.customers())), index=bank.data.customers().index, dtype=float)
     campaign = Campaign("home", "insurer", "phone", "First month free.", 300, ("age", "balance", "job"))

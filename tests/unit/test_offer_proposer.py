@@ -16,7 +16,7 @@ from federation.core.database import open_database
 from federation.core.errors import DataError, Reason
 from federation.core.ids import CustomerId
 from tests.conftest import NOW
-from tests.kits.offers import AIRLINE, BANK, INSURER, FakePolicy, Partner, Stub, World, customer
+from tests.kits.offers import BANK, INSURER, FakePolicy, Partner, Stub, World, customer
 
 PEOPLE = range(1, 41)
 SCORES = {customer(n): 1 - n / 100 for n in PEOPLE}  # C1 is the best
@@ -33,7 +33,6 @@ class Side:
         self.stub = Stub(self.world, BANK)
         self.restart()
         self.link.upload(list(zip(SCORES, self.partner.handles.handles_for(list(SCORES)), strict=True)))
-        self.world.switchboard.person = lambda party, handle: handle  # type: ignore[method-assign, assignment, return-value]
         self.world.switchboard.handles = lambda party, handle, _: [(party, handle), (INSURER, handle)]  # type: ignore[method-assign]
 
     def restart(self) -> None:
@@ -149,10 +148,10 @@ def test_a_score_must_be_a_number(side: Side) -> None:
 
 
 def test_partners_without_people_in_common_learn_nothing(side: Side) -> None:
-    for other in (INSURER, AIRLINE):
-        side.world.switchboard.people[other].clear()
+    side.world.switchboard.handles = lambda party, handle, _: [(party, handle)]  # type: ignore[method-assign]
     assert side.proposer.propose(SCORES, CAMPAIGN).accepted == 5
     assert side.world.pull() == []
+    assert side.world.refusals() == [["not_at_recipient"]] * 5
 
 
 def test_whom_the_gateway_does_not_know_is_passed_over(side: Side) -> None:
