@@ -11,8 +11,11 @@ installed. Nothing is extrapolated; every ratio is measured in this run.
   sets divided by that. Peers read lists or one-column files and do none of the rest; they count (OpenMined) or show the
   intersection itself (SPU) once, where our index then answers all questions. A peer that cannot run here is null.
 - ``three_party_people_per_s``: distinct people (1.5 N) divided by the time of the same with three partners.
-- ``peak_mib_...``: largest resident memory of an agent and of the gateway in the three-party run, with its size, and of
-  one of a quarter of the size; ``agent_bytes_per_customer`` and ``gateway_bytes_per_customer``: how they grow between.
+- ``peak_mib_...``: the largest resident memory of an agent and of the gateway in the three-party run, with its size,
+  and in one of a quarter of the size; ``private_mib_...``: the same without pages of its files, which the kernel takes
+  back where memory is short; ``..._bytes_per_customer``: how the latter grow between the two.
+- ``three_party_offers_s``: the time, and ``private_mib_..._offers`` the memory, of the same where every second customer
+  agreed to offers, and so is on the switchboard too. Not in the short run.
 - ``query_...``: questions to a released cube of a small epoch.
 """
 
@@ -36,7 +39,7 @@ from federation.overlap import native
 from federation.overlap.blind import blind
 from federation.overlap.hash_to_curve import hash_to_curve
 from federation.overlap.normalise import normalise, normalise_column
-from tests.bench.overlap_alliance import build_once
+from tests.bench.overlap_alliance import Build, build_once
 from tests.bench.overlap_peers import Peers
 from tests.bench.overlap_queries import measure_queries
 
@@ -83,31 +86,37 @@ def measure_points(count: int) -> Figures:
     }
 
 
-def measure_chain(partners: tuple[str, ...], people: int) -> tuple[float, float, float]:
-    """Seconds, and peaks of an agent's and the gateway's memory in MiB, of one epoch of processes."""
+def measure_chain(partners: tuple[str, ...], people: int, *, offers: bool = False) -> Build:
+    """One epoch of processes."""
+    said(f"{len(partners)} partners, {people:,} customers each{', half of them for offers too' if offers else ''}")
     with tempfile.TemporaryDirectory() as folder:
-        built = build_once(Path(folder), partners, people)
+        built = build_once(Path(folder), partners, people, offers=offers)
     if abs(built.noisy - people // 2) > TOLERANCE:
         raise SystemExit(f"wrong overlap: {built.noisy} people, expected about {people // 2}")
-    return built.wall_s, built.agent_mib, built.gateway_mib
+    return built
 
 
 def measure_three(people: int) -> Figures:
     """The chain of three partners at full size and at a quarter of it."""
     few = people // 4 - people // 4 % 4
-    said(f"three partners, {few:,} customers each")
-    _, small_agent, small_gateway = measure_chain(PARTNERS, few)
-    said(f"three partners, {people:,} customers each")
-    seconds, agent, gateway = measure_chain(PARTNERS, people)
+    small, large = measure_chain(PARTNERS, few), measure_chain(PARTNERS, people)
+    figures: Figures = {"three_party_s": large.wall_s, "three_party_people_per_s": 1.5 * people / large.wall_s}
+    for who in ("agent", "gateway"):
+        less, more = getattr(small, who), getattr(large, who)
+        figures |= {f"peak_mib_{who}_{size_of(few)}": less.resident, f"peak_mib_{who}_{size_of(people)}": more.resident}
+        figures |= {f"private_mib_{who}_{size_of(few)}": less.private}
+        figures |= {f"private_mib_{who}_{size_of(people)}": more.private}
+        figures[f"{who}_bytes_per_customer"] = (more.private - less.private) * 2**20 / (people - few)
+    return figures
+
+
+def measure_offers(people: int) -> Figures:
+    """The same with a switchboard."""
+    built = measure_chain(PARTNERS, people, offers=True)
     return {
-        "three_party_s": seconds,
-        "three_party_people_per_s": 1.5 * people / seconds,
-        f"peak_mib_agent_{size_of(few)}": small_agent,
-        f"peak_mib_gateway_{size_of(few)}": small_gateway,
-        f"peak_mib_agent_{size_of(people)}": agent,
-        f"peak_mib_gateway_{size_of(people)}": gateway,
-        "agent_bytes_per_customer": (agent - small_agent) * 2**20 / (people - few),
-        "gateway_bytes_per_customer": (gateway - small_gateway) * 2**20 / (people - few),
+        "three_party_offers_s": built.wall_s,
+        "private_mib_agent_offers": built.agent.private,
+        "private_mib_gateway_offers": built.gateway.private,
     }
 
 
@@ -148,12 +157,12 @@ def main() -> None:
     result: Figures = {"people": people, "native": float(native.load_kernel() is not None)}
     said("points")
     result |= measure_points(20_000 if short else 200_000)
-    said(f"two partners, {people:,} customers each")
-    two_party_s, _, _ = measure_chain(PARTNERS[:2], people)
-    result["two_party_s"] = two_party_s
+    result["two_party_s"] = two_party_s = measure_chain(PARTNERS[:2], people).wall_s
     if not options.no_peers:
         result |= measure_peers(people, two_party_s)
     result |= measure_three(people)
+    if not short:
+        result |= measure_offers(people)
     said("questions")
     result |= measure_queries(2_000 if short else 50_000)
     for name, value in result.items():

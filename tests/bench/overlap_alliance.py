@@ -1,17 +1,18 @@
 """An alliance of processes for the benchmark: one gateway, one agent a partner, mutual TLS, invented people.
 
 Everything is as in production: policy files, enrolment, consents, certificates, state on disk. What is invented: the
-people, who all agreed to statistics and not to offers (so the switchboard stays empty).
+people, who all agreed to statistics and, where nothing else is said, not to offers (so the switchboard stays empty).
 """
 
+import contextlib
 import csv
 import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -40,24 +41,65 @@ class Build:
     wall_s: float
     index_s: float
     noisy: int  # people at all partners
-    agent_mib: float  # the largest agent's peak of resident memory
-    gateway_mib: float
+    agent: "Memory"  # of the largest
+    gateway: "Memory"
 
 
-def build_once(folder: Path, partners: Sequence[str], people: int, labels: int = 1) -> Build:
+@dataclass
+class Memory:
+    """The most that a process took, in MiB."""
+
+    resident: float = 0.0
+    """With pages of its files that it has looked at, which the kernel takes back where memory is short."""
+    private: float = 0.0
+    """Of that, what is nowhere else."""
+
+
+class Watch(threading.Thread):
+    """Looks at the memory of all processes below a folder until it is told to stop."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self._folder, self._stop_it = folder, threading.Event()
+        self.seen: dict[str, Memory] = {}
+
+    def run(self) -> None:
+        """Looks twenty times a second; the kernel itself keeps the largest resident size."""
+        while not self._stop_it.wait(0.05):
+            for file in (self._folder / "run").glob("*.pid"):
+                with contextlib.suppress(OSError, ValueError):
+                    status = Path(f"/proc/{int(file.read_text())}/status").read_text()
+                    sizes = {
+                        line.split()[0]: int(line.split()[1]) / 1024 for line in status.splitlines() if " kB" in line
+                    }
+                    most = self.seen.setdefault(file.stem, Memory())
+                    most.resident = max(most.resident, sizes.get("VmHWM:", 0.0))
+                    most.private = max(most.private, sizes.get("RssAnon:", 0.0))
+
+    def stop(self) -> dict[str, Memory]:
+        """The most of each process, by name."""
+        self._stop_it.set()
+        self.join()
+        return self.seen
+
+
+def build_once(folder: Path, partners: Sequence[str], people: int, labels: int = 1, *, offers: bool = False) -> Build:
     """Makes an alliance, builds one epoch over ``people`` customers a partner, asks for the noisy count.
 
-    With more than one, customers take turns with so many labels but one, which is for those without.
+    With more than one label customers take turns with so many but one, which is for those without. With offers, every
+    second customer agreed to them, and so is on the switchboard.
     """
     clock = SystemClock()
     alliance = folder / "alliance"
     create_alliance(alliance, clock, port=free_ports())
     _restrict(alliance / "policies", partners, labels)
     for place, party in enumerate(partners):
-        _write_files(folder / "data" / party, place, people, clock, labels)
+        _write_files(folder / "data" / party, place, people, clock, labels, offers=offers)
     processes = Processes(folder)
     try:
         with _running(processes, folder, partners):
+            watch = Watch(folder)
+            watch.start()
             started = time.perf_counter()
             with connect(alliance / "people" / "operator") as operator:
                 for message in operator.overlap.BuildIndex(pb.BuildIndexRequest()):
@@ -68,15 +110,16 @@ def build_once(folder: Path, partners: Sequence[str], people: int, labels: int =
             with connect(alliance / "people" / "marketing") as marketing:
                 answer = marketing.overlap.QueryCube(pb.QueryCubeRequest(cube=CUBE, epoch=epoch))
             done = time.perf_counter()
-            peaks = processes.measure()
+            peaks = watch.stop()
     finally:
         processes.stop()
     [noisy] = [cell.count for cell in answer.cells if len(cell.members) == len(partners)]
-    agents = max(peaks[party] for party in partners)
-    return Build(done - started, indexed - started, noisy, agents, peaks["gateway"])
+    agents = [peaks[party] for party in partners]
+    largest = Memory(max(agent.resident for agent in agents), max(agent.private for agent in agents))
+    return Build(done - started, indexed - started, noisy, largest, peaks["gateway"])
 
 
-@contextmanager
+@contextlib.contextmanager
 def _running(processes: Processes, folder: Path, partners: Sequence[str]) -> Iterator[None]:
     """The gateway and an enrolled, connected agent for every partner."""
     alliance = folder / "alliance"
@@ -139,7 +182,9 @@ def _restrict(policies: Path, partners: Sequence[str], labels: int = 1) -> None:
     (policies / "cubes.yaml").write_text(yaml.safe_dump({"cubes": [cube]}, sort_keys=False))
 
 
-def _write_files(folder: Path, place: int, people: int, clock: SystemClock, labels: int = 1) -> None:
+def _write_files(
+    folder: Path, place: int, people: int, clock: SystemClock, labels: int = 1, *, offers: bool = False
+) -> None:
     folder.mkdir(parents=True)
     now = clock.now()
     given, expires = to_text(now - timedelta(days=30)), to_text(now + timedelta(days=700))
@@ -160,9 +205,8 @@ def _write_files(folder: Path, place: int, people: int, clock: SystemClock, labe
             label = [f"t{number % (labels - 1)}"] if labels > 1 else []
             rows.writerow((name, email_of(person), "", "PT", *label))
             recipients = "bank insurer airline gateway"
-            records.writerow(
-                (f"r{number}", name, "overlap_statistics", "given", recipients, given, expires, 1, 1, "GDPR")
-            )
+            for purpose in ("overlap_statistics", "offer_sharing")[: 1 + (offers and number % 2)]:
+                records.writerow((f"r{number}", name, purpose, "given", recipients, given, expires, 1, 1, "GDPR"))
     (folder / "holdings.csv").write_text("customer_id,product\n")
 
 
