@@ -3,85 +3,37 @@
 Nothing here leaves the partner. Files are read strictly (see ``files``) and again whenever they change on disk. Who
 may be in a use is decided by the partner's *own* policy with each row's own consent, whatever is asked.
 
-Rows of which the policy sees the same facts are decided together, with the first of them as the example: the same
-region, the same consents but for times that are on the same side of now (see ``OwnPolicy``). An answer is kept until a
-file or a consent changes, time alone changes a consent, or the day ends; a withdrawal is such a change.
+An answer is kept until a file or a consent changes, time alone changes a consent, or the day ends; a withdrawal is such
+a change.
 """
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
 from federation.client.consent.book import ConsentBook
 from federation.client.digests import IN_PROCESS, find
+from federation.client.eligible import Decisions, Eligible, OwnPolicy, refuses
 from federation.client.everybody import Everybody, EverybodyReader
+from federation.client.files.columns import ColumnStore, Places, parts
 from federation.client.files.derived import Derive, Derived
 from federation.client.files.lines import Reading, scan_lines
 from federation.client.files.tables import FileStamp, read_columns, read_header, read_table, stamp
 from federation.core.clock import Clock
 from federation.core.ids import CustomerId
-from federation.policy.facts import ConsentFact, Decision, Facts, Given
+from federation.policy.facts import Facts
 from federation.policy.vocabulary import OBJECTION_PURPOSE, SENSITIVE_SUFFIX
 
-_NO_REASON = Given("default", "no_reason", "The policy gave no reason.")
-
-
 _MAX_ANSWERS = 16
-_MAX_NUMBER = 1 << 62
 T = TypeVar("T")
-
-
-class OwnPolicy(Protocol):
-    """The partner's own compiled rules.
-
-    Of a consent's times a decision may depend only on whether each can be read, whether it was given by now and whether
-    it ended by now. The rules themselves begin and end at midnight UTC.
-    """
-
-    def decide(self, facts: Facts) -> Decision:
-        """Permit or deny with reasons; never raises for missing input."""
-        ...
-
-
-@dataclass(frozen=True)
-class Eligible:
-    """Who may be in a use, and how many may not, by the first reason's code."""
-
-    customers: pa.Array
-    """Everybody in the file, by id."""
-    rows: NDArray[np.intp]
-    """Places of those who may, rising."""
-    refused: dict[str, int]
-    reasons: dict[str, Given]
-    """One reason in full for each code of ``refused``."""
-
-    @property
-    def permitted(self) -> pa.Array:
-        """Who may, in the order of the file, as text."""
-        return self.customers.take(pa.array(self.rows))
-
-    @property
-    def ids(self) -> list[CustomerId]:
-        """Who may, in the order of the file."""
-        return cast(list[CustomerId], self.permitted.to_pylist())
-
-    def rows_among(self, customers: pa.Array) -> NDArray[np.intp]:
-        """Places of those who may among other customers, rising; the file may have changed meanwhile."""
-        if self.customers.equals(customers):
-            return self.rows
-        found = pc.is_in(customers, value_set=self.permitted)
-        return np.flatnonzero(np.asarray(found))
 
 
 @dataclass(frozen=True)
@@ -94,11 +46,6 @@ class _Answer:
     eligible: Eligible
 
 
-def refuses(objection: ConsentFact | None) -> bool:
-    """Whether a person refuses automated marketing, by the person's record for it; without one nobody does."""
-    return objection is not None and objection.status != "given"
-
-
 class PartnerData:
     """One partner's files under its own policy. Safe to share between threads.
 
@@ -108,10 +55,20 @@ class PartnerData:
         policy: Its own rules.
         consents: Its consent book.
         clock: Tells the time of decisions.
+        store: Where columns of the files are kept.
     """
 
-    def __init__(self, config: DataConfig, party: str, policy: OwnPolicy, consents: ConsentBook, clock: Clock) -> None:
+    def __init__(  # noqa: PLR0917 - the parts of a partner's data, each of its own type
+        self,
+        config: DataConfig,
+        party: str,
+        policy: OwnPolicy,
+        consents: ConsentBook,
+        clock: Clock,
+        store: ColumnStore | None = None,
+    ) -> None:
         self.config, self.party, self.policy, self.consents, self.clock = config, party, policy, consents, clock
+        self._store = store or ColumnStore()
         self._lock = threading.RLock()  # what is kept may be made of what is kept
         self._customers = EverybodyReader(config, self.derived)
         self._tables: dict[tuple[Path, str], tuple[FileStamp, object]] = {}
@@ -176,12 +133,12 @@ class PartnerData:
 
         def look(before: Reading | None, whole: bool) -> Reading:
             earlier = before.lines if before is not None else None
-            lines = None if whole else self._cached(path, "lines", lambda: scan_lines(path, earlier))
+            lines = None if whole else self._cached(path, "lines", lambda: scan_lines(path, self._store, earlier))
             there = () if not optional else lines.names if lines is not None else read_header(path)
             wanted = (key, *names, *(name for name in optional if name in there))
             return Reading(path, tuple(dict.fromkeys(wanted)), lines, before)
 
-        return Derived(look, derive, again=True)
+        return Derived(look, derive, self._store, again=True)
 
     def eligible(
         self,
@@ -213,18 +170,13 @@ class PartnerData:
         if known is not None and known.revision == revision and known.since <= at < known.until:
             return known.eligible
         everybody = self._everybody()
-        customers = everybody.ids
-        consents, sensitive, objections = (
-            self.consents.standing(customers, everybody.digests, name, at)
+        states = [
+            self.consents.standing(everybody.digests, name, at)
             for name in (purpose, purpose + SENSITIVE_SUFFIX, OBJECTION_PURPOSE)
-        )
-        group, first = _groups(everybody.region, consents.classes, sensitive.classes, objections.classes)
-        permitted = np.zeros(len(first), bool)
-        refused: Counter[str] = Counter()
-        reasons: dict[str, Given] = {}
-        sizes = np.bincount(group, minlength=len(first)).tolist()
-        for number, row in enumerate(first.tolist()):
-            decision = self.policy.decide(
+        ]
+        consents, sensitive, objections = states
+        decisions = Decisions(
+            lambda row: self.policy.decide(
                 Facts(
                     purpose=purpose,
                     data_category=data_category,
@@ -239,13 +191,14 @@ class PartnerData:
                     objected=refuses(objections.fact(row)),
                 )
             )
-            permitted[number] = decision.permitted
-            if not decision.permitted:
-                reason = decision.reasons[0] if decision.reasons else _NO_REASON
-                refused[reason.code] += sizes[number]
-                reasons.setdefault(reason.code, reason)
-        found = Eligible(customers, np.flatnonzero(permitted[group]), dict(refused), reasons)
-        changes = [state.next_change for state in (consents, sensitive, objections)]
+        )
+
+        def permitted_of(part: slice) -> Places:
+            return decisions.permitted(part.start, [everybody.region[part], *(state.classes(part) for state in states)])
+
+        rows = self._store.joined(map(permitted_of, parts(len(everybody.ids))))
+        found = Eligible(everybody.ids, rows, dict(decisions.refused), decisions.reasons)
+        changes = [state.next_change for state in states]
         until = min([_midnight_after(at), *(change for change in changes if change is not None)])
         with self._lock:
             if len(self._answers) >= _MAX_ANSWERS:
@@ -272,28 +225,6 @@ class PartnerData:
             if known is None or known[0] != now:
                 known = self._tables[path, what] = (now, read())
             return cast(T, known[1])
-
-
-def _groups(*columns: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """A number for every row, from 0, the same for rows that are equal in all columns; and each number's first row.
-
-    Numbers are given out in the order of the rows.
-    """
-    number, most = np.zeros(len(columns[0]), np.int64), 1
-    for column in columns:
-        width = int(column.max(initial=-1)) + 2
-        if most * width > _MAX_NUMBER:
-            number = _dense(number)
-            most = int(number.max(initial=0)) + 1
-        if width > 1:  # else nobody has any
-            number = number * width + (column + 1)
-            most *= width
-    number = _dense(number)
-    return number, np.flatnonzero(np.diff(np.maximum.accumulate(number), prepend=-1))
-
-
-def _dense(numbers: NDArray[np.int64]) -> NDArray[np.intp]:
-    return np.asarray(pa.array(numbers).dictionary_encode().indices, dtype=np.int64)
 
 
 def _midnight_after(at: datetime) -> datetime:

@@ -7,6 +7,7 @@ Source: Aumasson, Bernstein: SipHash, a fast short-input PRF, 2012, and the auth
 """
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,16 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from federation.client.files.columns import parts
 from federation.overlap.native.texts import DIGEST_BYTES, load_texts
 
 KEY_BYTES = 16
 DIGEST = np.dtype(f"V{DIGEST_BYTES}")
 Table = NDArray[Any]
+Rows = NDArray[np.intp]
 _SLICE_ROWS = 1 << 16
+TABLE_ROWS = 1 << 20
+"""Of so many digests a table, or an order, is held in memory at a time."""
 _WORD = 8
 _START = (0x736F6D6570736575, 0x646F72616E646F6D ^ 0xEE, 0x6C7967656E657261, 0x7465646279746573)
 
@@ -53,16 +58,32 @@ def find(wanted: Table, among: Table) -> Table:
     """Where each of some digests is among others, -1 where it is not there; of several places, one."""
     if not len(among) or not len(wanted):
         return np.full(len(wanted), -1, np.int32)
-    kernel = load_texts()
-    if kernel is not None:
-        return kernel.find(wanted, among)
-    first, second = halves(among)
-    index = pd.Index(first)
-    if not index.is_unique:
-        return _find_among_equals(wanted, among)
-    mine, rest = halves(wanted)
-    at: Table = index.get_indexer(pd.Index(mine))
-    return np.where((at >= 0) & (second[at] == rest), at, -1)
+    if len(among) <= TABLE_ROWS:
+        return _find(wanted, among)
+    at = np.full(len(wanted), -1, np.int32)
+    for mine, theirs in alike(wanted, among):
+        found = _find(wanted[mine], among[theirs])
+        there = found >= 0
+        at[mine[there]] = theirs[found[there]]
+    return at
+
+
+def alike(*tables: Table) -> Iterator[list[Rows]]:
+    """The rows of each table, rising, in parts of about ``TABLE_ROWS`` of the longest.
+
+    Equal digests are in the same part, and the first halves of one part are larger than all of the part before.
+    """
+    bits = (max(map(len, tables)) // TABLE_ROWS).bit_length()
+    if not bits:
+        yield [np.arange(len(table)) for table in tables]
+        return
+    shift = np.uint64(64 - bits)
+    numbers = [
+        np.concatenate([(halves(table[part])[0] >> shift).astype(np.uint16) for part in parts(len(table))])
+        for table in tables
+    ]
+    for number in range(1 << bits):
+        yield [np.flatnonzero(mine == number) for mine in numbers]
 
 
 def halves(digests: Table) -> tuple[Table, Table]:
@@ -80,11 +101,7 @@ def are_equal(digests: Table, others: Table) -> NDArray[np.bool_]:
 
 def are_unique(digests: Table) -> bool:
     """Whether no two are equal."""
-    first, _ = halves(digests)
-    ordered = np.sort(first)
-    if not (ordered[1:] == ordered[:-1]).any():
-        return True
-    return len(set(digests.tolist())) == len(digests)
+    return all(_are_unique(digests[rows]) for [rows] in alike(digests))
 
 
 def numbered(digests: Table) -> Table:
@@ -96,6 +113,29 @@ def numbered(digests: Table) -> Table:
     if (some[number] == second).all():
         return np.asarray(number)
     return np.asarray(pd.factorize(np.array(digests.tolist(), object))[0])  # two share a first half alone: hardly ever
+
+
+def _find(wanted: Table, among: Table) -> Table:
+    if not len(among) or not len(wanted):
+        return np.full(len(wanted), -1, np.int32)
+    kernel = load_texts()
+    if kernel is not None:
+        return kernel.find(wanted, among)
+    first, second = halves(among)
+    index = pd.Index(first)
+    if not index.is_unique:
+        return _find_among_equals(wanted, among)
+    mine, rest = halves(wanted)
+    at: Table = index.get_indexer(pd.Index(mine))
+    return np.where((at >= 0) & (second[at] == rest), at, -1)
+
+
+def _are_unique(digests: Table) -> bool:
+    first, _ = halves(digests)
+    ordered = np.sort(first)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return True
+    return len(set(digests.tolist())) == len(digests)
 
 
 def _find_among_equals(wanted: Table, among: Table) -> Table:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
 from federation.client.digests import IN_PROCESS, Table
-from federation.client.files.derived import Column, Derive, Derived, Different
+from federation.client.files.columns import Column
+from federation.client.files.derived import Derive, Derived, Different
 from federation.client.files.tables import check_key
 
 

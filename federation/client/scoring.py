@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from federation.client.config import DataConfig
-from federation.client.data import Eligible
+from federation.client.eligible import Eligible
 from federation.client.files.tables import read_batches, stamp
 from federation.core.errors import DataError, Reason
 from federation.training.features import Feature, Flag, find_places

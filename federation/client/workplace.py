@@ -12,6 +12,7 @@ from federation.client.consent.book import ConsentBook
 from federation.client.consent.link import ConsentLink
 from federation.client.data import PartnerData
 from federation.client.egress import EgressLedger
+from federation.client.files.columns import ColumnStore
 from federation.client.handles import HandleBook
 from federation.core.clock import Clock
 from federation.core.database import open_database
@@ -65,8 +66,12 @@ def open_workplace(config: PartnerConfig, clock: Clock) -> Workplace:
     egress = EgressLedger(open_database(config.state / EGRESS_FILE), clock, tap_folder)
     connection = Connection(config.gateway, identity, record=egress.record)
     handles = HandleBook(engine)
-    terms = config.consent
-    book = ConsentBook(config.data.consents, engine, clock, lambda purpose: terms is not None and terms.covers(purpose))
-    data = PartnerData(config.data, config.party, policy, book, clock)
+    terms, store = config.consent, ColumnStore(config.state)
+
+    def complete(purpose: str) -> bool:
+        return terms is not None and terms.covers(purpose)
+
+    book = ConsentBook(config.data.consents, engine, clock, complete, store)
+    data = PartnerData(config.data, config.party, policy, book, clock, store)
     consents = ConsentLink(connection.consent, data, handles, engine)
     return Workplace(config, clock, identity, policy, engine, handles, data, egress, connection, consents)

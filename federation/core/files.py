@@ -4,11 +4,11 @@ import contextlib
 import fcntl
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
-def write_secret(path: Path, data: bytes) -> None:
+def write_secret(path: Path, data: bytes | Iterable[memoryview]) -> None:
     """Writes a file that only its owner can read, whole or not at all.
 
     What comes before is a new file of a name that nobody can guess, so that nothing planted there gets the secret: no
@@ -19,7 +19,7 @@ def write_secret(path: Path, data: bytes) -> None:
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)

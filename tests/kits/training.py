@@ -19,7 +19,7 @@ from dp_accounting import DpEvent
 from sqlalchemy import Engine
 
 from federation.client.config import Limits, PartnerConfig
-from federation.client.data import Eligible
+from federation.client.eligible import Eligible
 from federation.client.training.agent import TrainingAgent
 from federation.core.clock import FixedClock
 from federation.core.database import open_database

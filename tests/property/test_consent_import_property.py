@@ -40,7 +40,7 @@ def test_the_newest_stands_however_it_comes_in(rows: list[tuple[str, int]], batc
             file = Path(folder) / f"{number}.csv"
             file.write_text("\n".join((",".join(FIELDS), *(line(*row) for row in part))) + "\n")
             ConsentImport(engine, FixedClock(NOW), batch).run(file)
-    found = ImportedConsents(engine).all_for(PURPOSE)["C1"].status
+    found = ImportedConsents(engine).find(["C1"], PURPOSE)["C1"].status
     assert ("given" if found == "given" else "ended") == standing(rows)
 
 

@@ -16,7 +16,8 @@ from federation.client.config import DataConfig
 from federation.client.consent.book import ConsentBook
 from federation.client.consent.imported import store
 from federation.client.consent.layers import newer
-from federation.client.data import PartnerData, refuses
+from federation.client.data import PartnerData
+from federation.client.eligible import refuses
 from federation.consent.statements import FIELDS, FLAGS, STATUSES, Statement
 from federation.core.clock import FixedClock, from_text, to_text
 from federation.core.database import open_database
@@ -25,6 +26,7 @@ from federation.policy.facts import ConsentFact, Facts, Given
 from federation.policy.load import load_policy
 from federation.policy.vocabulary import OBJECTION_PURPOSE, SENSITIVE_SUFFIX
 from tests.conftest import NOW
+from tests.kits.columns import as_if_long
 from tests.kits.offers import given
 
 POLICY = load_policy(Path(__file__).parents[2] / "policies")
@@ -124,12 +126,16 @@ def check(data: PartnerData, regions: list[str]) -> None:
 
 @pytest.mark.timeout(400)  # some fifty seconds on an idle machine
 @settings(max_examples=150, deadline=None)
-@draw(ROWS, REGIONS, CHANGES, CHANGES)
+@draw(ROWS, REGIONS, CHANGES, CHANGES, st.booleans())
 def test_decisions_by_class_are_decisions_by_row(
-    rows: list[tuple[str, ...]], regions: list[str], imports: list[tuple[str, bool]], local: list[tuple[str, bool]]
+    rows: list[tuple[str, ...]],
+    regions: list[str],
+    imports: list[tuple[str, bool]],
+    local: list[tuple[str, bool]],
+    long: bool,
 ) -> None:
     clock, engine = FixedClock(NOW), open_database(None)
-    with tempfile.TemporaryDirectory() as folder:
+    with as_if_long(long), tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), rows, regions)
         data = open_data(Path(folder), engine, clock)
         check(data, regions)
@@ -151,14 +157,14 @@ def test_decisions_by_class_are_decisions_by_row(
             check(data, regions)
 
 
-@draw(ROWS)
-def test_the_file_says_what_its_rows_say_one_after_another(rows: list[tuple[str, ...]]) -> None:
+@draw(ROWS, st.booleans())
+def test_the_file_says_what_its_rows_say_one_after_another(rows: list[tuple[str, ...]], long: bool) -> None:
     expected: dict[str, dict[str, ConsentFact]] = {}
     for customer, purpose, *values in rows:
         bucket, fact = expected.setdefault(purpose, {}), a_fact(tuple(values))
         if not newer(bucket.get(customer), fact):
             bucket[customer] = fact
-    with tempfile.TemporaryDirectory() as folder:
+    with as_if_long(long), tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), rows, [""] * len(CUSTOMERS))
         book = open_data(Path(folder), open_database(None), FixedClock(NOW)).consents
         for purpose, facts in expected.items():

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.client.digests import Table
+from federation.client.files.columns import ColumnStore
 from federation.client.overlap.kept import NEW, Kept, Revised
 
+STORE = ColumnStore()
 SHAPE = {"number": np.dtype("<u8"), "digest": np.dtype("V16")}
 # Of each night: which rows go, rows that come with their places, and whether the order is turned round.
 NIGHTS = st.lists(
@@ -29,7 +31,7 @@ def columns_of(numbers: list[int]) -> dict[str, Table]:
 
 def first(folder: Path, size: int) -> Kept:
     Revised.part(Kept.empty(SHAPE), np.empty(0, bool), columns_of(list(range(size)))).write(folder, "t")
-    return Kept.read(folder, "t", SHAPE)
+    return Kept.read(folder, "t", SHAPE, STORE)
 
 
 def numbers_in(kept: Kept) -> list[int]:
@@ -44,18 +46,20 @@ def test_what_is_read_is_what_was_kept(size: int, nights: list[tuple[set[int], l
         before = Path(name) / "0"
         first(before, size)
         for number, (goes, comes, turned) in enumerate(nights, 1):
-            kept = Kept.read(before, "t", SHAPE)
+            kept = Kept.read(before, "t", SHAPE, STORE)
             source = [place for place in range(len(kept)) if place not in goes]
             for at, (place, _) in enumerate(comes):
                 source.insert(place, len(kept) + at)
             source = source[:: -1 if turned else 1]
-            revised = Revised(kept, np.array(source, np.int32), columns_of([value for _, value in comes]))
+            was = np.array([place if place < len(kept) else NEW for place in source], np.int32)
+            new = [comes[place - len(kept)][1] for place in source if place >= len(kept)]
+            revised = Revised(kept, was, columns_of(new))
             expected = [*numbers_in(kept), *(value for _, value in comes)]
             after = Path(name) / str(number)
             revised.write(after, "t")
             for path in before.iterdir():  # a folder needs no other
                 path.unlink()
-            assert numbers_in(Kept.read(after, "t", SHAPE)) == [expected[place] for place in source]
+            assert numbers_in(Kept.read(after, "t", SHAPE, STORE)) == [expected[place] for place in source]
             before = after
 
 
@@ -65,11 +69,11 @@ def test_a_few_rows_are_written_alone_and_many_with_the_whole(tmp_path: Path) ->
     assert (tmp_path / "b" / "t.number").samefile(tmp_path / "a" / "t.number")
     assert (tmp_path / "b" / "t.edit").stat().st_size < 2000
     assert (tmp_path / "b" / "t.edit").stat().st_mode & 0o777 == 0o600
-    kept = Kept.read(tmp_path / "b", "t", SHAPE)
+    kept = Kept.read(tmp_path / "b", "t", SHAPE, STORE)
     assert kept.base.tolist() == list(range(5, 1000))
     Revised.part(kept, np.ones(995, bool), columns_of([7])).write(tmp_path / "c", "t")
-    assert Kept.read(tmp_path / "c", "t", SHAPE).base[-1] == NEW
-    kept = Kept.read(tmp_path / "c", "t", SHAPE)
+    assert Kept.read(tmp_path / "c", "t", SHAPE, STORE).base[-1] == NEW
+    kept = Kept.read(tmp_path / "c", "t", SHAPE, STORE)
     Revised.part(kept, np.arange(996) >= 200).write(tmp_path / "d", "t")
     assert not (tmp_path / "d" / "t.edit").exists()
-    assert numbers_in(Kept.read(tmp_path / "d", "t", SHAPE)) == [*range(205, 1000), 7]
+    assert numbers_in(Kept.read(tmp_path / "d", "t", SHAPE, STORE)) == [*range(205, 1000), 7]

@@ -11,14 +11,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from federation.client.digests import IN_PROCESS, find
-from federation.client.files import derived as derived_columns
 from federation.client.files import lines
+from federation.client.files.columns import ColumnStore
 from federation.client.files.derived import Derived
 from federation.client.files.lines import FileMoved, Reading, scan_lines
 from federation.client.files.tables import read_rows
 from federation.core.errors import DataError
+from tests.kits.columns import as_if_long
 from tests.kits.native import need_kernel, taking
 
+STORE = ColumnStore()
 PATHS = st.sampled_from(["native", "portable"])
 FIELDS = st.sampled_from(["", "a", "b", "c", " d ", "é", "NA"])
 ODD = st.sampled_from(['"q"', '"', "a\rb", "\0", "x,y"])
@@ -40,13 +42,13 @@ def write(path: Path, header: str, rows: list[str], end: str, closed: bool) -> N
 def open_derived(path: Path, parsed: list[int], *, again: bool = True) -> Derived:
     def look(before: Reading | None, whole: bool) -> Reading:
         earlier = before.lines if before is not None else None
-        return Reading(path, ("x", "y"), None if whole else scan_lines(path, earlier), before)
+        return Reading(path, ("x", "y"), None if whole else scan_lines(path, STORE, earlier), before)
 
     def derive(batch: pa.RecordBatch) -> tuple[Sequence[object], Sequence[object]]:
         parsed.append(len(batch))
         return [batch["x"], np.array([len(text) for text in batch["y"].to_pylist()], np.int32)], [batch["y"]]
 
-    return Derived(look, derive, again=again)
+    return Derived(look, derive, STORE, again=again)
 
 
 def outcome(derived: Derived, *, again: bool = True) -> tuple[list[object], str]:
@@ -70,12 +72,16 @@ def expected(path: Path) -> tuple[list[object], str]:
 
 
 @settings(deadline=None)
-@given(PATHS, st.lists(FILE, min_size=1, max_size=5))
-@example("native", [("x,y", [], "\n", True), ("x,y", [], "\n", True)])
-@example("native", [("x,y", ["a,a"] * 9, "\n", True), ("x,y", ["a,a"] * 9 + ["b,b"], "\r\n", False)])
-@example("native", [("x,y", ["a,b", "c,d", "a,c", "b,b"], "\n", True), ("x,y", ["c,d", "b,b", "a,b"], "\n", True)])
-def test_each_reading_is_that_of_the_whole_file(path: str, files: list[tuple[str, list[str], str, bool]]) -> None:
-    with taking(path), tempfile.TemporaryDirectory() as folder:
+@given(PATHS, st.booleans(), st.lists(FILE, min_size=1, max_size=5))
+@example("native", False, [("x,y", [], "\n", True), ("x,y", [], "\n", True)])
+@example("native", True, [("x,y", ["a,a"] * 9, "\n", True), ("x,y", ["a,a"] * 9 + ["b,b"], "\r\n", False)])
+@example(
+    "native", True, [("x,y", ["a,b", "c,d", "a,c", "b,b"], "\n", True), ("x,y", ["c,d", "b,b", "a,b"], "\n", True)]
+)
+def test_each_reading_is_that_of_the_whole_file(
+    path: str, long: bool, files: list[tuple[str, list[str], str, bool]]
+) -> None:
+    with taking(path), as_if_long(long), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "table.csv"
         derived = open_derived(file, [])
         for content in files:
@@ -90,14 +96,15 @@ EDITS = st.lists(
 
 
 @settings(deadline=None, max_examples=60)
-@given(EDITS, st.sampled_from([0, 1 << 40]), st.booleans())
-@example([("add", 0, 0), ("add", 0, 0), ("drop", 0, 0), ("move", 0, 399), ("move", 399, 0), ("add", 400, 0)], 0, True)
-@example([("end", 0, 0), ("end", 0, 0), ("drop", 300, 0), ("end", 0, 0), ("add", 2, 0)], 1 << 40, False)
-def test_only_what_is_new_is_parsed(edits: list[tuple[str, int, int]], long_run: int, again: bool) -> None:
-    """With rows that are copied one by one, and in runs; with many small blocks."""
+@given(EDITS, st.booleans(), st.booleans())
+@example(
+    [("add", 0, 0), ("add", 0, 0), ("drop", 0, 0), ("move", 0, 399), ("move", 399, 0), ("add", 400, 0)], True, True
+)
+@example([("end", 0, 0), ("end", 0, 0), ("drop", 300, 0), ("end", 0, 0), ("add", 2, 0)], False, False)
+def test_only_what_is_new_is_parsed(edits: list[tuple[str, int, int]], long: bool, again: bool) -> None:
+    """With many small blocks, and parts that are as they were and others that are not."""
     need_kernel()
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(derived_columns, "_LONG_RUN", long_run)
+    with pytest.MonkeyPatch.context() as patch, as_if_long(long), tempfile.TemporaryDirectory() as folder:
         patch.setattr(lines, "_BLOCK_BYTES", 64)
         file = Path(folder) / "table.csv"
         rows = [f"row {number},{number}" for number in range(400)]
@@ -128,7 +135,7 @@ def test_a_file_that_moves_while_it_is_read_is_read_anew(tmp_path: Path) -> None
     file = tmp_path / "table.csv"
     rows = [f"{number},a" for number in range(40)]
     write(file, "x,y", rows, "\n", closed=True)
-    first = scan_lines(file)
+    first = scan_lines(file, STORE)
     reading = Reading(file, ("x", "y"), first)
     assert sum(map(len, reading.fresh())) == 40
     write(file, "x,y", [*rows[:-1], "39,b"], "\n", closed=True)
@@ -147,9 +154,9 @@ def test_a_file_that_moves_while_it_is_read_is_read_anew(tmp_path: Path) -> None
     raise AssertionError("it gave a line of a file that is not there")
 
 
-@given(st.lists(st.integers(0, 12), max_size=30), st.lists(st.integers(0, 12), max_size=30), PATHS)
-def test_finding_is_that_of_a_dictionary(wanted: list[int], among: list[int], path: str) -> None:
-    with taking(path):
+@given(st.lists(st.integers(0, 12), max_size=30), st.lists(st.integers(0, 12), max_size=30), PATHS, st.booleans())
+def test_finding_is_that_of_a_dictionary(wanted: list[int], among: list[int], path: str, long: bool) -> None:
+    with taking(path), as_if_long(long):
         digests = IN_PROCESS.of(pa.array([f"text {number}" for number in range(13)]))
         found = find(digests[np.array(wanted, np.intp)], digests[np.array(among, np.intp)]).tolist()
     assert [at >= 0 for at in found] == [number in among for number in wanted]
@@ -170,11 +177,11 @@ def test_a_piece_may_end_anywhere(tmp_path: Path) -> None:
     file, size = tmp_path / "table.csv", lines._CHUNK_BYTES
     text = "x,y\n" + "é,b\naaaa,b\r\n" * 20
     file.write_text(text, newline="")
-    whole = scan_lines(file)
+    whole = scan_lines(file, STORE)
     assert whole is not None
     try:
         for lines._CHUNK_BYTES in range(1, 40):
-            pieces = scan_lines(file)
+            pieces = scan_lines(file, STORE)
             assert pieces is not None
             assert pieces.digests.tobytes() == whole.digests.tobytes()
             assert pieces.starts.tolist() == whole.starts.tolist()

@@ -22,6 +22,7 @@ from federation.core.clock import FixedClock
 from federation.core.ids import Handle, PartyId
 from federation.overlap.plan import key_types_of
 from tests.conftest import NOW
+from tests.kits.columns import as_if_long
 from tests.kits.overlap_world import Data, World, make_policy
 
 KINDS = ("email", "phone", "national_id")
@@ -115,13 +116,15 @@ def joined(world: World) -> set[frozenset[tuple[str, str]]]:
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-@given(histories())
-def test_builds_and_deltas_are_set_arithmetic(history: tuple[str, int, dict[str, list[Row]], list[Step]]) -> None:
+@given(histories(), st.booleans())
+def test_builds_and_deltas_are_set_arithmetic(
+    history: tuple[str, int, dict[str, list[Row]], list[Step]], long: bool
+) -> None:
     key_type, pad_to, files, steps = history
     kinds = len(key_types_of(key_type))
     withdrawn: dict[str, set[str]] = {name: set() for name in files}
     policy = make_policy(list(files), {name: {"c": LABELS[:2]} for name in files}, pad_to)
-    with tempfile.TemporaryDirectory() as folder:
+    with as_if_long(long), tempfile.TemporaryDirectory() as folder:
         data = {name: data_of(name, file, set()) for name, file in files.items()}
         config = DataConfig(phone_numbers="possible", max_empty_share=1.0)
         world = World(Path(folder), FixedClock(NOW), policy, data, config)

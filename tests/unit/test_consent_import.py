@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, select
 
-from federation.client.consent.imported import ImportedConsents
+from federation.client.consent.imported import ImportedConsents, imported
 from federation.client.consent.importing import ConsentImport, Imported
 from federation.consent.statements import FIELDS
 from federation.core.clock import FixedClock
@@ -40,7 +40,9 @@ class Desk:
         return importer.run(file or self.file, self.aside if aside else None)
 
     def facts(self) -> dict[str, ConsentFact]:
-        return ImportedConsents(self.engine).all_for(PURPOSE)
+        with self.engine.begin() as connection:
+            customers = connection.execute(select(imported.c.customer_id)).scalars().all()
+        return ImportedConsents(self.engine).find(customers, PURPOSE)
 
     def statuses(self) -> dict[str, str | None]:
         return {who: fact.status for who, fact in sorted(self.facts().items())}

@@ -8,6 +8,7 @@ import structlog
 import yaml
 
 from federation.client.consent.register import Register
+from federation.client.files.columns import ColumnStore
 from federation.client.overlap.shrink import PERMISSION_FILE, SMALL, ShrinkLimit
 from federation.core.clock import FixedClock
 from federation.core.errors import DataError, Reason
@@ -64,7 +65,7 @@ def test_the_gateway_hears_no_number(tmp_path: Path, clock: FixedClock) -> None:
     world.coordinator.deltas.ask(newest.plan, ["bank"], withdrawals_only=False)
     [task] = [task for _, task in world.coordinator.deltas.tasks(PartyId("bank")) if task.HasField("delta")]
     report = world.agents["bank"].work(task)
-    assert (report.reason, "88" in str(report)) == ("FILE_SHRANK", False)
+    assert (report.reason, "88" in report.text) == ("FILE_SHRANK", False)
 
 
 def test_a_switchboard_that_empties_is_not_believed_either(tmp_path: Path, clock: FixedClock) -> None:
@@ -109,7 +110,7 @@ def write(path: Path, *times: str) -> Register:
         f"C{n},overlap_statistics,given,gateway,{time},2030-01-01T00:00:00Z,1,0,GDPR" for n, time in enumerate(times)
     ]
     path.write_text("\n".join([HEADER, *rows]) + "\n")
-    return Register(path)
+    return Register(path, ColumnStore())
 
 
 def test_a_consents_file_whose_dates_cannot_be_read_is_broken(tmp_path: Path) -> None:

@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from sqlalchemy import Boolean, Column, Connection, Engine, Integer, MetaData, String, Table, func, select
 
 from federation.client.consent.imported import ImportedConsents, from_row, to_row
-from federation.client.consent.layers import EARLIEST, Overlaid, States, newer, standing, stated
+from federation.client.consent.layers import EARLIEST, Overlaid, States, newer, newest, standing, stated
 from federation.client.consent.register import NOTHING, Numbers, Register, Statements
+from federation.client.digests import IN_PROCESS, find
 from federation.client.digests import Table as Digests
+from federation.client.files.columns import ColumnStore
 from federation.client.files.tables import FileStamp, stamp
 from federation.consent.statements import STATUSES
 from federation.core.clock import Clock
@@ -56,8 +58,9 @@ class _Overlay:
 class Standing:
     """The states of some customers' consents for one purpose, by place among these customers."""
 
-    classes: Numbers
-    """The same for all whom a policy cannot tell apart at the time that was asked for; -1 where nothing is on file."""
+    classes: Callable[[slice], Numbers]
+    """Of the customers in a part: the same for all whom a policy cannot tell apart at the time that was asked for; -1
+    where nothing is on file."""
     fact: Callable[[int], ConsentFact | None]
     next_change: datetime | None
     """When time alone puts somebody into another class."""
@@ -71,18 +74,25 @@ class ConsentBook:
         engine: The partner's durable state.
         clock: Tells the time of local changes.
         complete: Whether records for a purpose have what the partner declares once for all (``ConsentTerms.covers``).
+        store: Where columns of the file are kept.
     """
 
     def __init__(
-        self, path: Path, engine: Engine, clock: Clock, complete: Callable[[str], bool] = lambda _purpose: True
+        self,
+        path: Path,
+        engine: Engine,
+        clock: Clock,
+        complete: Callable[[str], bool] = lambda _purpose: True,
+        store: ColumnStore | None = None,
     ) -> None:
         self._path, self._engine, self._clock, self._complete = path, engine, clock, complete
         self._imported = ImportedConsents(engine)
         self._imported_changes = -1
-        self._imported_facts: dict[str, dict[str, ConsentFact]] = {}  # by purpose, as they are asked for
+        self._registers: dict[str, Statements] = {}  # file and imports, by purpose, as they are asked for
         self._lock = threading.Lock()
         self._stamp: FileStamp | None = None
-        self._register = Register(path)
+        self._store = store or ColumnStore()
+        self._register = Register(path, self._store)
         self._file: dict[str, Statements] = {}  # by purpose
         self._overlay = _Overlay(0, {})
         metadata.create_all(engine)
@@ -100,7 +110,7 @@ class ConsentBook:
         imported = self._imported.find(ids, purpose)
         found = {}
         for i in ids:
-            fact = standing(base.get(i), imported.get(i), overlay.get((i, purpose)), now)
+            fact = standing(newest(base.get(i), imported.get(i)), overlay.get((i, purpose)), now)
             if fact is not None:
                 found[i] = self._judge(fact, purpose)
         return found
@@ -112,12 +122,11 @@ class ConsentBook:
             self._read_changes()
             return self._stamp, self._overlay.last, self._imported.changes()
 
-    def standing(self, customers: pa.Array, digests: Digests, purpose: str, at: datetime) -> Standing:
+    def standing(self, digests: Digests, purpose: str, at: datetime) -> Standing:
         """The states of customers' consents for one purpose, for decisions at a time.
 
         Args:
-            customers: Ids, each once.
-            digests: Of them, in this process.
+            digests: Of their ids, in this process, each once.
             purpose: For example "overlap_statistics".
             at: Now.
 
@@ -125,16 +134,25 @@ class ConsentBook:
             DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW.
         """
         base, layer = self._layers(purpose)
-        positions = base.positions(digests)
-        classes = base.classes(positions, at)
+        positions = self._store.joined([base.positions(digests)])
         changed: dict[int, ConsentFact | None] = {}
+        numbers: dict[ConsentFact | None, int] = {None: -1}
         if layer is not None:
-            rows = pc.index_in(pa.array(layer.changed(), pa.string()), value_set=customers).drop_null()
-            numbers: dict[ConsentFact | None, int] = {None: -1}
-            first = int(classes.max(initial=-1)) + 1
-            for row in rows.to_pylist():
-                fact = changed[row] = layer.get(customers[row].as_py())
-                classes[row] = numbers.setdefault(fact, first + len(numbers))
+            local = list(layer.local)
+            rows = find(IN_PROCESS.of(pa.array(local, pa.string())), digests)
+            for customer, row in zip(local, rows.tolist(), strict=True):
+                if row >= 0:
+                    changed[row] = layer.get(customer)
+                    numbers.setdefault(changed[row], base.most_classes + len(numbers))
+        others = np.array(sorted(changed), np.int64)
+        theirs = np.array([numbers[changed[row]] for row in others.tolist()], np.int32)
+
+        def classes_of(part: slice) -> Numbers:
+            classes = base.classes(positions[part], at)
+            start, stop, _ = part.indices(len(positions))
+            mine = slice(*np.searchsorted(others, (start, stop)))
+            classes[others[mine] - start] = theirs[mine]
+            return classes
 
         def fact_of(row: int) -> ConsentFact | None:
             if row in changed or positions[row] < 0:
@@ -142,7 +160,9 @@ class ConsentBook:
             return self._judge(base.fact(positions[row]), purpose)
 
         times = [base.next_change(at), *(layer.times() if layer is not None else ())]
-        return Standing(classes, fact_of, min((time for time in times if time is not None and time > at), default=None))
+        return Standing(
+            classes_of, fact_of, min((time for time in times if time is not None and time > at), default=None)
+        )
 
     def for_purpose(self, purpose: str) -> States:
         """All states for one purpose as of now; they do not follow later changes.
@@ -154,17 +174,15 @@ class ConsentBook:
         return base if layer is None else layer
 
     def _layers(self, purpose: str) -> tuple[Statements, Overlaid | None]:
-        """The file's statements for a purpose, and what stands instead of them, where anything does."""
+        """The registers' statements for a purpose, and what stands instead of them, where anything does."""
         with self._lock:
             self._read_file()
             self._read_changes()
-            self._read_imported(purpose)
-            base, imported = self._file.get(purpose, NOTHING), self._imported_facts[purpose]
-            overlay, now = self._overlay.facts, self._clock.now()
+            base, overlay, now = self._read_registers(purpose), self._overlay.facts, self._clock.now()
         local = {customer: fact for (customer, about), fact in overlay.items() if about == purpose}
-        if not (imported or local) and self._complete(purpose):
-            return base, None  # the file alone, as it was read: training and overlap ask it for every customer
-        return base, Overlaid((base, imported, local), now, lambda fact: self._judge(fact, purpose))
+        if not local and self._complete(purpose):
+            return base, None  # the registers alone, as they were read: training and overlap ask for every customer
+        return base, Overlaid(base, local, now, lambda fact: self._judge(fact, purpose))
 
     def purposes_of(self, customer_id: CustomerId) -> dict[str, ConsentFact]:
         """Every consent of one person, by purpose. Raises DataError for an unusable file."""
@@ -192,7 +210,7 @@ class ConsentBook:
         local = None
         for fact in map(from_row, rows):
             local = local if newer(local, fact) else fact
-        last = standing(base, imported, local, now)
+        last = standing(newest(base, imported), local, now)
         order = sorted(said, key=lambda fact: (fact is last or fact == last, stated(fact), fact.status != "given"))
         return order, record_id
 
@@ -236,15 +254,17 @@ class ConsentBook:
         now = stamp(self._path)
         if now == self._stamp:
             return
-        self._file, self._stamp = self._register.read(), now
+        self._file, self._stamp, self._registers = self._register.read(), now, {}
 
-    def _read_imported(self, purpose: str) -> None:
-        """Reads the imported states for a purpose if they changed. Needs the lock."""
+    def _read_registers(self, purpose: str) -> Statements:
+        """What file and imports say for a purpose; read again where either changed. Needs the lock."""
         now = self._imported.changes()
         if now != self._imported_changes:
-            self._imported_facts, self._imported_changes = {}, now
-        if purpose not in self._imported_facts:
-            self._imported_facts[purpose] = self._imported.all_for(purpose)
+            self._registers, self._imported_changes = {}, now
+        if purpose not in self._registers:
+            imported = self._imported.statements(purpose, self._store)
+            self._registers[purpose] = self._file.get(purpose, NOTHING).with_others(imported)
+        return self._registers[purpose]
 
     def _judge(self, fact: ConsentFact, purpose: str) -> ConsentFact:
         """A "given" counts only where the record behind it is complete; an end always does."""

@@ -4,24 +4,32 @@ Guarantees that an older statement never replaces a newer one, and of two equall
 order, how often and by however many processes they are stored: the database decides in the statement that writes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Boolean, Column, Connection, Engine, Integer, MetaData, String, Table, func, select
+import numpy as np
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy import Boolean, Column, Connection, Engine, Integer, MetaData, String, func, select
 
+from federation.client.consent.register import NOBODY, UNREADABLE, Rows, Statements
+from federation.client.digests import IN_PROCESS, Table
+from federation.client.files.columns import ColumnStore
 from federation.consent.statements import Statement, microseconds
 from federation.core.clock import from_text, to_text
 from federation.core.database import reading
 from federation.policy.facts import ConsentFact
 
+_ROWS_AT_ONCE = 50_000
 _KEYS_PER_QUERY = 500  # SQLite allows 999 parameters in old builds
 _CACHED = 50_000
 _CACHE_KIB = 128 * 1024
 
 metadata = MetaData()
-imported = Table(
+imported = sa.Table(
     "consent_imported",
     metadata,
     Column("customer_id", String, primary_key=True),
@@ -38,7 +46,7 @@ imported = Table(
     Column("record_id", String, nullable=False),
     sqlite_with_rowid=False,
 )
-imports = Table(
+imports = sa.Table(
     "consent_imports",
     metadata,
     Column("path", String, primary_key=True),
@@ -75,15 +83,24 @@ class ImportedConsents:
                     found[row["customer_id"]] = from_row(row)
         return found
 
-    def all_for(self, purpose: str) -> dict[str, ConsentFact]:
-        """All imported states for one purpose; equal states share their memory."""
-        same: dict[ConsentFact, ConsentFact] = {}
-        found = {}
+    def statements(self, purpose: str, store: ColumnStore) -> Statements:
+        """All imported states for one purpose, read some thousands at a time."""
+        kinds: dict[ConsentFact, int] = {}
+        columns = cast(tuple[Table, ...], store.together(self._columns(purpose, kinds)))
+        return Statements(Rows(*columns), list(kinds), store, one_each=True)
+
+    def _columns(self, purpose: str, kinds: dict[ConsentFact, int]) -> Iterator[tuple[Table, ...]]:
+        """Columns of ``Rows``, and the kinds that they name."""
+        yield (NOBODY.customers, NOBODY.kind, NOBODY.given, NOBODY.until)
+        query = select(imported).where(imported.c.purpose == purpose)
         with self._reading.begin() as connection:
-            for row in connection.execute(select(imported).where(imported.c.purpose == purpose)).mappings():
-                fact = from_row(row)
-                found[row["customer_id"]] = same.setdefault(fact, fact)
-        return found
+            found = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query).mappings()
+            for some in found.partitions():
+                facts = [from_row(row) for row in some]
+                said = [kinds.setdefault(replace(f, given_at=None, expires_at=None), len(kinds)) for f in facts]
+                given, until = ([_micros(at) for at in times] for times in zip(*map(_times, facts), strict=True))
+                digests = IN_PROCESS.of(pa.array([row["customer_id"] for row in some], pa.string()))
+                yield digests, np.array(said, np.int32), np.array(given), np.array(until)
 
     def of_person(self, customer_id: str) -> dict[str, tuple[ConsentFact, str]]:
         """One customer's states with their record ids, by purpose."""
@@ -142,6 +159,15 @@ def _to_row(statement: Statement) -> tuple[Any, ...]:
 @lru_cache(_CACHED)
 def _text(at: datetime | None) -> str | None:
     return None if at is None else to_text(at)
+
+
+def _times(fact: ConsentFact) -> tuple[datetime | None, datetime | None]:
+    return fact.given_at, fact.expires_at
+
+
+@lru_cache(_CACHED)
+def _micros(at: datetime | None) -> int:
+    return UNREADABLE if at is None else microseconds(at)
 
 
 @lru_cache(_CACHED)

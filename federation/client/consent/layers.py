@@ -18,32 +18,26 @@ class States(Protocol):
 
 
 class Overlaid:
-    """File, imports and local changes as one, without copying any."""
+    """Registers and local changes as one, without copying any."""
 
     def __init__(
         self,
-        layers: tuple[States, Mapping[str, ConsentFact], Mapping[str, ConsentFact]],
+        registers: States,
+        local: Mapping[str, ConsentFact],
         now: datetime,
         judge: Callable[[ConsentFact], ConsentFact],
     ) -> None:
-        self._file, self._others, self._now, self._judge = layers[0], layers[1:], now, judge
+        self._registers, self.local, self._now, self._judge = registers, local, now, judge
 
     def get(self, customer: str) -> ConsentFact | None:
         """See States."""
-        imported, local = self._others
-        fact = standing(self._file.get(customer), imported.get(customer), local.get(customer), self._now)
+        fact = standing(self._registers.get(customer), self.local.get(customer), self._now)
         return None if fact is None else self._judge(fact)
 
-    def changed(self) -> list[str]:
-        """Customers of whom not only the file says something."""
-        imported, local = self._others
-        return list({*imported, *local})
-
     def times(self) -> Iterator[datetime | None]:
-        """All times in what not only the file says."""
-        for layer in self._others:
-            for fact in set(layer.values()):
-                yield from (fact.given_at, fact.expires_at)
+        """All times in local changes."""
+        for fact in set(self.local.values()):
+            yield from (fact.given_at, fact.expires_at)
 
 
 def stated(fact: ConsentFact) -> datetime:
@@ -58,11 +52,13 @@ def newer(known: ConsentFact | None, other: ConsentFact) -> bool:
     return (stated(known), known.status != "given") > (stated(other), other.status != "given")
 
 
-def standing(
-    row: ConsentFact | None, imported: ConsentFact | None, local: ConsentFact | None, now: datetime
-) -> ConsentFact | None:
-    """Which of three statements stands: the newest of the registers, unless a local change stands against it."""
-    base = imported if imported is not None and not newer(row, imported) else row
+def newest(row: ConsentFact | None, imported: ConsentFact | None) -> ConsentFact | None:
+    """Which statement of the registers stands: of two that are as old and as strict the imported one."""
+    return imported if imported is not None and not newer(row, imported) else row
+
+
+def standing(base: ConsentFact | None, local: ConsentFact | None, now: datetime) -> ConsentFact | None:
+    """Which statement stands: that of the registers, unless a local change stands against it."""
     return base if local is None or _undoes(base, local, now) else local
 
 

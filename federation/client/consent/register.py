@@ -1,4 +1,4 @@
-"""The partner's consent file in memory: some forty bytes for each statement, by purpose.
+"""The partner's consent file as columns: some forty bytes for each statement, by purpose, on disk where they are many.
 
 A register has a row for every customer and purpose, and most rows say one of few things at one of many times. So what
 is said (all but the times) is kept once, and a statement is a number, two times and a digest of the customer's id, in
@@ -8,10 +8,11 @@ stands, of two equally old ones the stricter, else the last. A file that changed
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +20,9 @@ import pyarrow.compute as pc
 import structlog
 from numpy.typing import NDArray
 
-from federation.client.digests import DIGEST, IN_PROCESS, Table, find, halves, numbered
-from federation.client.files.derived import Column, Derived, Different
+from federation.client.digests import DIGEST, IN_PROCESS, Table, alike, find, halves, numbered
+from federation.client.files.columns import Column, ColumnStore, parts
+from federation.client.files.derived import Derived, Different
 from federation.client.files.lines import Reading, scan_lines
 from federation.consent.statements import FIELDS, FLAGS, STATUSES, microseconds
 from federation.core.clock import from_text
@@ -47,7 +49,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class _Rows:
+class Rows:
     """Statements in the order of the file."""
 
     customers: Table
@@ -59,11 +61,16 @@ class _Rows:
 class Statements:
     """What stands in the file for one purpose. Safe to share between threads."""
 
-    def __init__(self, rows: _Rows, kinds: Sequence[ConsentFact], *, one_each: bool = False) -> None:
-        self._rows, self._kinds = rows if one_each else _standing(rows, kinds), kinds
+    def __init__(self, rows: Rows, kinds: Sequence[ConsentFact], store: ColumnStore, *, one_each: bool = False) -> None:
+        self._rows, self._kinds, self._store = rows if one_each else _standing(rows, kinds, store), kinds, store
 
     def __len__(self) -> int:
         return len(self._rows.kind)
+
+    @property
+    def most_classes(self) -> int:
+        """Every class has a lower number."""
+        return len(self._kinds) * STATES
 
     def get(self, customer: str) -> ConsentFact | None:
         """One customer's statement, None where there is none."""
@@ -83,6 +90,21 @@ class Statements:
                 found[customer] = self.fact(position)
         return found
 
+    def with_others(self, others: "Statements") -> "Statements":
+        """These and others: of two of one customer that are as old and as strict the other one stands."""
+        if not len(others):
+            return self
+        mine, theirs = self._rows, others._rows
+        kind = (len(self._kinds) + theirs.kind[part] for part in parts(len(others)))
+        joined = self._store.joined
+        both = (
+            joined([mine.customers, theirs.customers]),
+            joined([mine.kind, *(part.astype(np.int32) for part in kind)]),
+            joined([mine.given, theirs.given]),
+            joined([mine.until, theirs.until]),
+        )
+        return Statements(Rows(*both), [*self._kinds, *others._kinds], self._store)
+
     def positions(self, customers: Table) -> Numbers:
         """Where the statement of each customer is, by digest in this process; -1 where there is none."""
         return np.asarray(find(customers, self._rows.customers), np.int32)
@@ -90,9 +112,14 @@ class Statements:
     @functools.cached_property
     def _sorted(self) -> tuple[Table, Table]:
         """The first half of every digest in order, and whose it is."""
-        first, _ = halves(self._rows.customers)
-        order = np.argsort(first)
-        return first[order], order
+        return cast(tuple[Table, Table], self._store.together(self._in_order()))
+
+    def _in_order(self) -> Iterator[tuple[Table, Table]]:
+        customers = self._rows.customers
+        for [rows] in alike(customers):
+            first, _ = halves(customers[rows])
+            order = np.argsort(first)
+            yield first[order], rows[order].astype(np.int32)
 
     def fact(self, position: int) -> ConsentFact:
         """The statement at a position."""
@@ -109,23 +136,31 @@ class Statements:
         moment, rows = microseconds(at), self._rows
         if not len(self):
             return positions.copy()
-        number = rows.kind.astype(np.int32) * STATES
+        kind, given, until = (column.take(positions, mode="clip") for column in (rows.kind, rows.given, rows.until))
+        number = kind * np.int32(STATES)
         # Negations of how a policy compares: given in the future, and no longer valid.
-        number += np.where(rows.given == UNREADABLE, 0, np.where(rows.given > moment, 3, 6)).astype(np.int32)
-        number += np.where(rows.until == UNREADABLE, 0, np.where(rows.until <= moment, 1, 2)).astype(np.int32)
-        return np.append(number, np.int32(-1))[positions]
+        number += np.where(given == UNREADABLE, 0, np.where(given > moment, 3, 6)).astype(np.int32)
+        number += np.where(until == UNREADABLE, 0, np.where(until <= moment, 1, 2)).astype(np.int32)
+        number[positions < 0] = -1
+        return number
 
     def next_change(self, at: datetime) -> datetime | None:
         """The first moment after ``at`` at which a statement changes its class by time alone."""
         moment, rows = microseconds(at), self._rows
-        later = [int(times[times > moment].min()) for times in (rows.given, rows.until) if (times > moment).any()]
+        some = (times[part] for part in parts(len(self)) for times in (rows.given, rows.until))
+        later = [int(times[times > moment].min()) for times in some if (times > moment).any()]
         return _time(min(later)) if later else None
 
 
 class Register:
-    """The consent file. Not for several threads."""
+    """The consent file. Not for several threads.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file.
+        store: Where its columns are.
+    """
+
+    def __init__(self, path: Path, store: ColumnStore) -> None:
         self._numbers: dict[tuple[str, ...], int] = {}
         self._kinds: list[ConsentFact] = []
         self._purposes: dict[str, int] = {}
@@ -134,10 +169,10 @@ class Register:
         encoded = frozenset({*_SAID, *_TIMES})
 
         def look(before: Reading | None, whole: bool) -> Reading:
-            lines = None if whole else scan_lines(path, before.lines if before is not None else None)
+            lines = None if whole else scan_lines(path, store, before.lines if before is not None else None)
             return Reading(path, FIELDS, lines, before, encoded=encoded)
 
-        self._derived = Derived(look, self._derive)
+        self._store, self._derived = store, Derived(look, self._derive, store)
 
     def read(self) -> dict[str, Statements]:
         """What stands in it now, by purpose.
@@ -151,12 +186,12 @@ class Register:
         found = {}
         for name, number in self._purposes.items():
             mine = purpose == number
-            rows, was = _Rows(*columns), look.was
+            rows, was = Rows(*columns), look.was
             if not mine.all():
-                rows, was = _Rows(*(column[mine] for column in columns)), was[mine] if was is not None else None
+                rows, was = Rows(*self._store.chosen(columns, mine)), was[mine] if was is not None else None
             one_each = self._different.setdefault(number, Different())(rows.customers, was)
             if len(rows.customers):
-                found[name] = Statements(rows, self._kinds, one_each=one_each)
+                found[name] = Statements(rows, self._kinds, self._store, one_each=one_each)
         return found
 
     def _derive(self, batch: pa.RecordBatch) -> tuple[list[Column], list[Column]]:
@@ -242,17 +277,20 @@ def _time(value: int) -> datetime | None:
     return None if value == UNREADABLE else _EPOCH + timedelta(microseconds=value)
 
 
-def _standing(rows: _Rows, kinds: Sequence[ConsentFact]) -> _Rows:
+def _standing(rows: Rows, kinds: Sequence[ConsentFact], store: ColumnStore) -> Rows:
     """One statement for each customer: the newest, of equally old ones the stricter, of equal ones the last."""
-    strict = np.array([kind.status != "given" for kind in kinds])[rows.kind]
-    # An unreadable time counts against consent.
-    when = np.where((rows.given == UNREADABLE) & strict, np.iinfo(np.int64).max, rows.given)
-    who = numbered(rows.customers)
-    order = np.lexsort((np.arange(len(who)), strict, when, who))
-    last = np.append(np.diff(who[order]) != 0, True)
-    at = np.sort(order[last])
-    return _Rows(rows.customers[at], rows.kind[at], rows.given[at], rows.until[at])
+    are_strict = np.array([kind.status != "given" for kind in kinds])
+    stands = np.zeros(len(rows.kind), bool)
+    for [some] in alike(rows.customers):
+        strict, when = are_strict[rows.kind[some]], rows.given[some]
+        # An unreadable time counts against consent.
+        when = np.where((when == UNREADABLE) & strict, np.iinfo(np.int64).max, when)
+        who = numbered(rows.customers[some])
+        order = np.lexsort((some, strict, when, who))
+        stands[some[order[np.append(np.diff(who[order]) != 0, True)[: len(some)]]]] = True
+    return Rows(*store.chosen((rows.customers, rows.kind, rows.given, rows.until), stands))
 
 
-NOTHING = Statements(_Rows(np.empty(0, DIGEST), np.empty(0, np.int32), *[np.empty(0, np.int64)] * 2), [], one_each=True)
+NOBODY = Rows(np.empty(0, DIGEST), np.empty(0, np.int32), *[np.empty(0, np.int64)] * 2)
+NOTHING = Statements(NOBODY, [], ColumnStore(), one_each=True)
 """Of a purpose that the file does not know."""

@@ -7,23 +7,17 @@ result is what deriving them from the whole file gives, wherever lines were adde
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from federation.client.digests import Table, are_unique, find
-from federation.client.files.lines import FileMoved, Places, Reading
+from federation.client.files.columns import Column, ColumnStore, Places, carried, is_rising
+from federation.client.files.lines import FileMoved, Reading
 
-Column = Any
-"""A ``pa.Array`` or an array of numpy."""
 Derive = Callable[[pa.RecordBatch], tuple[Sequence[Column], Sequence[Column]]]
 """Makes columns, a value for each row, and others that are not kept."""
-_LONG_RUN = 256
-"""Rows that stand together, on average, where copying them together is faster than one by one."""
-_NEW = 1 << 40
-"""Stands before the places of new rows; no file has as many."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +45,7 @@ class Derived:
     Args:
         look: Makes a reading after an earlier one; the second argument asks for one of the whole file.
         derive: Makes, from rows, columns of equal length and always of the same types, and some more that are not kept.
+        store: Where columns are.
         again: Whether lines may be asked for again, by ``Look.rows``.
     """
 
@@ -58,10 +53,11 @@ class Derived:
         self,
         look: Callable[[Reading | None, bool], Reading],
         derive: Derive,
+        store: ColumnStore,
         *,
         again: bool = False,
     ) -> None:
-        self._look, self._derive, self._again = look, derive, again
+        self._look, self._derive, self._store, self._again = look, derive, store, again
         self._known: tuple[Reading, tuple[Column, ...]] | None = None
 
     def read(self) -> Look:
@@ -81,18 +77,18 @@ class Derived:
         return found
 
     def _found(self, reading: Reading, known: tuple[Column, ...]) -> Look:
-        parts = [self._derive(batch) for batch in reading.fresh()] or [self._derive(reading.nothing())]
-        columns, extras = ([list(column) for column in zip(*some, strict=True)] for some in zip(*parts, strict=True))
-        del parts  # each column's parts go when it is joined
-        if reading.was is None:
-            kept = tuple(joined(columns.pop(0)) for _ in range(len(columns)))
-        else:
-            kept = tuple(map(Carrying(reading.was), known, columns))
+        found = map(self._derive, reading.fresh())
+        first = next(found, None) or self._derive(reading.nothing())
+        made = self._store.together([*columns, *extras] for columns, extras in itertools.chain([first], found))
+        columns, extras = made[: len(first[0])], made[len(first[0]) :]
+        if (was := reading.was) is not None and len(was) == len(known[0]) and is_rising(was) and (was >= 0).all():
+            columns = known
+        elif was is not None:
+            columns = tuple(self._store.joined(carried(was, *both)) for both in zip(known, columns, strict=True))
         if not self._again:
             reading.forget_places()
-        more = tuple(joined(extras.pop(0)) for _ in range(len(extras)))
         pa.default_memory_pool().release_unused()  # what parsing took, which Arrow would keep
-        return Look(kept, more, reading.was, reading.rows)
+        return Look(columns, extras, reading.was, reading.rows)
 
 
 class Different:
@@ -112,60 +108,9 @@ class Different:
             was: Of the same lines, as ``Look.was``.
         """
         known, self._known = self._known, False
-        if not known or was is None or (np.diff(was[was >= 0]) <= 0).any():  # two lines may be of one that was
+        if not known or was is None or not is_rising(was):  # two lines may be of one that was
             self._known = are_unique(digests)
         else:
             new = digests[was < 0]
             self._known = are_unique(new) and np.count_nonzero(find(digests, new) >= 0) == len(new)
         return self._known
-
-
-class Carrying:
-    """Puts values of rows that were there before and of rows that are new into the order of a file.
-
-    Args:
-        was: Where each row was, -1 where it is new.
-    """
-
-    def __init__(self, was: Places) -> None:
-        self._place = was.astype(np.int64)
-        self._new = np.flatnonzero(was < 0)
-        self._place[self._new] = np.arange(_NEW, _NEW + len(self._new))
-        self._first = np.flatnonzero(np.diff(self._place, prepend=-2) != 1)
-        self._one_by_one = len(self._first) * _LONG_RUN > len(was)
-        if self._one_by_one:  # rows that are new get any place for now
-            self._place[self._new] = 0
-
-    def __call__(self, old: Column, new: Sequence[Column]) -> Column:
-        """The values of all rows.
-
-        Args:
-            old: Those of the rows before.
-            new: Those of the new rows, in parts.
-        """
-        fresh = joined(new)
-        if not len(old):
-            return fresh
-        if self._one_by_one:
-            if isinstance(old, pa.Array):
-                place = self._place.copy()
-                place[self._new] = len(old) + np.arange(len(self._new))
-                return joined([old, fresh]).take(pa.array(place))
-            column = old.take(self._place, mode="clip")  # which is faster where no place is checked
-            column[self._new] = fresh
-            return column
-        parts = []
-        for start, stop in itertools.pairwise([*self._first.tolist(), len(self._place)]):
-            at = int(self._place[start])
-            source, at = (old, at) if at < _NEW else (fresh, at - _NEW)
-            parts.append(source[at : at + stop - start])
-        return joined(parts or [old[:0]])
-
-
-def joined(parts: Sequence[Column]) -> Column:
-    """Parts of a column, one after another; at least one."""
-    if len(parts) == 1:
-        return parts[0]
-    if isinstance(parts[0], pa.Array):
-        return pa.concat_arrays(parts)
-    return np.concatenate(parts)

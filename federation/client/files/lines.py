@@ -11,10 +11,12 @@ a block and never shown, so all of them have the same nonce: two blocks have the
 Where the library for digests is missing, or the file is not plain (``plain``), every reading is of the whole file.
 Errors in a file are found and named as ``tables.read_batches`` does.
 
-Memory: 24 bytes a line; 16 once ``forget_places`` was called.
+Kept for each line: 24 bytes, 16 once ``forget_places`` was called, and on disk where they are many (``columns``).
 """
 
 import codecs
+import errno
+import itertools
 import mmap
 import os
 from collections.abc import Iterator, Sequence
@@ -27,7 +29,8 @@ import pyarrow as pa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
-from federation.client.digests import KEY_BYTES
+from federation.client.digests import KEY_BYTES, find
+from federation.client.files.columns import ColumnStore, Places
 from federation.client.files.plain import MAX_HEADER_BYTES, column_types, plain_batches, plain_names
 from federation.client.files.tables import FileStamp, missing, read_batches, stamp
 from federation.overlap.native.texts import MAX_LINE_BYTES, Digests, TextKernel, load_texts
@@ -39,7 +42,6 @@ _TAGS, _NONCE = AESGCM(os.urandom(16)), bytes(12)
 _LINE_END = ord("\n")
 _FEW = 0.5
 """Where more lines than this share are new, the whole file is parsed: that is no slower."""
-Places = NDArray[np.int32]
 
 
 class FileMoved(Exception):  # noqa: N818 - no fault: the reader begins anew
@@ -74,6 +76,9 @@ class Lines:
 
     def __len__(self) -> int:
         return len(self.digests)
+
+
+_NO_LINES = Lines((), 0, (), np.empty(0, "V16"), np.zeros(1, np.uint64), ())
 
 
 class Reading:
@@ -151,12 +156,12 @@ class Reading:
 
     def _was(self, before: "Reading | None") -> Places | None:
         """Where each line was in the reading before, -1 for new ones; None where all are to be parsed."""
-        kernel, lines = load_texts(), self.lines
-        if before is None or before.lines is None or lines is None or kernel is None:
+        lines = self.lines
+        if before is None or before.lines is None or lines is None:
             return None
         if (before.lines.names, before._required) != (lines.names, self._required):
             return None
-        was = kernel.find(lines.digests, before.lines.digests)
+        was = find(lines.digests, before.lines.digests)
         return was if np.count_nonzero(was < 0) <= _FEW * len(was) else None
 
     def _text(self, lines: Lines, places: NDArray[np.intp]) -> bytes:
@@ -174,11 +179,12 @@ class Reading:
         return b"".join(parts)
 
 
-def scan_lines(path: Path, before: Lines | None = None) -> Lines | None:
+def scan_lines(path: Path, store: ColumnStore, before: Lines | None = None) -> Lines | None:
     """The lines of a file; None where it is not plain, or where the library is missing.
 
     Args:
         path: The file.
+        store: Where digests and places are kept.
         before: Its lines at an earlier moment.
 
     Raises:
@@ -195,28 +201,24 @@ def scan_lines(path: Path, before: Lines | None = None) -> Lines | None:
             if names is None:
                 return None
             tags = list(_tags(file))
-            same = _same_blocks(tags, before) if before is not None and before.head_bytes == len(head) else ()
+            old = before if before is not None and before.head_bytes == len(head) else _NO_LINES
+            same = _same_blocks(tags, old)
             rows, at = (same[-1].rows, same[-1].at) if same else (0, len(head))
-            digests, starts, forgotten = [np.empty(0, "V16")], [np.array([at], np.uint64)], rows
-            if before is not None and same:
-                digests, forgotten = [before.digests[:rows]], min(rows, before.forgotten)
-                starts = [before.starts[: rows - forgotten], *starts]
+            forgotten = min(rows, old.forgotten)
             file.seek(at)
-            for text in _whole_lines(file):
-                found, after = _digested(kernel, text)
-                digests.append(found)
-                starts.append(at + after.astype(np.uint64))
-                at += len(text)
+            known = [(old.digests[:rows], old.starts[: rows - forgotten]), (old.digests[:0], np.array([at], np.uint64))]
+            digests, starts = store.together(itertools.chain(known, _digested(kernel, file, at)))
     except OSError as exc:
+        if exc.errno == errno.ENOSPC:  # that is about the columns
+            raise
         raise missing(path, exc) from exc
     except (UnicodeDecodeError, _NotPlain):
         return None
-    all_starts: NDArray[np.uint64] = np.concatenate(starts)
     ends = len(head) + _BLOCK_BYTES * np.arange(len(same) + 1, len(tags) + 1, dtype=np.uint64)
-    ended = np.searchsorted(all_starts[1:], ends, side="right")
-    firsts = zip(tags[len(same) :], (ended + forgotten).tolist(), all_starts[ended].tolist(), strict=True)
+    ended = np.searchsorted(starts[1:], ends, side="right")
+    firsts = zip(tags[len(same) :], (ended + forgotten).tolist(), starts[ended].tolist(), strict=True)
     blocks = (*same, *(Block(*first) for first in firsts))
-    return Lines(tuple(names), len(head), now, np.concatenate(digests), all_starts, blocks, forgotten)
+    return Lines(tuple(names), len(head), now, digests, starts, blocks, forgotten)
 
 
 def _tags(file: BinaryIO) -> Iterator[bytes]:
@@ -264,8 +266,12 @@ def _whole_lines(file: BinaryIO) -> Iterator[memoryview]:
         yield view[: left + 1]
 
 
-def _digested(kernel: TextKernel, text: memoryview) -> tuple[Digests, NDArray[np.uint32]]:
-    found = kernel.digest_lines(text, _KEY)
-    if found is None:
-        raise _NotPlain
-    return found
+def _digested(kernel: TextKernel, file: BinaryIO, at: int) -> Iterator[tuple[Digests, NDArray[np.uint64]]]:
+    """The digests of lines from a place in the file on, and where each one's next line begins."""
+    for text in _whole_lines(file):
+        found = kernel.digest_lines(text, _KEY)
+        if found is None:
+            raise _NotPlain
+        digests, after = found
+        yield digests, at + after.astype(np.uint64)
+        at += len(text)

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from sqlalchemy import Column, Engine, MetaData, Row, String, Table, select
 
-from federation.client.data import PartnerData, refuses
+from federation.client.data import PartnerData
+from federation.client.eligible import refuses
 from federation.client.handles import HandleBook
 from federation.core.clock import from_text, to_text
 from federation.core.errors import OfferError, Reason

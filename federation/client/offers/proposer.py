@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, func, select
 
-from federation.client.data import PartnerData, refuses
+from federation.client.data import PartnerData
+from federation.client.eligible import refuses
 from federation.client.handles import HandleBook
 from federation.client.offers.campaign import Campaign, ProposalSummary, offer_id_of, rank_customers
 from federation.core.clock import to_text

@@ -14,15 +14,17 @@ import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from federation.client.config import DataConfig
+from federation.client.digests import Table
+from federation.client.files.columns import ColumnStore, Places, parts
 from federation.client.overlap.data import Data, Handles, allowed
-from federation.client.overlap.labels import Numbers, label_numbers
+from federation.client.overlap.labels import Labels, Numbers
 from federation.client.overlap.memory import Pool, Recorder
-from federation.client.overlap.people import Chosen, Customers, People, Rows, Usable
+from federation.client.overlap.people import Chosen, Customers, People, Usable
 from federation.client.overlap.progress import Progress
-from federation.client.overlap.writing import BatchWriter, Draft, Turn
+from federation.client.overlap.writing import NO_HANDLES, BatchWriter, Draft, Turn, handles_from
 from federation.core.errors import OverlapError, Reason
 from federation.core.identity import Identity
-from federation.core.ids import POINT_BYTES, Handle
+from federation.core.ids import POINT_BYTES
 from federation.overlap.batch import Random
 from federation.overlap.blind import CHUNK_ROWS, blind
 from federation.overlap.decoys import decoys_of
@@ -40,6 +42,8 @@ from federation.overlap.plan import (
 )
 from federation.policy.specs import PartySpec
 from federation.v1 import overlap_pb2 as pb
+
+HANDLES_AT_ONCE = 1 << 16
 
 
 @dataclass
@@ -68,6 +72,7 @@ class BatchBuilder:
         random: For order, decoys and nothing else.
         progress: Called with "build", rows done and rows in all.
         pool: Where blinded rows of the statistics are kept.
+        store: Where columns are.
         read: Reads the partner's customers.
     """
 
@@ -83,9 +88,10 @@ class BatchBuilder:
         random: Random,
         progress: Progress,
         pool: Pool,
+        store: ColumnStore,
         read: Callable[[], Customers],
     ) -> None:
-        self._pool, self._read = pool, read
+        self._pool, self._store, self._read = pool, store, read
         self._plan, self._identity, self._data, self._handles = plan, identity, data, handles
         self._config, self._random = config, random
         self._writer = BatchWriter(plan, identity, agreement.parties[identity.subject.party], random)
@@ -101,22 +107,21 @@ class BatchBuilder:
         Raises:
             DataError: MISSING_COLUMN, HALF_EMPTY_COLUMN and what reading the files raises.
         """
-        recorder = Recorder(labels_of(self._party))
+        recorder = Recorder(labels_of(self._party), self._store)
         there, groups = self._groups(recorder)
         sharers = self.usable(SWITCHBOARD)
         self._total = sum(map(len, groups.values())) + len(sharers)
         shape = base_keys(self._party)
         turn = Turn(keys, len(shape))
         for number, (index, operation, label) in enumerate(shape):
-            target, handles = folder / f"{number:03d}.points", list[Handle]()
+            target, handles = folder / f"{number:03d}.points", NO_HANDLES
             if operation == CHECK:
                 self.write_decoys(index, turn, target)
                 continue
             if index == SWITCHBOARD:
-                everybody = np.arange(len(sharers))
-                handles = self._handles.handles_for(sharers.ids(everybody))
+                handles = self.handles_of(sharers)
                 recorder.switchboard(sharers.customer, sharers.person, handles)
-                people = sharers.chosen(everybody)
+                people = sharers.chosen(slice(None))
             else:
                 people = there.chosen(groups[label])
             decoys = decoys_of(len(people), self._party.pad_to)
@@ -149,20 +154,39 @@ class BatchBuilder:
         share, eligible, all_of = self._shares[index], allowed(self._data, self._party, index), self.customers
         rows = eligible.rows_among(all_of.ids)
         share.customers, share.refused = len(all_of.ids), dict(eligible.refused)
-        given, usable = all_of.given[rows], all_of.usable[rows]
-        share.without_identifier = int((~given).sum())
-        share.invalid_identifier = int((given & ~usable).sum())
-        rows = rows[usable]
-        share.used = len(rows)
-        return Usable(rows, all_of)
+        share.without_identifier = share.invalid_identifier = 0
+
+        def usable_of(part: slice) -> Places:
+            some = rows[part]
+            given, usable = all_of.given[some], all_of.usable[some]
+            share.without_identifier += int((~given).sum())
+            share.invalid_identifier += int((given & ~usable).sum())
+            return some[usable]
+
+        found = Usable(self._store.joined(map(usable_of, parts(len(rows)))), all_of, self._store)
+        share.used = len(found)
+        return found
 
     def labels(self, usable: Usable) -> Numbers:
         """The label of each of some customers, as its place in ``plan.labels_of``. Raises DataError."""
-        read = {name: column[usable.rows] for name, column in usable.among.listed.items()}
-        ids = usable.among.ids if len(usable) == len(usable.among.ids) else usable.among.ids.take(pa.array(usable.rows))
-        return label_numbers(self._party, self._config.columns, ids, read, self._data.holdings)
+        labels, among = Labels(self._party, self._config.columns, self._data.holdings), usable.among
 
-    def _groups(self, recorder: Recorder) -> tuple[Usable, dict[str, Rows]]:
+        def labels_of(part: slice) -> Numbers:
+            rows = usable.rows[part]
+            read = {name: column[rows] for name, column in among.listed.items()}
+            return labels.of(among.ids.take(pa.array(rows)), read)
+
+        found: Numbers = self._store.joined(map(labels_of, parts(len(usable))))
+        return found
+
+    def handles_of(self, sharers: Usable, which: Places | None = None) -> Table:
+        """The handle of each customer of the switchboard, or of some of them by place; made where there is none."""
+        rows = sharers.rows if which is None else sharers.rows[which]
+        ids = (sharers.among.ids.take(pa.array(rows[part])).to_pylist() for part in parts(len(rows), HANDLES_AT_ONCE))
+        found: Table = self._store.joined(handles_from(b"".join(self._handles.handles_for(some))) for some in ids)
+        return found
+
+    def _groups(self, recorder: Recorder) -> tuple[Usable, dict[str, Places]]:
         """Who is in the statistics, and their places by label, each person once: the first of the file counts."""
         usable = self.usable(STATISTICS)
         numbers = self.labels(usable)

@@ -6,8 +6,8 @@ from typing import Protocol
 import pandas as pd
 import pyarrow as pa
 
+from federation.client.files.columns import Places
 from federation.client.files.derived import Derive, Derived
-from federation.client.overlap.people import Rows
 from federation.core.ids import CustomerId, Handle
 from federation.overlap.plan import STATISTICS, SWITCHBOARD
 from federation.policy.specs import PartySpec
@@ -29,7 +29,7 @@ class Eligible(Protocol):
         """Ids of customers that may."""
         ...
 
-    def rows_among(self, customers: pa.Array) -> Rows:
+    def rows_among(self, customers: pa.Array) -> Places:
         """Places of those who may among customers, rising."""
         ...
 

@@ -24,7 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from federation.client.digests import Digests, Table, are_equal, find
+from federation.client.digests import DIGEST, Digests, Table, are_equal, find
+from federation.client.files.columns import ColumnStore, Places, is_rising, parts
 from federation.client.overlap.batches import BatchBuilder
 from federation.client.overlap.data import Data, Handles, allowed
 from federation.client.overlap.kept import Columns, Kept, Revised
@@ -35,16 +36,26 @@ from federation.client.overlap.memory import (
     Renewed,
     customers_of,
     first_of_each,
-    label_numbers,
-    sharing_of,
+    renumbered,
+    repeated,
 )
-from federation.client.overlap.people import People, Rows
-from federation.client.overlap.writing import Draft, Turn
-from federation.core.ids import Handle
+from federation.client.overlap.people import Chosen, People, Rows
+from federation.client.overlap.writing import NO_HANDLES, Draft, Turn
 from federation.overlap.decoys import decoys_of
 from federation.overlap.own_key import OwnKey
 from federation.overlap.plan import ADD, CHECK, REMOVE, STATISTICS, SWITCHBOARD, delta_keys, labels_of
 from federation.policy.specs import PartySpec
+
+
+@dataclass(frozen=True)
+class Coming:
+    """People who were not there, in the order of the file."""
+
+    person: Table
+    people: Chosen | People
+
+    def __len__(self) -> int:
+        return len(self.person)
 
 
 @dataclass(frozen=True)
@@ -54,19 +65,19 @@ class Changes:
     after: Renewed  # places of people who are new are set when they are written
     goes: Table  # places of rows
     back: Mapping[str, Table]  # label to places of rows that were sent before
-    comes: Mapping[str, People]  # label to people who were not there
-    leaves: list[Handle]
-    joins: tuple[People, list[Handle]]
+    comes: Mapping[str, Coming]  # by label
+    leaves: Table  # handles
+    joins: tuple[Chosen | People, Table]  # with their handles
 
     @property
     def empty(self) -> bool:
         """Whether nothing changed that the others must hear of."""
-        return not (len(self.goes) or self.leaves or self.adds)
+        return not (len(self.goes) or len(self.leaves) or self.adds)
 
     @property
     def adds(self) -> bool:
         """Whether anybody comes."""
-        return bool(self.back or self.comes or self.joins[1])
+        return bool(self.back or self.comes or len(self.joins[1]))
 
     @property
     def lost_people(self) -> int:
@@ -76,7 +87,7 @@ class Changes:
     @property
     def lost_sharers(self) -> int:
         """How many were on the switchboard and are not any more."""
-        return len(set(self.leaves).difference(self.joins[1]))
+        return int(np.count_nonzero(find(self.leaves, self.joins[1]) < 0))
 
     def counts(self) -> dict[str, int]:
         """How many, for the partner's own log."""
@@ -91,7 +102,7 @@ class _Now:
     customers: Revised
     people: Table
     labels: Table
-    people_of: Callable[[Rows], People]
+    chosen: Callable[[Rows], Chosen]
     """The normal forms of some of them, by place, rising."""
 
 
@@ -106,6 +117,7 @@ class DeltaBuilder:
         digests: Of the epoch.
         pool: The rows sent in the epoch.
         memory: Who is in the partner's batches now.
+        store: Where columns are.
     """
 
     def __init__(
@@ -118,43 +130,42 @@ class DeltaBuilder:
         digests: Digests,
         pool: Pool,
         memory: Memory,
+        store: ColumnStore,
     ) -> None:
+        self._store = store
         self._builder, self._data, self._handles, self._party = builder, data, handles, party
         self._digests, self._pool, self._memory = digests, pool, memory
 
     def withdrawn(self) -> Changes:
         """Who was sent and may not be there any more. Raises DataError where the partner's files cannot say."""
-        before = self._memory
+        before, keep = self._memory, self._store.chosen
         may, stays = self._may(before.customers, STATISTICS), self._may(before.sharing, SWITCHBOARD)
         customers = Revised.part(before.customers, may)
         sharing = Revised.part(before.sharing, stays)
-        nobody: tuple[People, list[Handle]] = (self._builder.nobody, [])
-        leaves, lost = _handles(before.sharing["handle"][~stays]), before.customers["person"][~may]
-        people, labels = (before.customers[name][may] for name in ("person", "label"))
-        now = _Now(customers, people, labels, lambda _rows: nobody[0])
-        return self._changes(now, lost, sharing, leaves, nobody)
+        lost, leaves = before.customers["person"][~may], before.sharing["handle"][~stays]
+        people, labels = keep((before.customers["person"], before.customers["label"]), may)
+        now = _Now(customers, people, labels, lambda rows: Chosen(lambda _rows: self._builder.nobody, rows[:0]))
+        return self._changes(now, lost, sharing, leaves, (self._builder.nobody, NO_HANDLES))
 
     def current(self) -> Changes:
         """All that changed. Raises DataError, and OverlapError (BAD_FIELD) for a label that the epoch does not have."""
         before = self._memory
         there = self._builder.usable(STATISTICS)
-        labels = label_numbers(before.labels, labels_of(self._party), self._builder.labels(there))
+        labels = renumbered(before.labels, labels_of(self._party), self._builder.labels(there))
         columns = customers_of(there.customer, there.person, labels)
         customers, touched = compared(before.customers, columns)
-        now = _Now(customers, columns["person"], columns["label"], there.people)
+        now = _Now(customers, columns["person"], columns["label"], there.chosen)
         sharers = self._builder.usable(SWITCHBOARD)
         who, what = sharers.customer, sharers.person
-        at = find(who, before.sharing["customer"])
-        same = np.flatnonzero(at >= 0)
-        same = same[are_equal(before.sharing["person"][at[same]], what[same])]
+        was = find(who, before.sharing["customer"])
+        forget_changed(was, (before.sharing["person"], what))
         stays = np.zeros(len(before.sharing), bool)
-        stays[at[same]] = True
-        new = np.delete(np.arange(len(who)), same)
-        handles = self._handles.handles_for(sharers.ids(new))
-        sharing = Revised.part(before.sharing, stays, sharing_of(who[new], what[new], handles))
-        leaves = _handles(before.sharing["handle"][~stays])
-        joins = (sharers.people(new), handles)
-        return self._changes(now, touched, sharing, leaves, joins)
+        stays[was[was >= 0]] = True
+        new = np.flatnonzero(was < 0).astype(np.int32)
+        handles = self._builder.handles_of(sharers, new)
+        sharing = Revised.part(before.sharing, stays, {"customer": who[new], "person": what[new], "handle": handles})
+        leaves = before.sharing["handle"][~stays]
+        return self._changes(now, touched, sharing, leaves, (sharers.chosen(new), handles))
 
     def write(self, changes: Changes, sequence: int, keys: Mapping[int, OwnKey], folder: Path) -> None:
         """Writes every batch of a delta and the memory after it."""
@@ -165,14 +176,15 @@ class DeltaBuilder:
             if operation == CHECK:
                 builder.write_decoys(index, turn, target)
                 continue
-            people, given = builder.nobody, list[Handle]()
-            sent = np.empty(0, np.uint32)
+            people: Chosen | People = builder.nobody
+            given, sent = NO_HANDLES, np.empty(0, np.uint32)
             if operation == REMOVE and index == STATISTICS:
                 sent = changes.goes
             elif operation == REMOVE:  # found by their handles: the points, all random, only pass the same way
                 given = changes.leaves
             elif index == STATISTICS:
-                sent, people = changes.back.get(label, sent), changes.comes.get(label, people)
+                sent = changes.back.get(label, sent)
+                people = changes.comes[label].people if label in changes.comes else people
             else:
                 people, given = changes.joins
             rows = max(len(given), len(sent) + len(people))
@@ -185,7 +197,7 @@ class DeltaBuilder:
         changed = changes.after.people.new
         for index, operation, label in shape:
             if (index, operation) == (STATISTICS, ADD) and label in changes.comes:
-                new = self._digests.of(changes.comes[label].texts())
+                new = changes.comes[label].person
                 changed["place"][find(new, changed["person"])] = np.arange(place, place + len(new))
                 place += len(new)
         self._pool.sync()
@@ -194,11 +206,13 @@ class DeltaBuilder:
     def _may(self, table: Kept, index: int) -> Table:
         if not len(table):
             return np.ones(0, bool)
-        mask: Table = find(table["customer"], self._digests.of(allowed(self._data, self._party, index).permitted)) >= 0
+        permitted = allowed(self._data, self._party, index).permitted
+        those = self._store.joined(self._digests.of(permitted[part]) for part in parts(len(permitted)))
+        mask: Table = find(table["customer"], those) >= 0
         return mask
 
     def _changes(
-        self, now: _Now, touched: Table, sharing: Revised, leaves: list[Handle], joins: tuple[People, list[Handle]]
+        self, now: _Now, touched: Table, sharing: Revised, leaves: Table, joins: tuple[Chosen | People, Table]
     ) -> Changes:
         """The changes that lead to a memory.
 
@@ -224,18 +238,19 @@ class DeltaBuilder:
         same = known.copy()
         same[known] = before["label"][at[known]] == there["label"][known]
         back: dict[str, Table] = {}
-        comes: dict[str, People] = {}
+        comes: dict[str, Coming] = {}
         for number, label in enumerate(self._memory.labels):
             moved = ~same & (there["label"] == number)
             if (moved & known).any():
                 back[label] = there["place"][moved & known]
             if (moved & ~known).any():
-                comes[label] = now.people_of(np.sort(first[moved & ~known]))
-        if back or comes or joins[1]:
+                new = np.sort(first[moved & ~known])
+                comes[label] = Coming(now.people[new], now.chosen(new))
+        if back or comes or len(joins[1]):
             # Whoever comes, comes with a batch for each declared label: none could be sent for one the epoch lacks.
             names = labels_of(self._party)
             known_labels = tuple(set(names) & set(self._memory.labels))
-            label_numbers(known_labels, [*names, *back], np.arange(len(names) + len(back)))
+            renumbered(known_labels, [*names, *back], np.arange(len(names) + len(back)))
         gone = np.ones(len(before["person"]), bool)
         gone[at[same]] = False
         after = Renewed(self._memory.labels, now.customers, Revised.part(self._memory.people, ~mine, there), sharing)
@@ -254,20 +269,30 @@ def compared(before: Kept, now: Columns) -> tuple[Revised, Table]:
     Returns:
         The customers, and digests of people, some of them several times.
     """
-    at = find(now["customer"], before["customer"])
-    there = np.flatnonzero(at >= 0)
-    was = at[there]
-    same = (now["label"][there] == before["label"][was]) & are_equal(now["person"][there], before["person"][was])
-    there, was = there[same], was[same]
-    fresh, lost = np.ones(len(at), bool), np.ones(len(before), bool)
-    fresh[there], lost[was] = False, False
-    source = np.empty(len(at), np.int32)
-    source[there], source[fresh] = was, len(before) + np.arange(len(at) - len(there))
-    after = Revised(before, source, {name: column[fresh] for name, column in now.items()})
-    if (np.diff(was) < 0).any():
-        return after, np.concatenate([before["person"], now["person"]])
-    return after, np.concatenate([before["person"][lost], now["person"][fresh]])
+    was = find(now["customer"], before["customer"])
+    forget_changed(was, (before["label"], now["label"]), (before["person"], now["person"]))
+    fresh, lost = was < 0, np.ones(len(before), bool)
+    lost[was[~fresh]] = False
+    after = Revised(before, was, {name: column[fresh] for name, column in now.items()})
+    touched = [before["person"][lost], now["person"][fresh]]
+    if not is_rising(was):  # in another order: another row may be the first of whoever has several
+        touched.append(repeated(now["person"]))
+    return after, np.concatenate(touched)
 
 
-def _handles(column: Table) -> list[Handle]:
-    return [Handle(row.tobytes()) for row in column]
+def forget_changed(was: Places, *columns: tuple[Table, Table]) -> None:
+    """Makes rows that are not as they were new ones, in place.
+
+    Args:
+        was: Where each row was, -1 for new ones.
+        columns: Of then, and of now.
+    """
+    for part in parts(len(was)):
+        place = was[part]
+        there = np.flatnonzero(place >= 0)
+        for then, now in columns:
+            old, new = then[place[there]], now[part][there]
+            there = there[are_equal(old, new) if old.dtype == DIGEST else old == new]
+        changed = np.ones(len(place), bool)
+        changed[there] = False
+        place[changed] = -1

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation.client.digests import Table
+from federation.client.files.columns import ColumnStore, Places, bytes_of, carried, is_rising
 from federation.core.files import write_secret
 
 Columns = Mapping[str, Table]
@@ -48,7 +49,7 @@ class Kept:
         return cls({name: np.empty(0, dtype) for name, dtype in shape.items()}, np.empty(0, np.int32))
 
     @classmethod
-    def read(cls, folder: Path, name: str, shape: Shape) -> "Kept":
+    def read(cls, folder: Path, name: str, shape: Shape, store: ColumnStore) -> "Kept":
         """A table that ``Revised.write`` kept."""
         whole = {column: _mapped(_path(folder, name, column), dtype) for column, dtype in shape.items()}
         base = np.arange(len(next(iter(whole.values()))), dtype=np.int32)
@@ -62,10 +63,7 @@ class Kept:
         stay[gone], old[at] = False, False
         place = np.full(len(old), NEW, np.int32)
         place[old] = base[stay]
-        columns = {}
-        for column, table in whole.items():
-            columns[column] = np.empty(len(old), table.dtype)
-            columns[column][old], columns[column][at] = table[stay], new[column]
+        columns = {column: store.joined(carried(place, table, new[column])) for column, table in whole.items()}
         return cls(columns, place, folder)
 
     def __len__(self) -> int:
@@ -81,52 +79,57 @@ class Revised:
 
     Args:
         before: The other one.
-        source: For each row its place before, or ``len(before)`` and its place among the new ones.
+        was: For each row its place before; ``NEW`` for the next of the new ones.
         new: Columns of the new ones.
     """
 
     before: Kept
-    source: NDArray[np.int32]
+    was: Places
     new: Columns
 
     @classmethod
     def part(cls, before: Kept, stay: NDArray[np.bool_], new: Columns | None = None) -> "Revised":
         """The rows that stay, and new ones behind them."""
         new = {name: column[:0] for name, column in before.columns.items()} if new is None else new
-        more = np.arange(len(next(iter(new.values())))) + len(before)
-        return cls(before, np.concatenate([np.flatnonzero(stay), more]).astype(np.int32), new)
-
-    def column(self, name: str, rows: Table | slice = slice(None)) -> Table:
-        """A column of some rows."""
-        source, size = self.source[rows], len(self.before)
-        old = source < size
-        found = np.empty(len(source), self.before[name].dtype)
-        found[old], found[~old] = self.before[name][source[old]], self.new[name][source[~old] - size]
-        return found
+        more = np.full(len(next(iter(new.values()))), NEW, np.int32)
+        return cls(before, np.concatenate([np.flatnonzero(stay).astype(np.int32), more]), new)
 
     def write(self, folder: Path, name: str) -> None:
         """Keeps the table, durably, readable for its owner alone, in a folder that has none of this name."""
-        old = self.source < len(self.before)
-        base = np.full(len(self.source), NEW, np.int32)
-        base[old] = self.before.base[self.source[old]]
-        new = np.flatnonzero(base == NEW).astype(np.uint32)
-        stay = base[base != NEW]
+        base = np.full(len(self.was), NEW, np.int32)
+        old = self.was != NEW
+        base[old] = self.before.base[self.was[old]]
+        new = np.flatnonzero(base == NEW)
         whole = self._whole(name)
-        if len(whole) and (np.diff(stay) > 0).all():
+        if len(whole) and is_rising(base):
             first, path = next(iter(whole.items()))
             size = path.stat().st_size // self.before[first].dtype.itemsize
-            if (size - len(stay) + len(new)) * _WORTH_IT <= size:
+            if (size - len(base) + 2 * len(new)) * _WORTH_IT <= size:
                 gone = np.ones(size, bool)
-                gone[stay] = False
-                parts: dict[str, Any] = {column: self.column(column, new) for column in whole}
+                gone[base[base != NEW]] = False
+                parts: dict[str, Any] = {column: self._some(column, new) for column in whole}
                 difference = io.BytesIO()
-                np.savez(difference, gone=np.flatnonzero(gone).astype(np.uint32), at=new, **parts)
+                at = new.astype(np.uint32)
+                np.savez(difference, gone=np.flatnonzero(gone).astype(np.uint32), at=at, **parts)
                 write_secret(folder / f"{name}.edit", difference.getvalue())
                 for column, path in whole.items():
                     os.link(path, _path(folder, name, column))
                 return
-        for column in self.before.columns:
-            write_secret(_path(folder, name, column), self.column(column).tobytes())
+        for column, table in self.before.columns.items():
+            rows = carried(self.was, table, self.new[column])
+            write_secret(_path(folder, name, column), (bytes_of(part) for part in rows))
+
+    def _some(self, column: str, rows: NDArray[np.intp]) -> Table:
+        """A column of some rows."""
+        was = self.was[rows]
+        found = (
+            self.before[column].take(was, mode="clip")
+            if len(self.before)
+            else np.empty(len(rows), self.before[column].dtype)
+        )
+        fresh = was == NEW
+        found[fresh] = self.new[column][np.searchsorted(np.flatnonzero(self.was == NEW), rows[fresh])]
+        return found
 
     def _whole(self, name: str) -> dict[str, Path]:
         folder = self.before.folder

@@ -6,7 +6,7 @@ forms) and the number of the label; for every person the place of the blinded ro
 the switchboard the two digests and the handle. The digests (``client.digests``) are under a key of this epoch: they say
 who is equal within this folder and nothing to whoever lacks the key. All of it goes with the epoch.
 
-Memory: 34 bytes a customer and 22 a person while a difference is taken; rows of points stay on disk.
+That is 34 bytes a customer and 22 a person, on disk; while a difference is taken, some four a customer are in memory.
 """
 
 import json
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from federation.client.digests import DIGEST, Table, halves
+from federation.client.digests import DIGEST, Table, alike, halves
+from federation.client.files.columns import ColumnStore, Places, parts
 from federation.client.overlap.kept import Columns, Kept, Revised, Shape
 from federation.core.errors import OverlapError, Reason
 from federation.core.files import write_secret
-from federation.core.ids import Handle
 from federation.overlap.blind import CHUNK_ROWS
 
 CUSTOMERS = {"customer": DIGEST, "person": DIGEST, "label": np.dtype("<u2")}  # of the statistics, first in file first
@@ -41,14 +41,14 @@ class Memory:
     rows: int = 0  # of the pool, all that were ever sent
 
     @classmethod
-    def load(cls, folder: Path) -> "Memory":
+    def load(cls, folder: Path, store: ColumnStore) -> "Memory":
         """What ``Renewed.save`` kept. Raises OverlapError (UNKNOWN_EPOCH) for what an earlier version kept."""
         if not (folder / "customers.customer").exists():
             item = f"{folder.name}: kept by another version"
             raise OverlapError(Reason.UNKNOWN_EPOCH, item=item, fix="Build a new epoch.")
         about = json.loads((folder / _ABOUT).read_text())
-        customers, people = Kept.read(folder, "customers", CUSTOMERS), Kept.read(folder, "people", PEOPLE)
-        sharing = Kept.read(folder, "sharing", SHARING)
+        tables = (("customers", CUSTOMERS), ("people", PEOPLE), ("sharing", SHARING))
+        customers, people, sharing = (Kept.read(folder, name, shape, store) for name, shape in tables)
         return cls(tuple(about["labels"]), customers, people, sharing, about["rows"])
 
 
@@ -74,15 +74,16 @@ class Recorder:
 
     Args:
         labels: Every label that the partner may use.
+        store: Where columns are until they are kept.
     """
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        self._labels = tuple(labels)
+    def __init__(self, labels: Sequence[str], store: ColumnStore) -> None:
+        self._labels, self._store = tuple(labels), store
         self._customers, self._sharing = _nothing(CUSTOMERS), _nothing(SHARING)
-        self._first: Table = np.empty(0, np.intp)
-        self._sent: list[Table] = []
+        self._first: Places = np.empty(0, np.int32)
+        self._sent: list[Places] = []
 
-    def statistics(self, customers: Table, people: Table, labels: Table) -> Table:
+    def statistics(self, customers: Table, people: Table, labels: Table) -> Places:
         """Takes everybody who may be in the statistics, in the order of the file, those who are there twice too.
 
         Args:
@@ -97,21 +98,25 @@ class Recorder:
         self._first = first_of_each(people)
         return np.sort(self._first)
 
-    def sent(self, places: Table) -> None:
+    def sent(self, places: Places) -> None:
         """Says whose rows of the statistics come next, by their place among the customers."""
         self._sent.append(places)
 
-    def switchboard(self, customers: Table, people: Table, handles: Sequence[Handle]) -> None:
+    def switchboard(self, customers: Table, people: Table, handles: Table) -> None:
         """Takes everybody who is on the switchboard."""
-        self._sharing = sharing_of(customers, people, handles)
+        self._sharing = {"customer": customers, "person": people, "handle": handles}
 
     def save(self, folder: Path, rows: int) -> None:
         """Keeps what was taken down in a new folder, durably, once every batch is built; ``rows`` were sent in all."""
-        order = np.concatenate(self._sent) if self._sent else np.empty(0, np.intp)
-        place = np.empty(len(self._customers["customer"]), np.uint32)
-        place[order] = np.arange(len(order), dtype=np.uint32)
-        people = {name: self._customers[name][self._first] for name in ("person", "label")}
-        people["place"] = place[self._first]  # whoever is in the statistics was sent, once
+        place, sent = np.empty(len(self._customers["customer"]), PEOPLE["place"]), 0
+        for some in self._sent:
+            place[some] = np.arange(sent, sent + len(some), dtype=np.uint32)
+            sent += len(some)
+        taken = {**self._customers, "place": place}  # whoever is in the statistics was sent, once
+        people = {
+            name: self._store.joined(taken[name][self._first[part]] for part in parts(len(self._first)))
+            for name in PEOPLE
+        }
         tables = zip((CUSTOMERS, PEOPLE, SHARING), (self._customers, people, self._sharing), strict=True)
         made = (Revised.part(Kept.empty(shape), np.empty(0, bool), columns) for shape, columns in tables)
         Renewed(self._labels, *made).save(folder, rows)
@@ -163,14 +168,23 @@ def customers_of(customers: Table, people: Table, labels: Sequence[int] | Table)
     return {"customer": customers, "person": people, "label": np.asarray(labels, CUSTOMERS["label"])}
 
 
-def sharing_of(customers: Table, people: Table, handles: Sequence[Handle]) -> Columns:
-    """Columns of ``SHARING``."""
-    given = np.frombuffer(b"".join(handles), SHARING["handle"])
-    return {"customer": customers, "person": people, "handle": given}
-
-
-def first_of_each(people: Table) -> Table:
+def first_of_each(people: Table) -> Places:
     """Where each of some people is first, in an order of their digests that is always the same."""
+    return np.concatenate([rows[_first_of_each(people[rows])].astype(np.int32) for [rows] in alike(people)])
+
+
+def repeated(people: Table) -> Table:
+    """The people who are there more than once, each several times."""
+    found = []
+    for [rows] in alike(people):
+        some = people[rows]
+        once = np.ones(len(rows), bool)
+        once[_first_of_each(some)] = False
+        found.append(some[once])
+    return np.concatenate(found)
+
+
+def _first_of_each(people: Table) -> Table:
     half, rest = halves(people)
     order = np.argsort(half)
     same = _repeated(half[order])
@@ -183,18 +197,18 @@ def first_of_each(people: Table) -> Table:
     return first
 
 
-def label_numbers(labels: tuple[str, ...], names: Sequence[str], chosen: Table) -> Table:
+def renumbered(labels: tuple[str, ...], names: Sequence[str], chosen: Table) -> Table:
     """Labels, given as places in a list of names, as places in an epoch's list.
 
     Raises:
         OverlapError: BAD_FIELD for one that the epoch does not have.
     """
     numbers = {label: number for number, label in enumerate(labels)}
-    found = np.array([numbers.get(name, -1) for name in names], np.intp)[chosen]
-    if (found < 0).any():
+    own = np.array([numbers.get(name, -1) for name in names], np.int32)
+    if (own < 0).any() and (own[chosen] < 0).any():
         item = "a label that the policy declared after this epoch was built"
         raise OverlapError(Reason.BAD_FIELD, item=item, fix="Build a new epoch.")
-    return found
+    return own.astype(CUSTOMERS["label"])[chosen]
 
 
 def _repeated(ordered: Table) -> Table:

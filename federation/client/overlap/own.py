@@ -10,6 +10,7 @@ import structlog
 
 from federation.client.config import PartnerConfig
 from federation.client.digests import KEY_BYTES, Digests
+from federation.client.files.columns import ColumnStore
 from federation.client.files.lines import FileMoved
 from federation.client.overlap.batches import BatchBuilder
 from federation.client.overlap.data import Data, Handles, allowed
@@ -92,6 +93,7 @@ class OwnBatches:
         self._limit, self._clock = ShrinkLimit(config.state, config.data.max_shrink_share, clock), clock
         # What was compared last, for withdrawals alone and for everything.
         self._withdrawn = self._everything = _Compared("", 0, ())
+        self._store = ColumnStore(config.state)
         self._readers: list[tuple[object, CustomerReader]] = []
 
     @property
@@ -139,7 +141,7 @@ class OwnBatches:
         return (self._data.holdings(),) if derived else ()
 
     def _compare(self, plan: pb.EpochPlan, *, withdrawals_only: bool) -> None:
-        memory = Memory.load(self._state.memory(plan.epoch))
+        memory = Memory.load(self._state.memory(plan.epoch), self._store)
         digests = self._digests(plan)
         with closing(Pool(self._state.folder(plan.epoch), row_bytes(plan), memory.rows)) as pool:
             delta = DeltaBuilder(
@@ -150,6 +152,7 @@ class OwnBatches:
                 digests=digests,
                 pool=pool,
                 memory=memory,
+                store=self._store,
             )
             changes = delta.withdrawn() if withdrawals_only else delta.current()
             if changes.empty:
@@ -184,6 +187,7 @@ class OwnBatches:
             random=self._random,
             progress=self._progress,
             pool=pool,
+            store=self._store,
             read=self._reader(plan).read,
         )
 

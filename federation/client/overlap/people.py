@@ -1,12 +1,12 @@
 """Customers as columns, for the overlap: digests of who they are, and the normal form of what identifies them.
 
-Memory: for a customer some fifty bytes beside the id, and no Python object; the texts themselves are held while a base
-is built, and only then.
+A customer takes some fifty bytes beside the id, on disk where customers are many; the texts themselves are held while a
+base is built, and only then.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
 from federation.client.digests import Digests, Table
-from federation.client.files.derived import Column, Derive, Derived
+from federation.client.files.columns import Column, ColumnStore, Places, parts
+from federation.client.files.derived import Derive, Derived
 from federation.client.overlap.labels import Listed, columns_read, listed
 from federation.core.errors import DataError, Reason
-from federation.core.ids import CustomerId
 from federation.overlap.normalise import normalise_column
 from federation.policy.specs import PartySpec
 
 APART = "\x1f"  # no normal form holds it
-Rows = NDArray[np.intp]
+Rows = NDArray[np.signedinteger[Any]]
 Mask = NDArray[np.bool_]
 
 
@@ -77,8 +77,9 @@ class Customers:
 class Usable:
     """Customers that may be in an index and have a usable identifier, in the order of the file."""
 
-    rows: Rows  # of the file
+    rows: Places  # of the file
     among: Customers
+    store: ColumnStore
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -95,18 +96,13 @@ class Usable:
 
     def _of(self, column: Table) -> Table:
         """A column for each of them; the column itself where they are everybody."""
-        return column if len(self.rows) == len(column) else column[self.rows]
+        if len(self.rows) == len(column):
+            return column
+        some: Table = self.store.joined(column[self.rows[part]] for part in parts(len(self.rows)))
+        return some
 
-    def ids(self, which: Rows) -> list[CustomerId]:
-        """The ids of some of them, by place."""
-        return cast(list[CustomerId], self.among.ids.take(pa.array(self.rows[which])).to_pylist())
-
-    def people(self, which: Rows) -> People:
-        """The normal forms of some of them, by place, rising."""
-        return self.among.people_of(self.rows[which])
-
-    def chosen(self, which: Rows) -> "Chosen":
-        """The same for many of them, a part at a time."""
+    def chosen(self, which: Rows | slice) -> "Chosen":
+        """Some of them, by place, rising."""
         return Chosen(self.among.people_of, self.rows[which])
 
 
@@ -159,12 +155,11 @@ class CustomerReader:
         """
         look = self._derived.read()
         ids, customer, person, usable, *others = look.columns
-        given = np.zeros(len(ids), bool)
-        for name, filled in zip(self._names.values(), others[: len(self._names)], strict=True):
+        given, *filled = others[: len(self._names) + 1]
+        for name, mine in zip(self._names.values(), filled, strict=True):
             if name in self._there:
-                _check_filled(self._config, name, float(1 - filled.mean()) if len(ids) else 1.0)
-            given |= filled
-        numbers = dict(zip(columns_read(self._party), others[len(self._names) :], strict=True))
+                _check_filled(self._config, name, 1 - np.count_nonzero(mine) / len(ids) if len(ids) else 1.0)
+        numbers = dict(zip(columns_read(self._party), others[len(self._names) + 1 :], strict=True))
         whole = People(look.extras)
 
         def people_of(rows: Rows) -> People:
@@ -189,7 +184,8 @@ class CustomerReader:
         usable = np.logical_or.reduce([np.asarray(column.is_valid()) for column in normal])
         person = self._digests.of(People(normal).texts().fill_null(""))
         numbers = [listed(batch[name], self._party.columns[name]) for name in columns_read(self._party)]
-        return [ids, self._digests.of(ids), person, usable, *filled, *numbers], normal
+        given = np.logical_or.reduce(filled)
+        return [ids, self._digests.of(ids), person, usable, given, *filled, *numbers], normal
 
     def _normal(self, batch: pa.RecordBatch) -> list[pa.Array]:
         config = self._config

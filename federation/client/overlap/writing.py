@@ -1,7 +1,7 @@
 """A partner's own batches on their way to disk: decoys noted, under the right key, shuffled, signed."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -9,10 +9,11 @@ from typing import IO
 
 import numpy as np
 
+from federation.client.digests import Table
 from federation.client.overlap.files import create_private, shuffled, write_rows
 from federation.client.overlap.stored import StoredBatch
 from federation.core.identity import Identity
-from federation.core.ids import HANDLE_BYTES, Handle
+from federation.core.ids import HANDLE_BYTES
 from federation.overlap.batch import Random, sign_manifest
 from federation.overlap.blind import blind
 from federation.overlap.decoys import most_decoys
@@ -20,6 +21,9 @@ from federation.overlap.own_key import OwnKey, renewed
 from federation.overlap.plan import BASE, CHECK, STATISTICS, SWITCHBOARD, BatchKey, row_bytes
 from federation.policy.specs import PartySpec
 from federation.v1 import overlap_pb2 as pb
+
+HANDLE = np.dtype(f"V{HANDLE_BYTES}")
+NO_HANDLES: Table = np.empty(0, HANDLE)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Draft:
     rows: Iterator[bytes]
     count: int  # rows in all
     decoys: int  # of them; of a batch of decoys, what is none
-    handles: Sequence[Handle] = ()  # of the rows before those; switchboard only
+    handles: Table = field(default_factory=lambda: NO_HANDLES)  # of the rows before those; switchboard only
 
 
 @dataclass
@@ -47,7 +51,7 @@ class _Decoys:
     """Those of one index that were written under one sequence number, for the batch of their own."""
 
     points: list[bytes] = field(default_factory=list)
-    handles: list[Handle] = field(default_factory=list)
+    handles: list[Table] = field(default_factory=list)
     rows: int = 0
     most: int = 0  # that hops may think there are
 
@@ -72,7 +76,7 @@ class BatchWriter:
         (index, operation, label), width = draft.key, self._width
         scratch, rows, own = target.with_suffix(".bucket"), draft.rows, turn.keys[index]
         # A handle that nobody has, so that a row of nobody on the switchboard looks like any other.
-        invented = self._random(HANDLE_BYTES * draft.decoys) if index == SWITCHBOARD else b""
+        invented = handles_from(self._random(HANDLE_BYTES * draft.decoys) if index == SWITCHBOARD else b"")
         if operation != CHECK:
             rows = self._noted(draft, invented)
         if operation != BASE:
@@ -80,7 +84,7 @@ class BatchWriter:
             rows = (blind(chunk, own.key).points for chunk in rows)
         if index == SWITCHBOARD:
             both = shuffled(
-                _with_handles(rows, b"".join(draft.handles) + invented, width),
+                _with_handles(rows, (draft.handles, invented), width),
                 scratch,
                 rows=draft.count,
                 width=width + HANDLE_BYTES,
@@ -114,15 +118,15 @@ class BatchWriter:
         """Writes the decoys of all batches of an index that were written since the last time, and ``others``."""
         hidden, decoys = self.others(index), self._decoys[index]
         self._decoys[index] = _Decoys()
-        rows = chain(decoys.points, others)
-        self.write(Draft((index, CHECK, ""), rows, decoys.most, hidden, decoys.handles), turn, target)
+        rows, handles = chain(decoys.points, others), np.concatenate([NO_HANDLES, *decoys.handles])
+        self.write(Draft((index, CHECK, ""), rows, decoys.most, hidden, handles), turn, target)
 
-    def _noted(self, draft: Draft, handles: bytes) -> Iterator[bytes]:
+    def _noted(self, draft: Draft, handles: Table) -> Iterator[bytes]:
         """The rows of a draft; its decoys are kept."""
         decoys, first, at = self._decoys[draft.key[0]], draft.count - draft.decoys, 0
         decoys.most += most_decoys(draft.count, self._party.pad_to)
         decoys.rows += draft.decoys
-        decoys.handles += [Handle(handles[one : one + HANDLE_BYTES]) for one in range(0, len(handles), HANDLE_BYTES)]
+        decoys.handles.append(handles)
         for chunk in draft.rows:
             rows = len(chunk) // self._width
             if at + rows > first:
@@ -131,14 +135,20 @@ class BatchWriter:
             yield chunk
 
 
-def _with_handles(points: Iterator[bytes], handles: bytes, width: int) -> Iterator[bytes]:
-    """Rows with the handle of each behind it."""
-    at = 0
+def handles_from(handles: bytes) -> Table:
+    """Handles that stand one after another, as a column."""
+    return np.frombuffer(handles, HANDLE)
+
+
+def _with_handles(points: Iterator[bytes], handles: tuple[Table, Table], width: int) -> Iterator[bytes]:
+    """Rows with the handle of each behind it; of handles there are two columns, one after the other."""
+    (first, second), at = handles, 0
     for chunk in points:
         rows = np.frombuffer(chunk, dtype=np.uint8).reshape(-1, width)
-        mine = np.frombuffer(handles, np.uint8, len(rows) * HANDLE_BYTES, at).reshape(-1, HANDLE_BYTES)
-        at += len(rows) * HANDLE_BYTES
-        yield np.hstack([rows, mine]).tobytes()
+        end = at + len(rows)
+        mine = np.concatenate([first[at:end], second[max(0, at - len(first)) : max(0, end - len(first))]])
+        yield np.hstack([rows, mine.view(np.uint8).reshape(-1, HANDLE_BYTES)]).tobytes()
+        at = end
 
 
 def _split(rows: Iterator[bytes], width: int, handles: IO[bytes]) -> Iterator[bytes]:

@@ -164,8 +164,8 @@ def _coverage(
     found = []
     for purpose, category in USES:
         may = data.eligible(purpose, category, GATEWAY, fields=learned if category == LEARNING else frozenset())
-        standing = consents.standing(ids, IN_PROCESS.of(ids), purpose, at)
-        classes, first, number = np.unique(standing.classes, return_index=True, return_inverse=True)
+        standing = consents.standing(IN_PROCESS.of(ids), purpose, at)
+        classes, first, number = np.unique(standing.classes(slice(None)), return_index=True, return_inverse=True)
         states = [_state(standing.fact(int(row)), at) for row in first]
         cells = np.bincount(number.reshape(-1) * max(len(words), 1) + region, minlength=len(classes) * len(words))
         by_region: dict[str, Counter[str]] = {}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 import structlog
 
-from federation.client.data import Eligible
+from federation.client.eligible import Eligible
 from federation.core.clock import Clock
 from federation.core.errors import DataError, Reason, TrainingError
 from federation.core.identity import Identity
