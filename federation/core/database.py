@@ -5,14 +5,17 @@ commit). Writers queue for at most ``BUSY_TIMEOUT_MS``.
 Source: https://www.sqlite.org/pragma.html#pragma_synchronous
 """
 
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, Row, Table, create_engine, event
 from sqlalchemy.pool import StaticPool
 
 BUSY_TIMEOUT_MS = 10_000
 _READ = "entente_read"
+_MAX_PARAMETERS = 990  # SQLite allows 999 in old builds
 
 
 def open_database(path: Path | None) -> Engine:
@@ -48,3 +51,29 @@ def open_database(path: Path | None) -> Engine:
 def reading(engine: Engine) -> Engine:
     """The same database for transactions that only read: they see what is committed and wait for no writer."""
     return engine.execution_options(**{_READ: True})
+
+
+def rows_with(
+    connection: Connection, table: Table, key: Sequence[str], values: Sequence[Sequence[Any]]
+) -> Iterator[Row[Any]]:
+    """The rows of a table of which some columns have one of some values, each looked up in an index over these columns.
+
+    For ``(a, b) IN (...)`` SQLite goes through all rows that there are. The rows are as the driver gives them: a truth
+    value is 0 or 1.
+
+    Args:
+        connection: In a transaction.
+        table: With an index, or a primary key, that begins with the columns.
+        key: The columns.
+        values: A value for each of them; a row that is wanted twice comes twice.
+    """
+    size, on = _MAX_PARAMETERS // len(key), " AND ".join(f"t.{name} = wanted.{name}" for name in key)
+    for start in range(0, len(values), size):
+        part = values[start : start + size]
+        rows = ", ".join([f"({', '.join('?' * len(key))})"] * len(part))
+        # Names of our own tables and columns. CROSS JOIN: the order in which SQLite is to look.
+        query = (
+            f"WITH wanted ({', '.join(key)}) AS (VALUES {rows}) "  # noqa: S608
+            f"SELECT t.* FROM wanted CROSS JOIN {table.name} AS t ON {on}"
+        )
+        yield from connection.exec_driver_sql(query, tuple(itertools.chain(*part)))

@@ -23,11 +23,9 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Table,
-    bindparam,
     func,
     insert,
     select,
-    tuple_,
 )
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
@@ -35,7 +33,7 @@ from sqlalchemy.pool import StaticPool
 from federation.core.canonical import canonical_json
 from federation.core.checkpoint import Checkpoint, sign_checkpoint, verifier_key
 from federation.core.clock import Clock, to_text
-from federation.core.database import reading
+from federation.core.database import reading, rows_with
 from federation.core.errors import AuditError, DataError, Reason
 from federation.core.merkle import (
     GrowingTree,
@@ -71,7 +69,6 @@ _NODES = Table(
 )
 # Built once: every release appends twice.
 _LAST = select(func.max(_ENTRIES.c.position))
-_NODES_AT = select(_NODES).where(tuple_(_NODES.c.level, _NODES.c.position).in_(bindparam("nodes", expanding=True)))
 _PUT_ENTRY, _PUT_NODES = insert(_ENTRIES), insert(_NODES)
 _log = structlog.get_logger()
 
@@ -218,8 +215,9 @@ def _size(connection: Connection) -> int:
 
 def _nodes(connection: Connection, ranges: Iterable[Range]) -> NodeReader:
     """The complete subtrees over some ranges of leaves, read at once."""
-    wanted = [list(node) for leaves in ranges for node in complete_nodes(leaves)]
-    found = {(row.level, row.position): bytes(row.hash) for row in connection.execute(_NODES_AT, {"nodes": wanted})}
+    wanted = [node for leaves in ranges for node in complete_nodes(leaves)]
+    rows = rows_with(connection, _NODES, ("level", "position"), wanted)
+    found = {(row.level, row.position): bytes(row.hash) for row in rows}
 
     def node(level: int, index: int) -> bytes:
         if (level, index) not in found:

@@ -14,12 +14,11 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    tuple_,
     update,
 )
 
 from federation.core.clock import Clock, from_text, to_text
-from federation.core.database import reading
+from federation.core.database import reading, rows_with
 from federation.core.errors import OfferError, Reason
 from federation.core.ids import Handle, PartyId
 from federation.offers.eligibility import PriorOffer
@@ -30,6 +29,7 @@ from gateway.identity.caller import Caller
 from gateway.offers.book import Barriers, Delivery, Held, Proposal, Receipt, no_barriers
 from gateway.offers.rows import metadata, offers, to_delivery, to_proposal, to_row
 
+_COUNTED = frozenset({"held", "queued", "acknowledged"})
 _KEYS_PER_QUERY = 500  # SQLite allows 999 parameters in old builds
 _ON_ITS_WAY = ("pending", "held", "queued")
 _PURGED_PER_TRANSACTION = 5_000
@@ -245,16 +245,13 @@ class SqlOfferBook:
 
 def _prior(connection: Connection, person: Sequence[tuple[PartyId, Handle]], but: int) -> list[PriorOffer]:
     """Offers in or through an inbox with one of these handles at either end, but for one."""
-    if not person:
-        return []
-    about = or_(
-        tuple_(offers.c.party, offers.c.handle).in_(person),
-        tuple_(offers.c.recipient, offers.c.recipient_handle).in_(person),
-    )
-    counted = or_(offers.c.state.in_(("held", "queued", "acknowledged")), offers.c.delivered_at.is_not(None))
-    columns = offers.c.product, offers.c.queued_at, offers.c.expires_at
-    rows = connection.execute(select(*columns).where(about, counted, offers.c.number != but)).all()
-    return [PriorOffer(r.product, from_text(r.queued_at), from_text(r.expires_at)) for r in rows]
+    ends = (("party", "handle"), ("recipient", "recipient_handle"))
+    rows = {row.number: row for end in ends for row in rows_with(connection, offers, end, person)}
+    return [
+        PriorOffer(row.product, from_text(row.queued_at), from_text(row.expires_at))
+        for row in rows.values()
+        if row.number != but and (row.state in _COUNTED or row.delivered_at is not None)
+    ]
 
 
 def _on_file(connection: Connection, party: PartyId, wanted: Sequence[Offer]) -> dict[str, Receipt]:
