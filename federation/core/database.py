@@ -6,11 +6,13 @@ Source: https://www.sqlite.org/pragma.html#pragma_synchronous
 """
 
 import itertools
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Table, create_engine, event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import StaticPool
 
 BUSY_TIMEOUT_MS = 10_000
@@ -51,6 +53,12 @@ def open_database(path: Path | None) -> Engine:
 def reading(engine: Engine) -> Engine:
     """The same database for transactions that only read: they see what is committed and wait for no writer."""
     return engine.execution_options(**{_READ: True})
+
+
+def is_busy(exc: BaseException) -> bool:
+    """Whether an error says that others kept the database to themselves for too long; nothing was done then."""
+    code = getattr(exc.orig, "sqlite_errorcode", None) if isinstance(exc, OperationalError) else None
+    return code is not None and code & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def rows_with(

@@ -5,12 +5,14 @@ that sends many holds up its own calls, and nobody else's withdrawal.
 """
 
 import re
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import grpc
 
 from federation.core.clock import Clock, from_text, to_text
-from federation.core.errors import OfferError, Reason
+from federation.core.errors import EntenteError, OfferError, Reason
 from federation.core.identity import PARTY_PATTERN
 from federation.core.ids import HANDLE_BYTES, Handle, PartyId
 from federation.policy.facts import ConsentFact
@@ -22,6 +24,7 @@ from gateway.rpc.threads import PartyThreads
 
 MAX_STATES = 10_000
 MAX_RECIPIENTS = 32
+_CACHED = 10_000
 _PURPOSE = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 _JURISDICTION = re.compile(r"[A-Z]{2,8}")
 _REGION = re.compile(r"[A-Z]{2}")
@@ -61,31 +64,47 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
         return pb.GetConsentsResponse(states=[_write_state(record) for record in records])
 
     def _record(self, party: PartyId, request: pb.RecordConsentsRequest) -> int:
-        states = [self._read_state(state, f"states[{index}]") for index, state in enumerate(request.states)]
-        return self._store.record(party, states)
+        now, records = self._clock.now(), list[ConsentRecord]()
+        for index, state in enumerate(request.states):
+            try:
+                records.append(_read_state(state, now))
+            except EntenteError as exc:
+                raise type(exc)(exc.reason, item=f"states[{index}].{exc.item}") from exc
+        return self._store.record(party, records)
 
-    def _read_state(self, state: pb.ConsentState, where: str) -> ConsentRecord:
-        if state.status not in _STATUSES:
-            raise OfferError(Reason.BAD_FIELD, item=f"{where}.status")
-        recipients = list(state.recipients)
-        if len(recipients) > MAX_RECIPIENTS or not all(PARTY_PATTERN.fullmatch(name) for name in recipients):
-            raise OfferError(Reason.BAD_FIELD, item=f"{where}.recipients")
-        fact = ConsentFact(
-            status=state.status,
-            recipients=frozenset(recipients),
-            given_at=from_text(state.given_at, item=f"{where}.given_at") if state.given_at else None,
-            expires_at=from_text(state.expires_at, item=f"{where}.expires_at") if state.expires_at else None,
-            separate=state.separate_consent,
-            cross_border=state.cross_border_consent,
-            jurisdiction=_optional(_JURISDICTION, state.jurisdiction, f"{where}.jurisdiction"),
-        )
-        return ConsentRecord(
-            handle=read_handle(state.handle, f"{where}.handle"),
-            purpose=_read(_PURPOSE, state.purpose, f"{where}.purpose"),
-            fact=fact,
-            region=_optional(_REGION, state.region, f"{where}.region"),
-            stated_at=stated_at(fact, self._clock.now()),
-        )
+
+def _read_state(state: pb.ConsentState, now: datetime) -> ConsentRecord:
+    if state.status not in _STATUSES:
+        raise OfferError(Reason.BAD_FIELD, item="status")
+    fact = ConsentFact(
+        status=state.status,
+        recipients=_read_recipients(tuple(state.recipients)),
+        given_at=_read_time(state.given_at, "given_at") if state.given_at else None,
+        expires_at=_read_time(state.expires_at, "expires_at") if state.expires_at else None,
+        separate=state.separate_consent,
+        cross_border=state.cross_border_consent,
+        jurisdiction=_optional(_JURISDICTION, state.jurisdiction, "jurisdiction"),
+    )
+    return ConsentRecord(
+        handle=read_handle(state.handle, "handle"),
+        purpose=_read(_PURPOSE, state.purpose, "purpose"),
+        fact=fact,
+        region=_optional(_REGION, state.region, "region"),
+        stated_at=stated_at(fact, now),
+    )
+
+
+# Many people say the same, many of them at the same time.
+@lru_cache(_CACHED)
+def _read_recipients(names: tuple[str, ...]) -> frozenset[str]:
+    if len(names) > MAX_RECIPIENTS or not all(PARTY_PATTERN.fullmatch(name) for name in names):
+        raise OfferError(Reason.BAD_FIELD, item="recipients")
+    return frozenset(names)
+
+
+@lru_cache(_CACHED)
+def _read_time(text: str, what: str) -> datetime:
+    return from_text(text, item=what)
 
 
 def read_handle(value: bytes, where: str) -> Handle:

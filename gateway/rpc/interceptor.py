@@ -19,6 +19,7 @@ import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+from federation.core.database import is_busy
 from federation.core.errors import CATALOG, BudgetError, EntenteError, IdentityError, Reason
 from gateway.identity.caller import Caller, set_caller
 from gateway.identity.registry import Registry
@@ -63,6 +64,9 @@ async def abort(context: Context, exc: Exception, method: str) -> NoReturn:
     if isinstance(exc, EntenteError):
         error = exc
         _log.info("refused", method=method, reason=str(exc.reason), item=exc.item, detail=exc.detail)
+    elif is_busy(exc):
+        error = EntenteError(Reason.UNAVAILABLE, item="much to write at once")
+        _log.warning("database_busy", method=method)
     else:
         incident = secrets.token_hex(8)
         error = EntenteError(Reason.INTERNAL)
