@@ -8,7 +8,7 @@ import typer
 
 from federation.cli import policy_changes, policy_export, policy_versions
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out
-from federation.cli.policy_tools import entry_of, versions_at
+from federation.cli.policy_tools import decision_at, versions_at
 from federation.client.connection import Connection
 from federation.core.errors import ConfigError, DataError, Reason
 from federation.core.ids import PolicyVersion
@@ -91,7 +91,6 @@ def explain(
     """
     from federation.policy.explain import explain_decision, explain_record, obligations_to_json
     from federation.policy.messages import LANGUAGES
-    from federation.policy.records import read_entry
 
     language = next((known for known in LANGUAGES if known == lang), None)
     if language is None:
@@ -100,10 +99,7 @@ def explain(
         raise typer.BadParameter("give a facts file, or --index")
     with connect(config) as connection:
         if index is not None:
-            record = read_entry(index, entry_of(connection, index))
-            if record is None:
-                fix = "Find one with: entente offers decisions."
-                raise DataError(Reason.BAD_FIELD, item=f"entry {index} holds no decision of the policy", fix=fix)
+            record = decision_at(connection, index)
             told: tuple[Given, ...] = (*record.other, *record.reasons)
             text = explain_record(record, language)
             permitted, version = record.permitted, record.version

@@ -16,7 +16,7 @@ from federation.client.connection import Connection, translated
 from federation.core.clock import from_text
 from federation.core.errors import AuditError, ConfigError, DataError, EntenteError, PolicyError, Reason
 from federation.core.ids import PolicyVersion
-from federation.policy.records import Recorded, recorded
+from federation.policy.records import Recorded, intent_of, read_entry, recorded
 from federation.v1 import audit_pb2
 from federation.v1 import policy_pb2 as pb
 
@@ -122,6 +122,21 @@ def entry_of(connection: Connection, index: int) -> bytes:
     if len(entries) != 1:
         raise AuditError(Reason.AUDIT_BROKEN, item=f"entry {index}")
     return entries[0]
+
+
+def decision_at(connection: Connection, index: int) -> Recorded:
+    """The decision of an entry, or the one whose outcome it is: an offer that passed is listed by its outcome.
+
+    Raises DataError (BAD_FIELD) for an entry that is neither.
+    """
+    entry = entry_of(connection, index)
+    found = read_entry(index, entry)
+    if found is None and (intent := intent_of(entry)) is not None:
+        found = read_entry(intent, entry_of(connection, intent))
+    if found is None:
+        fix = "Find one with: entente offers decisions."
+        raise DataError(Reason.BAD_FIELD, item=f"entry {index} holds no decision of the policy", fix=fix)
+    return found
 
 
 def proposal_json(proposal: pb.PolicyProposal) -> dict[str, Any]:

@@ -77,6 +77,13 @@ def read_entry(index: int, entry: bytes) -> Recorded | None:
         raise DataError(Reason.BAD_FIELD, item=f"entry {index} of the log", detail=str(exc)) from exc
 
 
+def intent_of(entry: bytes) -> int | None:
+    """The index of the decision whose outcome an entry is, or None when it is no outcome."""
+    value = json.loads(entry)
+    intent = value["body"].get("intent") if value.get("kind") == "outcome" else None
+    return intent if isinstance(intent, int) else None
+
+
 def route_of(facts: Facts) -> dict[str, Any]:
     """What a request was, for people who look at samples: no dates of consents, which could point to somebody."""
     names = ("purpose", "data_category", "origin", "recipient", "channel", "subject_region")

@@ -25,9 +25,9 @@ class Tour:
     pair: Pair
     folder: Path
 
-    def run(self, *words: str, party: str = "", code: int = 0) -> Any:
+    def run(self, *words: str, party: str = "", code: int = 0, group: str = "policy") -> Any:
         config = ("--config", str(self.config(party))) if party else ()
-        done = entente("policy", *words, "--json", *config)
+        done = entente(group, *words, "--json", *config)
         assert done.returncode == code, done.stdout + done.stderr
         return json.loads(done.stdout or done.stderr)
 
@@ -91,6 +91,10 @@ def test_two_officers_change_a_rule(tour: Tour) -> None:
     assert told["permitted"]
     assert told["policy_version"] == old
     assert "产品推荐" in told["text"]
+    listed = tour.run("decisions", party="compliance", group="offers")["decisions"]
+    assert {entry["permitted"] for entry in listed} == {True}
+    for entry in listed:  # by the index that compliance sees there
+        assert tour.run("explain", "--index", str(entry["audit_index"]), party="compliance")["permitted"]
     request = tour.folder / "request.json"
     request.write_text(json.dumps({"purpose": "offer_sharing", "data_category": "offer", "channel": "phone"}))
     answer = tour.run("explain", str(request), party="compliance")

@@ -12,7 +12,7 @@ from federation.offers.offer import RULE
 from federation.policy.explain import explain_record
 from federation.policy.facts import Given, facts_from_json
 from federation.policy.load import parse_policy
-from federation.policy.records import OTHER_GATES, read_entry, recorded
+from federation.policy.records import OTHER_GATES, intent_of, read_entry, recorded
 from federation.policy.replay import MAX_SAMPLES, compare, repeat
 from tests.kits.policy import AT, cases, files, shipped
 
@@ -151,3 +151,10 @@ def test_other_entries_hold_no_decision():
     assert read_entry(0, canonical_json({"at": AT.isoformat(), "index": 0, "kind": "outcome", "body": {}})) is None
     budget = {"what": "cube", "reason": "BUDGET_EXHAUSTED"}
     assert read_entry(0, canonical_json({"at": AT.isoformat(), "index": 0, "kind": "refused", "body": budget})) is None
+
+
+def test_an_outcome_says_whose_it_is_and_nothing_else_does() -> None:
+    told = {kind: canonical_json({"index": 9, "kind": kind, "body": {"intent": 8}}) for kind in ("outcome", "intent")}
+    assert intent_of(told["outcome"]) == 8
+    assert intent_of(told["intent"]) is None
+    assert intent_of(canonical_json({"index": 9, "kind": "outcome", "body": {}})) is None
