@@ -13,9 +13,11 @@ import typer
 
 from federation.cli import score
 from federation.cli.console import (
+    INTERRUPTED,
     RPC_TIMEOUT_S,
     ConfigOption,
     JsonOption,
+    Left,
     connect,
     emit,
     err,
@@ -268,9 +270,6 @@ def demo(
     emit(as_json, {"report": str(report_file)}, lambda: out.print(f"\nReport: [bold]{report_file}[/]"))
 
 
-INTERRUPTED = 130
-
-
 def main() -> None:
     """Entry point: runs the command; an error ends it with a message and an exit code of its kind."""
     configure_logs()  # every process of ours starts here, but for those that Flower starts
@@ -283,7 +282,7 @@ def main() -> None:
         report(DataError(Reason.MISSING_FILE, item=str(error.filename or ""), detail=error.strerror or str(error)))
         sys.exit(3)
     except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer made it of the KeyboardInterrupt
+        if end.code == INTERRUPTED and not isinstance(end, Left):  # typer made it of the KeyboardInterrupt
             err.print("Interrupted; run the same command again.")
         raise
     except ModuleNotFoundError as error:

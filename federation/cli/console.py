@@ -53,6 +53,16 @@ _EXIT = {
 }
 
 
+INTERRUPTED = 130
+
+
+class Left(SystemExit):
+    """A command was interrupted, and has said itself how to go on: not by the same command."""
+
+    def __init__(self) -> None:
+        super().__init__(INTERRUPTED)
+
+
 def exit_code(error: EntenteError) -> int:
     """The exit code that tells a script what kind of error it was."""
     return _EXIT[CATALOG[error.reason].status]

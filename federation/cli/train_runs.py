@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, err, follow, out, table
+from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, Left, connect, emit, err, follow, out, table
 from federation.core.errors import EntenteError, Reason, TrainingError
 from federation.v1 import common_pb2
 from federation.v1 import training_pb2 as pb
@@ -144,12 +144,19 @@ def _proposal(rounds: int, epsilon: float, model: str, features: str) -> pb.Trai
 
 
 def _follow_to_end(config: Path, request: pb.StartRunRequest, *, quiet: bool) -> pb.StartRunResponse:
-    """Follows a run over breaks of the connection. Raises EntenteError."""
+    """Follows a run over breaks of the connection. Raises EntenteError, and Left where somebody interrupts it."""
     heard = time.monotonic()
+    run_id = request.run_id
+
+    def progress(told: pb.StartRunResponse) -> common_pb2.Progress:
+        nonlocal run_id
+        run_id = told.run_id
+        return _progress(told)
+
     while True:
         try:
             with connect(config) as connection:
-                last = follow(connection.training.StartRun(request), _progress, quiet=quiet)
+                last = follow(connection.training.StartRun(request), progress, quiet=quiet)
             if last is not None and last.state in OVER:
                 return last
             heard = time.monotonic()  # the gateway stops in good order, and will come back
@@ -157,6 +164,13 @@ def _follow_to_end(config: Path, request: pb.StartRunRequest, *, quiet: bool) ->
             if exc.reason is not Reason.UNAVAILABLE or time.monotonic() - heard > AWAY_S:
                 raise
             err.print("[dim]the gateway is away; the run goes on when it is back[/]")
+        except KeyboardInterrupt:  # the same command again would propose a second run, and pay for both
+            if not run_id:
+                raise
+            err.print(
+                f"Run {run_id} goes on. Follow it: entente train run {run_id}; end it: entente train stop {run_id}"
+            )
+            raise Left from None
         time.sleep(AGAIN_S)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from federation.cli import train_runs
-from federation.cli.console import exit_code
+from federation.cli.console import INTERRUPTED, Left, exit_code
 from federation.core.errors import EntenteError, Reason, TransportError
 from federation.v1 import common_pb2
 from federation.v1 import training_pb2 as pb
@@ -32,7 +32,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def start(request: pb.StartRunRequest) -> Iterator[pb.StartRunResponse]:
         asked.append(request)
         step = steps.pop(0)
-        if isinstance(step, EntenteError):
+        if isinstance(step, (EntenteError, KeyboardInterrupt)):
             raise step
         yield from step
 
@@ -107,3 +107,21 @@ def test_who_is_waited_for_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "paused" in shown
     assert "logistic_regression" in shown
+
+
+def test_whoever_leaves_a_run_is_told_how_to_come_back_to_it(
+    script: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave() -> Iterator[pb.StartRunResponse]:
+        yield told(pb.RUN_STATE_RUNNING, 1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(Left) as left:
+        play(script, leave())
+    assert left.value.code == INTERRUPTED
+    assert "entente train run run-1" in capsys.readouterr().err
+
+
+def test_whoever_leaves_before_the_run_has_a_name_is_told_nothing_of_it(script: list[Any]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        play(script, KeyboardInterrupt())
