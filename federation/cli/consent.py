@@ -73,13 +73,19 @@ def record(
     """Record that a customer gave a consent, now."""
     with workplace(config) as place:
         _check_known(place.data.customers().index, customer)
-        _check_purpose(place, purpose)
+        laws = sorted(_check_purpose(place, purpose)[purpose].legal_basis)
         now = place.clock.now()
         end = from_text(expires_at, item="--expires-at") if expires_at else now + timedelta(days=DAYS_VALID)
         named = frozenset(name.strip() for name in recipients.split(",") if name.strip())
-        unknown = sorted(named - set(place.policy.parties))
-        if unknown or end <= now:
-            raise DataError(Reason.BAD_FIELD, item=f"--recipients {unknown}" if unknown else "--expires-at is over")
+        parties = sorted(place.policy.parties)
+        if not named or not named <= set(parties):
+            unknown = ", ".join(sorted(named - set(parties))) or "nobody"
+            raise DataError(Reason.BAD_FIELD, item=f"--recipients {unknown}", fix=f"Known are {', '.join(parties)}.")
+        if jurisdiction not in laws:  # it would count for nothing, and no receipt could be made of it
+            fix = f"The policy has a legal basis of {purpose} under {', '.join(laws)}."
+            raise DataError(Reason.BAD_FIELD, item=f"--jurisdiction {jurisdiction[:48]}", fix=fix)
+        if end <= now:
+            raise DataError(Reason.BAD_FIELD, item="--expires-at is over")
         fact = ConsentFact("given", named, now, end, separate, cross_border, jurisdiction)
         known = place.consents.record(CustomerId(customer), purpose, fact)
     value = {"purpose": purpose, "given_at": to_text(now), "expires_at": to_text(end), "at_gateway": known}
@@ -90,7 +96,7 @@ def record(
 @app.command(epilog="Example: entente consent show B00122425 --config bank")
 def show(customer: CustomerArgument, config: ConfigOption, as_json: JsonOption = False) -> None:
     """Show what a customer said, purpose by purpose; with --json the whole records (ISO/IEC TS 27560)."""
-    from federation.consent.record import state_of
+    from federation.consent.record import EXPIRED, state_of
 
     with workplace(config) as place:
         _check_known(place.data.customers().index, customer)
@@ -108,7 +114,8 @@ def show(customer: CustomerArgument, config: ConfigOption, as_json: JsonOption =
         shown = table(f"Consents of {customer}", "purpose", "status", "recipients", "until", "separate", "cross-border")
         for purpose, row in sorted(rows.items()):
             flags = ("yes" if row["separate"] else "no", "yes" if row["cross_border"] else "no")
-            shown.add_row(purpose, row["status"], ", ".join(row["recipients"]), row["expires_at"][:10], *flags)
+            status = "expired" if row["state"] == EXPIRED else row["status"]
+            shown.add_row(purpose, status, ", ".join(row["recipients"]), row["expires_at"][:10], *flags)
         out.print(shown)
 
     emit(as_json, {"customer": customer, "consents": rows}, text)

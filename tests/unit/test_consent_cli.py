@@ -1,6 +1,7 @@
 """``entente consent`` says no to what it would otherwise only seem to have done."""
 
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ def partner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Partner:
     stub: object = Stub(world, BANK)
     link = ConsentLink(stub, made.data, made.handles, made.engine)  # type: ignore[arg-type]
     place = SimpleNamespace(policy=load_policy(shipped_policies()), data=made.data, consents=link, clock=world.clock)
+    place.config = SimpleNamespace(consent=None)
     monkeypatch.setattr(consent, "workplace", lambda config: nullcontext(place))
     return made
 
@@ -50,3 +52,29 @@ def test_a_consent_for_a_purpose_that_the_policy_dropped_can_be_withdrawn_but_no
     assert _run("withdraw", PERSON, "--purpose", "old_purpose").exit_code == 0
     again = _run("record", PERSON, "--purpose", "old_purpose", "--recipients", "insurer")
     assert isinstance(again.exception, DataError)
+
+
+@pytest.mark.parametrize(
+    ("words", "item", "advice"),
+    [
+        (("--recipients", "bnk"), "--recipients bnk", "insurer"),
+        (("--recipients", " , "), "--recipients nobody", "insurer"),
+        (("--recipients", "insurer", "--jurisdiction", "USA"), "--jurisdiction USA", "GDPR"),
+    ],
+)
+def test_a_consent_that_would_count_for_nothing_is_not_recorded(
+    partner: Partner, words: tuple[str, ...], item: str, advice: str
+) -> None:
+    before = partner.book.lookup(PERSON, "offer_sharing")
+    said = _run("record", PERSON, *words)
+    assert isinstance(said.exception, DataError)
+    assert said.exception.item == item
+    assert advice in said.exception.fix
+    assert partner.book.lookup(PERSON, "offer_sharing") == before
+
+
+def test_show_says_that_a_consent_has_expired(partner: Partner, capsys: pytest.CaptureFixture[str]) -> None:
+    _run("record", PERSON, "--recipients", "insurer", "--expires-at", "2099-01-01T00:00:00Z")
+    assert " given " in _run("show", PERSON).output + capsys.readouterr().out
+    partner.clock.at += timedelta(days=36_500)
+    assert " expired " in _run("show", PERSON).output + capsys.readouterr().out
