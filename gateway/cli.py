@@ -4,6 +4,7 @@ Heavy parts are imported by the command that needs them, and a group of commands
 help and small commands start fast and a partner-only or gateway-only installation works without the other's libraries.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -272,6 +273,7 @@ def demo(
 
 def main() -> None:
     """Entry point: runs the command; an error ends it with a message and an exit code of its kind."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a handshake that fails would be told by a line for each attempt
     configure_logs()  # every process of ours starts here, but for those that Flower starts
     try:
         app()

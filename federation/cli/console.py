@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from federation.core.errors import CATALOG, EntenteError
+from federation.core.errors import CATALOG, EntenteError, Reason
 
 if TYPE_CHECKING:
     from federation.client.connection import Connection
@@ -34,6 +34,8 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 RPC_TIMEOUT_S = 30.0
+SOON_S = 2.0
+"""Longer than this nobody waits for the gateway without being told."""
 MAX_WORD = 26
 """Longer words are folded; the longest name of a segment's column and every id of a run are shorter."""
 _NUMBER = re.compile(r"\d[\d,.]*")
@@ -136,9 +138,21 @@ def connect(config: Path, timeout_s: float = 10.0) -> "Iterator[Connection]":
 
     settings = load_client_config(config)
     with Connection(settings.gateway, load_identity(settings.identity)) as connection:
-        connection.wait_ready(timeout_s)
+        wait(connection, timeout_s)
         with translated():
             yield connection
+
+
+def wait(connection: "Connection", timeout_s: float) -> None:
+    """Waits until the gateway answers, and says so where it takes long. Raises EntenteError."""
+    try:
+        connection.wait_ready(min(SOON_S, timeout_s))
+    except EntenteError as exc:
+        if exc.reason is not Reason.UNAVAILABLE or timeout_s <= SOON_S:
+            raise
+        if "--json" not in sys.argv:
+            err.print(f"[dim]no answer yet from the gateway at {connection.target}; waiting[/]")
+        connection.wait_ready(timeout_s - SOON_S)
 
 
 def follow(stream: Iterable[T], progress_of: "Callable[[T], common_pb2.Progress]", quiet: bool) -> T | None:

@@ -13,7 +13,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from federation.client.channel import Record, RecordedChannel
-from federation.core.errors import EntenteError, Reason, TransportError
+from federation.core.clock import SystemClock, to_text
+from federation.core.errors import EntenteError, IdentityError, Reason, TransportError
 from federation.core.identity import Identity
 from federation.v1.audit_pb2_grpc import AuditServiceStub
 from federation.v1.budget_pb2_grpc import BudgetServiceStub
@@ -56,6 +57,7 @@ class Connection:
             credentials = grpc.ssl_channel_credentials(identity.ca_pem, identity.key_pem, identity.certificate_pem)
         else:
             credentials = grpc.ssl_channel_credentials(ca_pem)
+        self._valid_until = None if identity is None else identity.valid_until
         channel = grpc.secure_channel(target, credentials, options=OPTIONS)
         self.target = target
         self.channel: grpc.Channel = RecordedChannel(channel, record) if record is not None else channel
@@ -70,11 +72,19 @@ class Connection:
         self.audit = AuditServiceStub(self.channel)
 
     def wait_ready(self, timeout_s: float) -> None:
-        """Waits until the gateway answers. Raises TransportError (UNAVAILABLE)."""
+        """Waits until the gateway answers.
+
+        Raises:
+            IdentityError: CERTIFICATE_EXPIRED, at once: the gateway would not answer, however long one waits.
+            TransportError: UNAVAILABLE.
+        """
+        if self._valid_until is not None and SystemClock().now() > self._valid_until:
+            fix = "The operator invites this party again (entente operator invite), then: entente partner enrol."
+            raise IdentityError(Reason.CERTIFICATE_EXPIRED, item=f"valid until {to_text(self._valid_until)}", fix=fix)
         try:
             grpc.channel_ready_future(self.channel).result(timeout=timeout_s)
         except grpc.FutureTimeoutError as exc:
-            fix = "Is the gateway running at this address, and is this certificate still valid?"
+            fix = "Is the gateway running at this address, and is this certificate of its alliance?"
             raise TransportError(Reason.UNAVAILABLE, item=f"gateway {self.target}", fix=fix) from exc
 
     def close(self) -> None:

@@ -122,6 +122,11 @@ class Identity:
         """The alliance CA's certificate."""
         return self.ca.public_bytes(serialization.Encoding.PEM)
 
+    @property
+    def valid_until(self) -> datetime:
+        """When the certificate expires."""
+        return x509.load_pem_x509_certificate(self.certificate_pem).not_valid_after_utc
+
     def sign(self, kind: str, payload: bytes) -> common_pb2.Signed:
         """Signs a payload as this party. Source: FIPS 186-5 (ECDSA), P-256 with SHA-256."""
         signature = self.key.sign(signed_bytes(kind, payload), ec.ECDSA(hashes.SHA256()))
