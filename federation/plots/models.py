@@ -133,7 +133,9 @@ def group_figure(public: Mapping[str, Any] | None, judged: Mapping[str, Any] | N
                 }
                 axes.errorbar(value, y + shift, xerr=error, capsize=2.5, **look)
         if ours is not None and "auc" not in ours:
-            axes.text(0.995, y + 0.13, "too few for the noise", color=MUTED, fontsize=8, ha="right", va="center")
+            frame = axes.get_yaxis_transform()  # places the words at the frame's edge; an AUC would be outside of it
+            look = {"color": MUTED, "fontsize": 8, "ha": "right", "va": "center"}
+            axes.text(0.995, y + 0.13, "too few for the noise", transform=frame, **look)
     axes.axvline(0.5, color=FAINT, linewidth=1)
     axes.set_yticks(range(len(rows)), [name if not column else f"{column}: {name}" for name, column, _, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
