@@ -144,6 +144,11 @@ def lose_mail(customers: pd.DataFrame) -> None:
     customers["email"] = ""
 
 
+def forget_mail(customers: pd.DataFrame) -> None:
+    customers["phone"] = [f"+49 30 {number:07d}" for number in range(len(customers))]
+    del customers["email"]
+
+
 def move_away(customers: pd.DataFrame) -> None:
     customers["region"] = "XX"
 
@@ -165,6 +170,7 @@ def repeat(customers: pd.DataFrame) -> None:
         (agree_all, (STOP, "label accepted_offer")),
         (share_mail, (WARNING, "identifier email")),
         (lose_mail, (STOP, "identifiers")),
+        (forget_mail, (WARNING, "identifier email")),
         (move_away, (STOP, "purpose model_training")),
         (repeat, (WARNING, "customers")),
     ],
@@ -219,6 +225,16 @@ def test_drift_is_measured_against_the_report_that_was_kept_last(world: World, t
     kept.write_text("[]")
     with pytest.raises(DataError, match="kept report"):
         last_report(state)
+
+
+def test_a_file_that_was_copied_half_is_noticed_beside_the_last_report(world: World) -> None:
+    whole = world.report().to_json()
+    world.customers = world.customers.head(1700)
+    assert findings(world.report(whole)) == set()
+    world.customers = world.customers.head(1000)
+    halved = world.report(whole)
+    assert any("1,000 customers, 2,000 in the report before" in told.text for told in advise(halved, DataConfig()))
+    assert (WARNING, "customers") in findings(halved)
 
 
 def test_drift_is_measured_against_the_public_people_on_a_card(world: World) -> None:

@@ -21,6 +21,8 @@ RARE_LABEL, FREQUENT_LABEL = 0.005, 0.5
 UNLABELLED_WARNING = 0.2
 FEW_CUSTOMERS = 1_000
 """Fewer drown in the noise of a run."""
+USUAL_KEY_TYPE = "email"
+"""An epoch is built by it where nobody says otherwise."""
 UNUSABLE_WARNING = 0.05
 SHARED_NOTE, SHARED_WARNING = 0.001, 0.01
 COVERED_WARNING = 0.5
@@ -47,7 +49,7 @@ def advise(report: DataReport, config: DataConfig) -> list[Advice]:
         config: How empty an identifier may be.
     """
     found = [
-        *_about_customers(report),
+        *_about_customers(report, config),
         *(advice for feature in report.features for advice in _about_feature(feature, f"{report.compared_with}")),
         *_about_label(report.label),
         *_about_identifiers(report, config),
@@ -56,7 +58,14 @@ def advise(report: DataReport, config: DataConfig) -> list[Advice]:
     return sorted(found, key=lambda advice: LEVELS.index(advice.level))
 
 
-def _about_customers(report: DataReport) -> Iterator[Advice]:
+def _about_customers(report: DataReport, config: DataConfig) -> Iterator[Advice]:
+    before = report.customers_before or 0
+    if before - report.customers > config.max_shrink_share * before:
+        text = (
+            f"{report.customers:,} customers, {before:,} in the report before, which is less by more than "
+            f"data.max_shrink_share ({config.max_shrink_share:.0%}): was the file copied whole?"
+        )
+        yield Advice(WARNING, "customers", text)
     if report.customers < FEW_CUSTOMERS:
         text = f"{report.customers:,} customers: a joint model learns little from so few under noise."
         yield Advice(STOP if not report.customers else WARNING, "customers", text)
@@ -141,6 +150,9 @@ def _about_identifiers(report: DataReport, config: DataConfig) -> Iterator[Advic
         text = "No customer has a usable identifier: the overlap finds nobody. Add e-mail, phone or national id."
         yield Advice(STOP, "identifiers", text)
     for identifier in report.identifiers:
+        if identifier.kind == USUAL_KEY_TYPE and not identifier.there:
+            text = "There is no such column: an epoch by this key type, which is the usual one, cannot be built."
+            yield Advice(WARNING, f"identifier {identifier.kind}", text)
         if identifier.there and identifier.looked_at:
             yield from _about_identifier(identifier, config)
 

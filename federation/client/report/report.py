@@ -83,6 +83,8 @@ class DataReport:
     schema: str
     policy_version: str
     customers: int
+    customers_before: int | None
+    """In the earlier report of the same partner; None without one."""
     twins: int
     """Customers who are equal to another in all that is learned, and in their identifiers."""
     features: tuple[FeatureReport, ...]
@@ -100,6 +102,7 @@ class DataReport:
             "schema": self.schema,
             "policy_version": self.policy_version,
             "customers": self.customers,
+            "customers_before": self.customers_before,
             "equal_but_for_the_id": self.twins,
             "features": [feature.to_json() for feature in self.features],
             "label": self.label.to_json(),
@@ -140,6 +143,7 @@ def make_report(
         schema=schema.version,
         policy_version=str(policy.version),
         customers=len(table),
+        customers_before=None if earlier is None else earlier.get("customers"),
         twins=twins(learned, identifiers),
         features=tuple(report_feature(f, columns.get(f.name), before.get(f.name)) for f in features),
         label=report_label(spec.label, columns.get(spec.label)),
