@@ -70,4 +70,5 @@ def check_role(method: str, role: Role) -> None:
     """Raises IdentityError (ROLE_NOT_ALLOWED) unless the role may call ``/federation.v1.Service/Method``."""
     allowed = ROLES.get(method.removeprefix("/federation.v1."), frozenset())
     if role not in allowed:
-        raise IdentityError(Reason.ROLE_NOT_ALLOWED, item=f"{role} calling {method.rsplit('/', 1)[-1]}")
+        called, who = method.rsplit("/", 1)[-1], " or ".join(sorted(allowed)) or "nobody"
+        raise IdentityError(Reason.ROLE_NOT_ALLOWED, item=f"{role} calling {called}, which is for {who}")

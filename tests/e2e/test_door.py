@@ -150,7 +150,8 @@ def test_a_role_may_not_call_what_is_not_its_own(door: Door) -> None:
     with Connection(door.address, door.identity()) as connection:
         error = refusal(lambda: connection.enrolment.ListCertificateRequests(
             enrolment_pb2.ListCertificateRequestsRequest(), timeout=60))  # fmt: skip
-    assert (error.reason, error.item) == (Reason.ROLE_NOT_ALLOWED, "partner calling ListCertificateRequests")
+    item = "partner calling ListCertificateRequests, which is for operator"
+    assert (error.reason, error.item) == (Reason.ROLE_NOT_ALLOWED, item)
 
 
 def test_the_size_of_the_audit_log_is_not_for_those_whose_offers_make_it_grow(door: Door) -> None:
