@@ -39,7 +39,9 @@ def check(
             out.print(f"[{colour}]{f.severity}[/] ", end="")
             text = f.text if f.text.endswith(("?", ".")) else f"{f.text}."  # another sentence follows
             out.print(f"{f.where}: {text} {f.fix}", markup=False)
-        out.print(f"{len(errors)} errors, {len(findings) - len(errors)} warnings in {folder}")
+        counts = (("error", len(errors)), ("warning", len(findings) - len(errors)))
+        told = ", ".join(f"{count} {word}{'s' * (count != 1)}" for word, count in counts)
+        out.print(f"{told} in {folder}")
 
     emit(as_json, {"findings": rows, "errors": len(errors)}, text)
     if errors:

@@ -124,6 +124,8 @@ def history(config: ConfigOption, as_json: JsonOption = False) -> None:
         for proposal in answer.proposals:
             when = f" at {proposal.effective_at}" if proposal.state == "scheduled" else ""
             out.print(f"version {proposal.version[:12]} by {proposal.party}: {proposal.state}{when}")
+        if current := [row for row in rows if row["kind"] == "in_force"][-1:]:
+            out.print(f"in force is version {str(current[0]['version'])[:12]}, since {str(current[0]['at'])[:19]}")
 
     value = {"steps": rows, "proposals": [proposal_json(p) for p in answer.proposals], "problems": len(wrong)}
     emit(as_json, value, text)
