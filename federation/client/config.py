@@ -149,11 +149,13 @@ def load_section(kind: type[S], path: Path, file_name: str, fix: str) -> S:
     try:
         config = kind.model_validate(yaml.safe_load(raw))
     except yaml.YAMLError as exc:
-        raise ConfigError(Reason.BAD_CONFIG, item=str(path), detail=str(exc)) from exc
+        detail = " ".join(str(exc).replace('"<byte string>", ', "").split())
+        raise ConfigError(Reason.BAD_CONFIG, item=str(path), detail=detail, fix="Mend the YAML there.") from exc
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         text = unknown_key(kind, first["loc"]) if first["type"] == "extra_forbidden" else first["msg"]
+        text = "write HOST:PORT" if first["loc"] == ("gateway",) and first["type"] != "missing" else text
         raise ConfigError(Reason.BAD_CONFIG, item=f"{path}: {where}: {text}") from exc
     resolved: S = _resolve(config, path.parent)
     return resolved
