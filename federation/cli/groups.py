@@ -47,10 +47,24 @@ def add_groups(app: Typer) -> None:
         app.add_typer(Typer(help=group.help), name=name)
 
 
+def reflow(command: "Command") -> None:
+    """Joins the lines of each paragraph of a command's help, and of a group's commands.
+
+    They end where the source's lines do; typer keeps that but for the first paragraph, and a terminal of 80 columns
+    breaks each of them once more.
+    """
+    command.help = "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))
+    for part in getattr(command, "commands", {}).values():
+        reflow(part)
+
+
 class LazyRoot(TyperGroup):
     """The root: lists groups by what is known of them here, and loads the one that the arguments name."""
 
     def resolve_command(self, ctx: "Context", args: list[str]) -> "tuple[str | None, Command | None, list[str]]":
         """As click does it; a listed group gives way to the real one."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, load_group(name) if name in GROUPS else command, rest
+        found = load_group(name) if name in GROUPS else command
+        if found is not None:
+            reflow(found)
+        return name, found, rest

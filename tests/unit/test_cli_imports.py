@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from federation.cli.groups import GROUPS, load_group
+from federation.cli.groups import GROUPS, load_group, reflow
 
 HEAVY = {"sqlalchemy", "torch", "duckdb", "flwr", "numpy", "pandas", "pydantic"}
 NETWORK = {"grpc", "cryptography"}
@@ -44,3 +44,13 @@ def test_the_list_of_commands_says_of_a_group_what_the_group_says_of_itself(name
     assert group.help == GROUPS[name].help
     assert group.commands
     assert (group.short_help, group.hidden, group.deprecated) == (None, False, False)  # the list would show these too
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_help_is_broken_where_the_terminal_ends_and_not_where_the_source_does(name: str) -> None:
+    group = load_group(name)
+    words = {part: (command.help or "").split() for part, command in group.commands.items()}
+    reflow(group)
+    for part, command in group.commands.items():
+        assert "\n" not in (command.help or "").replace("\n\n", "")
+        assert (command.help or "").split() == words[part]
