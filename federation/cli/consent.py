@@ -11,7 +11,7 @@ import typer
 import yaml
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 
-from federation.cli.console import ConfigOption, JsonOption, emit, err, out, table
+from federation.cli.console import ConfigOption, JsonOption, emit, err, moment, out, table
 from federation.cli.workplace import workplace
 from federation.client.connection import translated
 from federation.core.clock import from_text, to_text
@@ -211,7 +211,7 @@ def verify(
     value = {"issuer": found.issuer.party, "issued_at": to_text(found.issued_at), "state": found.record.state}
 
     def text() -> None:
-        out.print(f"Signed by [bold]{found.issuer.party}[/] of {found.issuer.alliance}, {to_text(found.issued_at)}.")
+        out.print(f"Signed by [bold]{found.issuer.party}[/] of {found.issuer.alliance}, {moment(value['issued_at'])}.")
         out.print(found.text.get(lang, ""), markup=False, end="")
 
     emit(as_json, {**value, "record": found.record.model_dump(mode="json", exclude_none=True)}, text)

@@ -38,6 +38,7 @@ SOON_S = 2.0
 """Longer than this nobody waits for the gateway without being told."""
 MAX_WORD = 26
 """Longer words are folded; the longest name of a segment's column and every id of a run are shorter."""
+_FRACTION = re.compile(r"(?<=:\d\d)\.\d+")
 _NUMBER = re.compile(r"\d[\d,.]*")
 
 _EXIT = {
@@ -122,6 +123,11 @@ def table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
         least = cell_len(column) if single else max(map(cell_len, column.split()))
         made.add_column(Text(column), justify=justify, no_wrap=single, min_width=least, overflow="fold")
     return made
+
+
+def moment(text: str) -> str:
+    """A time as a peer or a file wrote it, for a person: to the second, and still with its zone."""
+    return _FRACTION.sub("", text)
 
 
 def styled(text: str, style: str) -> Text:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from federation.cli.console import out, table
+from federation.cli.console import moment, out, table
 
 BARS = "▁▂▃▄▅▆▇█"
 ABOUT = ("model", "purpose", "partners", "label", "features", "trust", "trained_at", "policy_version")
@@ -17,7 +17,7 @@ def print_card(card: Mapping[str, Any], version: int = 0) -> None:
     for key in ABOUT:
         value = card[key]
         said = ", ".join(value) if isinstance(value, list) else str(value)
-        shown.add_row(key.replace("_", " "), said[:16] if key == "policy_version" else said)
+        shown.add_row(key.replace("_", " "), said[:16] if key == "policy_version" else moment(said))
     for key in PRIVACY:
         shown.add_row(key.replace("_", " "), f"{card[key]:g}")
     if card.get("rows"):

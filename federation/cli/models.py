@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out, styled, table
+from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, moment, out, styled, table
 from federation.v1 import models_pb2 as pb
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def verify(
     def text() -> None:
         out.print(f"[green]Genuine[/]: run {model.run_id}, signed by {model.signer.uri}")
         for name, said in about.items():
-            out.print(f"  {name.replace('_', ' ')}: {said}")
+            out.print(f"  {name.replace('_', ' ')}: {moment(str(said))}")
 
     emit(as_json, value, text)
 

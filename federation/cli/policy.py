@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from federation.cli import policy_changes, policy_export, policy_versions
-from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out
+from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, moment, out
 from federation.cli.policy_tools import decision_at, versions_at
 from federation.client.connection import Connection
 from federation.core.errors import ConfigError, DataError, Reason
@@ -144,7 +144,7 @@ def show(config: ConfigOption, as_json: JsonOption = False) -> None:
     value = {"version": answer.version, "active_since": answer.active_since, "files": files}
 
     def text() -> None:
-        out.print(f"version {answer.version}\nin force since {answer.active_since}\nfiles: {', '.join(files)}")
+        out.print(f"version {answer.version}\nin force since {moment(answer.active_since)}\nfiles: {', '.join(files)}")
 
     emit(as_json, value, text)
 

@@ -7,7 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, Left, connect, emit, err, follow, out, table
+from federation.cli.console import (
+    RPC_TIMEOUT_S,
+    ConfigOption,
+    JsonOption,
+    Left,
+    connect,
+    emit,
+    err,
+    follow,
+    moment,
+    out,
+    table,
+)
 from federation.core.errors import EntenteError, Reason, TrainingError
 from federation.v1 import common_pb2
 from federation.v1 import training_pb2 as pb
@@ -132,7 +144,8 @@ def show_run(run: pb.RunInfo, *, as_json: bool) -> None:
         shown = table(f"Run {run.run_id}", "what", "value")
         for name, told in value.items():
             if told and name != "run_id":
-                shown.add_row(name.replace("_", " "), ", ".join(told) if isinstance(told, list) else str(told))
+                words = ", ".join(told) if isinstance(told, list) else str(told)
+                shown.add_row(name.replace("_", " "), moment(words) if name.endswith("_at") else words)
         out.print(shown)
 
     emit(as_json, value, text)

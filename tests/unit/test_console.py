@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from federation.cli import console
-from federation.cli.console import styled, table
+from federation.cli.console import moment, styled, table
 
 CLI = Path(console.__file__).parent
 
@@ -42,3 +42,8 @@ def test_no_command_puts_markup_into_a_cell() -> None:
     for path in CLI.glob("*.py"):
         for cells in re.findall(r"add_row\((?:[^()]|\([^()]*\))*\)", path.read_text()):
             assert "[/]" not in cells, path
+
+
+def test_a_time_is_told_to_the_second_with_its_zone() -> None:
+    assert moment("2026-11-29T08:16:46.750734+00:00") == "2026-11-29T08:16:46+00:00"
+    assert moment("epsilon 1.926, 10:28") == "epsilon 1.926, 10:28"
