@@ -134,7 +134,7 @@ def pending(config: ConfigOption, as_json: JsonOption = False) -> None:
         shown = table("Waiting", "request", "party", "role", "since")
         for r in rows:
             shown.add_row(r["request_id"], r["party"], r["role"], r["requested_at"][:19])
-        out.print(shown)
+        out.print(shown if rows else "Nobody waits.")
 
     emit(as_json, {"requests": rows}, text)
 

@@ -131,7 +131,7 @@ def inbox(
         for row in rows:
             fields = ", ".join(f"{name} {value}" for name, value in sorted(row["attributes"].items()))
             shown.add_row(row["customer_id"], row["from"], row["product"], row["score_band"], row["status"], fields)
-        out.print(shown)
+        out.print(shown if rows else f"{title}: none")
 
     emit(as_json, {"offers": rows, "new": fresh}, text)
 
@@ -156,6 +156,8 @@ def decisions(
             codes = ", ".join(reason["code"] for reason in row["reasons"])
             shown.add_row(str(row["audit_index"]), row["from"], row["recipient"], row["product"], said, codes)
         out.print(shown)
+        more = f"; there may be more: --after {rows[-1]['audit_index']}" if len(rows) == limit else ""
+        out.print(f"{len(rows):,} decisions, {sum(row['permitted'] for row in rows):,} permitted{more}")
 
     emit(as_json, {"decisions": rows}, text)
 

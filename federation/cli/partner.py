@@ -70,7 +70,8 @@ def enrol_command(
     identity = enrol(invited, folder / "identity", wait_s, partial(_waiting, as_json))
     if person:
         write_secret(folder / CLIENT_FILE_NAME, yaml.safe_dump({"gateway": invited.gateway}).encode())
-        emit(as_json, {"party": invited.party, "folder": str(folder)}, lambda: out.print(f"{invited.party}: {folder}"))
+        told = f"[bold]{invited.party}[/] is enrolled in {folder}. Call the gateway with: --config {folder}"
+        emit(as_json, {"party": invited.party, "folder": str(folder)}, lambda: out.print(told))
         return
     config_file = folder / FILE_NAME
     if not config_file.exists():

@@ -1,0 +1,35 @@
+"""``entente offers decisions`` says how many there are, and where a list that was cut goes on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from federation.cli import offers
+from federation.v1 import offers_pb2 as pb
+
+DECIDED = [pb.Decision(audit_index=10 + number, permitted=number > 0) for number in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(request: pb.ListDecisionsRequest, timeout: float) -> pb.ListDecisionsResponse:
+        return pb.ListDecisionsResponse(decisions=DECIDED[: request.max_decisions])
+
+    @contextmanager
+    def connect(_: Path) -> Iterator[Any]:
+        yield SimpleNamespace(offers=SimpleNamespace(ListDecisions=answer))
+
+    monkeypatch.setattr(offers, "connect", connect)
+
+
+@pytest.mark.parametrize(
+    ("limit", "last"),
+    [(2, "2 decisions, 1 permitted; there may be more: --after 11"), (9, "3 decisions, 2 permitted")],
+)
+def test_a_list_that_was_cut_says_where_it_goes_on(limit: int, last: str, capsys: pytest.CaptureFixture[str]) -> None:
+    offers.decisions(Path(), after=0, limit=limit)
+    assert capsys.readouterr().out.splitlines()[-1] == last
