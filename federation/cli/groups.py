@@ -63,8 +63,11 @@ class LazyRoot(TyperGroup):
 
     def resolve_command(self, ctx: "Context", args: list[str]) -> "tuple[str | None, Command | None, list[str]]":
         """As click does it; a listed group gives way to the real one."""
+        self.suggest_commands = False  # click has its own advice about a misspelt command; typer's would follow it
         name, command, rest = super().resolve_command(ctx, args)
         found = load_group(name) if name in GROUPS else command
         if found is not None:
             reflow(found)
+        if isinstance(found, TyperGroup):
+            found.suggest_commands = False
         return name, found, rest

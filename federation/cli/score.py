@@ -42,7 +42,7 @@ def score(
                 else:
                     chosen = shelf.of_version(int(model)) if model.isdecimal() else shelf.of_run(model)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=err, disable=as_json, transient=not err.is_terminal) as bars:
+        with Progress(*columns, console=err, disable=as_json or not err.is_terminal) as bars:
             stages: dict[str, TaskID] = {}
 
             def show(stage: str, done: int, total: int) -> None:

@@ -54,3 +54,13 @@ def test_help_is_broken_where_the_terminal_ends_and_not_where_the_source_does(na
     for part, command in group.commands.items():
         assert "\n" not in (command.help or "").replace("\n\n", "")
         assert (command.help or "").split() == words[part]
+
+
+@pytest.mark.parametrize(("words", "meant"), [(["ovrlap"], "overlap"), (["overlap", "qury"], "query")])
+def test_a_misspelt_command_gets_one_piece_of_advice(words: list[str], meant: str) -> None:
+    from typer.testing import CliRunner
+
+    from gateway.cli import app
+
+    said = CliRunner().invoke(app, words).output
+    assert said.count(f"'{meant}'") == 1
