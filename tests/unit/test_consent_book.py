@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from federation.core.clock import FixedClock, to_text
-from federation.core.errors import OfferError, Reason
+from federation.core.errors import DataError, OfferError, Reason
 from federation.policy.facts import ConsentFact
 from tests.conftest import NOW
 from tests.kits.offers import BANK, FakePolicy, Partner, customer, given
@@ -123,3 +123,17 @@ def test_states_do_not_follow_later_changes(partner: Partner) -> None:
     after = partner.book.for_purpose(PURPOSE)
     assert after.get("C1").status == "withdrawn"
     assert [name for name in ("C0", "C1", "C2", "C3", "") if after.get(name) is not None] == ["C1", "C2"]
+
+
+def test_a_file_that_was_refused_hides_no_second_statement_afterwards(partner: Partner) -> None:
+    """What came with the refused file is looked at when its times are in order again."""
+    others = [row("given", "2026-10-01T00:00:00Z", person=person) for person in range(2, 60)]
+    agreed, ended = row("given", "2026-10-01T00:00:00Z"), row("withdrawn", "2026-10-02T00:00:00Z")
+    broken = [row("given", "no date", person=person) for person in range(60, 90)]
+    partner.lines("consents", HEADER, agreed, *others)
+    assert status(partner) == "given"
+    partner.lines("consents", HEADER, agreed, *others, ended, *broken)
+    with pytest.raises(DataError):
+        status(partner)
+    partner.lines("consents", HEADER, agreed, *others, ended)
+    assert status(partner) == "withdrawn"

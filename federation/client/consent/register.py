@@ -180,6 +180,7 @@ class Register:
         Raises:
             DataError: MISSING_FILE, MISSING_COLUMN or BROKEN_ROW, also where too many times cannot be read.
         """
+        different, self._different = self._different, {}  # kept only once all were asked about this look
         look = self._derived.read()
         purpose, *columns, unreadable = look.columns
         self._check_times(unreadable)
@@ -189,9 +190,10 @@ class Register:
             rows, was = Rows(*columns), look.was
             if not mine.all():
                 rows, was = Rows(*self._store.chosen(columns, mine)), was[mine] if was is not None else None
-            one_each = self._different.setdefault(number, Different())(rows.customers, was)
+            one_each = different.setdefault(number, Different())(rows.customers, was)
             if len(rows.customers):
                 found[name] = Statements(rows, self._kinds, self._store, one_each=one_each)
+        self._different = different
         return found
 
     def _derive(self, batch: pa.RecordBatch) -> tuple[list[Column], list[Column]]:
