@@ -3,20 +3,24 @@
 import json
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, event, select
 
+from federation.client.consent.book import ConsentBook
 from federation.client.consent.imported import ImportedConsents, imported
 from federation.client.consent.importing import ConsentImport, Imported
+from federation.client.files.columns import ColumnStore
 from federation.consent.statements import FIELDS
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.errors import DataError, Reason
 from federation.policy.facts import ConsentFact
 from tests.conftest import NOW
+from tests.kits.columns import as_if_long
 from tests.kits.offers import BANK, FakePolicy, Partner, customer
 
 PURPOSE = "offer_sharing"
@@ -241,3 +245,16 @@ def test_the_book_puts_file_imports_and_local_changes_in_order(tmp_path: Path) -
     assert (len(found), before.get("C1").status) == (4, "given")
     said, record_id = partner.book.history_of(customer(3), PURPOSE)
     assert ([fact.status for fact in said], record_id) == (["given", "given", "withdrawn"], "r3")
+
+
+def test_what_is_imported_is_kept_where_the_file_is(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for a purpose that the file does not know: not in the system's folder, which may be small or memory."""
+    desk.write(*(line(person) for person in range(30)))
+    desk.run()
+    partner = Partner(desk.folder, BANK, FixedClock(NOW), FakePolicy())
+    partner.write([])
+    monkeypatch.setattr(tempfile, "tempdir", str(desk.folder / "nowhere"))
+    book = ConsentBook(desk.folder / "consents.csv", desk.engine, partner.clock, store=ColumnStore(desk.folder))
+    with as_if_long():
+        assert book.for_purpose(PURPOSE).get("C7") == book.lookup(customer(7), PURPOSE)
+    partner.engine.dispose()

@@ -92,8 +92,8 @@ class Statements:
 
     def with_others(self, others: "Statements") -> "Statements":
         """These and others: of two of one customer that are as old and as strict the other one stands."""
-        if not len(others):
-            return self
+        if not len(self) or not len(others):
+            return self if len(self) else others
         mine, theirs = self._rows, others._rows
         kind = (len(self._kinds) + theirs.kind[part] for part in parts(len(others)))
         joined = self._store.joined
