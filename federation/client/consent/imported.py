@@ -5,7 +5,6 @@ order, how often and by however many processes they are stored: the database dec
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, cast
@@ -15,7 +14,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, Connection, Engine, Integer, MetaData, String, func, select
 
-from federation.client.consent.register import NOBODY, UNREADABLE, Rows, Statements
+from federation.client.consent.register import NOBODY, Rows, Statements, Times, read_times
 from federation.client.digests import IN_PROCESS, Table
 from federation.client.files.columns import ColumnStore
 from federation.consent.statements import Statement, microseconds
@@ -57,6 +56,7 @@ imports = sa.Table(
     Column("batches", Integer, nullable=False),
     Column("uploaded", Integer, nullable=False),  # batches whose states the gateway has
 )
+_SAID = ("status", "recipients", "separate", "cross_border", "jurisdiction")
 _COLUMNS = tuple(column.name for column in imported.columns)
 _REST = [name for name in _COLUMNS if name not in {"customer_id", "purpose"}]
 UPSERT = (
@@ -85,22 +85,22 @@ class ImportedConsents:
 
     def statements(self, purpose: str, store: ColumnStore) -> Statements:
         """All imported states for one purpose, read some thousands at a time."""
-        kinds: dict[ConsentFact, int] = {}
+        kinds: dict[tuple[Any, ...], int] = {}
         columns = cast(tuple[Table, ...], store.together(self._columns(purpose, kinds)))
-        return Statements(Rows(*columns), list(kinds), store, one_each=True)
+        facts = [from_row(dict(zip(_SAID, said, strict=True), given_at=None, expires_at=None)) for said in kinds]
+        return Statements(Rows(*columns), facts, store, one_each=True)
 
-    def _columns(self, purpose: str, kinds: dict[ConsentFact, int]) -> Iterator[tuple[Table, ...]]:
-        """Columns of ``Rows``, and the kinds that they name."""
+    def _columns(self, purpose: str, kinds: dict[tuple[Any, ...], int]) -> Iterator[tuple[Table, ...]]:
+        """Columns of ``Rows``, and the kinds that they name; no fact is made of a row, which would take most time."""
         yield (NOBODY.customers, NOBODY.kind, NOBODY.given, NOBODY.until)
-        query = select(imported).where(imported.c.purpose == purpose)
+        names = ("customer_id", "given_at", "expires_at", *_SAID)
+        query = select(*(imported.c[name] for name in names)).where(imported.c.purpose == purpose)
         with self._reading.begin() as connection:
-            found = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query).mappings()
+            found = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query)
             for some in found.partitions():
-                facts = [from_row(row) for row in some]
-                said = [kinds.setdefault(replace(f, given_at=None, expires_at=None), len(kinds)) for f in facts]
-                given, until = ([_micros(at) for at in times] for times in zip(*map(_times, facts), strict=True))
-                digests = IN_PROCESS.of(pa.array([row["customer_id"] for row in some], pa.string()))
-                yield digests, np.array(said, np.int32), np.array(given), np.array(until)
+                customers, given, until, *said = (list(column) for column in zip(*some, strict=True))
+                kind = [kinds.setdefault(about, len(kinds)) for about in zip(*said, strict=True)]
+                yield (IN_PROCESS.of(_texts(customers)), np.array(kind, np.int32), _micros(given), _micros(until))
 
     def of_person(self, customer_id: str) -> dict[str, tuple[ConsentFact, str]]:
         """One customer's states with their record ids, by purpose."""
@@ -161,13 +161,12 @@ def _text(at: datetime | None) -> str | None:
     return None if at is None else to_text(at)
 
 
-def _times(fact: ConsentFact) -> tuple[datetime | None, datetime | None]:
-    return fact.given_at, fact.expires_at
+def _texts(some: Sequence[str | None]) -> pa.Array:
+    return pa.array(some, pa.string()).fill_null("")
 
 
-@lru_cache(_CACHED)
-def _micros(at: datetime | None) -> int:
-    return UNREADABLE if at is None else microseconds(at)
+def _micros(times: Sequence[str | None]) -> Times:
+    return read_times(_texts(times).dictionary_encode())
 
 
 @lru_cache(_CACHED)

@@ -206,7 +206,7 @@ class Register:
                 self._numbers[tuple(said)] = len(self._kinds)
                 self._kinds.append(_kind(*said))
             kind_of[number] = self._numbers[tuple(said)]
-        times = [_read_times(batch[name]) for name in _TIMES]
+        times = [read_times(batch[name]) for name in _TIMES]
         unreadable = np.zeros(len(batch), np.uint8)
         for number, name in enumerate(_TIMES):
             empty = np.asarray(pc.equal(batch[name].dictionary, ""), dtype=bool)[np.asarray(batch[name].indices)]
@@ -251,7 +251,7 @@ def _kind(status: str, recipients: str, separate: str, cross_border: str, jurisd
     )
 
 
-def _read_times(column: pa.DictionaryArray) -> Times:
+def read_times(column: pa.DictionaryArray) -> Times:
     """Microseconds since 1970 of each row, or UNREADABLE."""
     texts = column.dictionary
     usual = pc.match_substring_regex(texts, _USUAL_TIME)
