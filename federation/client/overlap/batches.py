@@ -17,7 +17,7 @@ from federation.client.config import DataConfig
 from federation.client.digests import Table
 from federation.client.files.columns import ColumnStore, Places, parts
 from federation.client.overlap.data import Data, Handles, allowed
-from federation.client.overlap.labels import Labels, Numbers
+from federation.client.overlap.labels import Numbers, derived, numbers_of
 from federation.client.overlap.memory import Pool, Recorder
 from federation.client.overlap.people import Chosen, Customers, People, Usable
 from federation.client.overlap.progress import Progress
@@ -169,14 +169,10 @@ class BatchBuilder:
 
     def labels(self, usable: Usable) -> Numbers:
         """The label of each of some customers, as its place in ``plan.labels_of``. Raises DataError."""
-        labels, among = Labels(self._party, self._config.columns, self._data.holdings), usable.among
-
-        def labels_of(part: slice) -> Numbers:
-            rows = usable.rows[part]
-            read = {name: column[rows] for name, column in among.listed.items()}
-            return labels.of(among.ids.take(pa.array(rows)), read)
-
-        found: Numbers = self._store.joined(map(labels_of, parts(len(usable))))
+        among, read = usable.among, self._data.holdings
+        all_of = {**among.listed, **derived(self._party, self._config.columns, among.ids, read)}
+        some = (numbers_of(self._party, all_of, usable.rows[part]) for part in parts(len(usable)))
+        found: Numbers = self._store.joined(some)
         return found
 
     def handles_of(self, sharers: Usable, which: Places | None = None) -> Table:
