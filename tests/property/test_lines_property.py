@@ -1,5 +1,8 @@
 """A file that is read again, where it changed, gives what reading all of it gives, whatever was done to it."""
 
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -187,3 +190,34 @@ def test_a_piece_may_end_anywhere(tmp_path: Path) -> None:
             assert pieces.starts.tolist() == whole.starts.tolist()
     finally:
         lines._CHUNK_BYTES = size
+
+
+READ_OFTEN = """
+import sys
+import numpy as np
+from pathlib import Path
+from federation.client.files.columns import ColumnStore
+from federation.client.files.lines import FileMoved, Reading, scan_lines
+path = Path(sys.argv[1])
+reading = Reading(path, ("x", "y"), scan_lines(path, ColumnStore()))
+print("ready", flush=True)
+for _ in range(200):
+    try:
+        assert sum(map(len, reading.rows(np.arange(0, 40_000, 2)))) == 20_000
+    except FileMoved:
+        pass
+"""
+
+
+def test_a_file_that_is_made_shorter_while_it_is_read_kills_nobody(tmp_path: Path) -> None:
+    need_kernel()
+    file = tmp_path / "table.csv"
+    write(file, "x,y", [f"{number},a" for number in range(40_000)], "\n", closed=True)
+    content = file.read_bytes()
+    with subprocess.Popen([sys.executable, "-c", READ_OFTEN, str(file)], stdout=subprocess.PIPE) as reader:
+        assert reader.stdout is not None
+        reader.stdout.readline()
+        while reader.poll() is None:
+            os.truncate(file, 9)
+            file.write_bytes(content)
+    assert reader.returncode == 0

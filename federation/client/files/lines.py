@@ -17,7 +17,6 @@ Kept for each line: 24 bytes, 16 once ``forget_places`` was called, and on disk 
 import codecs
 import errno
 import itertools
-import mmap
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from federation.client.digests import KEY_BYTES, find
-from federation.client.files.columns import ColumnStore, Places
+from federation.client.files.columns import ColumnStore, Places, parts
 from federation.client.files.plain import MAX_HEADER_BYTES, column_types, plain_batches, plain_names
 from federation.client.files.tables import FileStamp, missing, read_batches, stamp
 from federation.overlap.native.texts import MAX_LINE_BYTES, Digests, TextKernel, load_texts
@@ -145,14 +144,15 @@ class Reading:
             return
         if places[0] < lines.forgotten:
             raise ValueError("the places of lines were forgotten")
-        text = self._text(lines, places)
-        found = kernel.digest_lines(text, _KEY)
-        if found is None or found[0].tobytes() != lines.digests[places].tobytes():
-            raise FileMoved
-        try:
-            yield from plain_batches(pa.py_buffer(text), lines.names, column_types(self._required, self._encoded))
-        except pa.ArrowInvalid as exc:
-            raise FileMoved from exc
+        for part in parts(len(places)):
+            text = self._text(lines, places[part])
+            found = kernel.digest_lines(text, _KEY)
+            if found is None or found[0].tobytes() != lines.digests[places[part]].tobytes():
+                raise FileMoved
+            try:
+                yield from plain_batches(pa.py_buffer(text), lines.names, column_types(self._required, self._encoded))
+            except pa.ArrowInvalid as exc:
+                raise FileMoved from exc
 
     def _was(self, before: "Reading | None") -> Places | None:
         """Where each line was in the reading before, -1 for new ones; None where all are to be parsed."""
@@ -170,13 +170,13 @@ class Reading:
         of_line = places - lines.forgotten
         starts, ends = lines.starts[of_line[first]].tolist(), lines.starts[of_line[last] + 1].tolist()
         try:
-            with self._path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-                parts = [text[start:end] for start, end in zip(starts, ends, strict=True)]
-        except (OSError, ValueError) as exc:  # gone, or emptied
+            with self._path.open("rb") as file:  # not mapped: whoever makes it shorter meanwhile would kill the process
+                texts = [os.pread(file.fileno(), end - start, start) for start, end in zip(starts, ends, strict=True)]
+        except OSError as exc:  # gone
             raise FileMoved from exc
-        if not parts[-1].endswith(b"\n"):
-            parts.append(b"\n")
-        return b"".join(parts)
+        if not texts[-1].endswith(b"\n"):
+            texts.append(b"\n")
+        return b"".join(texts)
 
 
 def scan_lines(path: Path, store: ColumnStore, before: Lines | None = None) -> Lines | None:
