@@ -221,3 +221,13 @@ def test_a_file_that_is_made_shorter_while_it_is_read_kills_nobody(tmp_path: Pat
             os.truncate(file, 9)
             file.write_bytes(content)
     assert reader.returncode == 0
+
+
+def test_a_folder_without_room_is_not_taken_for_a_missing_file(tmp_path: Path) -> None:
+    need_kernel()
+    file = tmp_path / "table.csv"
+    write(file, "x,y", ["a,b"] * 40, "\n", closed=True)
+    with as_if_long(), pytest.raises(FileNotFoundError, match="nowhere"):
+        scan_lines(file, ColumnStore(tmp_path / "nowhere"))
+    with pytest.raises(DataError):
+        scan_lines(tmp_path / "none.csv", STORE)

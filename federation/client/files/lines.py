@@ -15,7 +15,6 @@ Kept for each line: 24 bytes, 16 once ``forget_places`` was called, and on disk 
 """
 
 import codecs
-import errno
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -189,13 +188,18 @@ def scan_lines(path: Path, store: ColumnStore, before: Lines | None = None) -> L
 
     Raises:
         DataError: MISSING_FILE.
+        OSError: as ``ColumnStore.together``.
     """
     kernel = load_texts()
     if kernel is None:
         return None
     now = stamp(path)
     try:
-        with path.open("rb") as file:
+        opened = path.open("rb")
+    except OSError as exc:
+        raise missing(path, exc) from exc
+    try:
+        with opened as file:
             head = file.readline(MAX_HEADER_BYTES)
             names = plain_names(head) if b'"' not in head and b"\0" not in head else None
             if names is None:
@@ -208,10 +212,6 @@ def scan_lines(path: Path, store: ColumnStore, before: Lines | None = None) -> L
             file.seek(at)
             known = [(old.digests[:rows], old.starts[: rows - forgotten]), (old.digests[:0], np.array([at], np.uint64))]
             digests, starts = store.together(itertools.chain(known, _digested(kernel, file, at)))
-    except OSError as exc:
-        if exc.errno == errno.ENOSPC:  # that is about the columns
-            raise
-        raise missing(path, exc) from exc
     except (UnicodeDecodeError, _NotPlain):
         return None
     ends = len(head) + _BLOCK_BYTES * np.arange(len(same) + 1, len(tags) + 1, dtype=np.uint64)
