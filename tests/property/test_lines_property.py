@@ -231,3 +231,26 @@ def test_a_folder_without_room_is_not_taken_for_a_missing_file(tmp_path: Path) -
         scan_lines(file, ColumnStore(tmp_path / "nowhere"))
     with pytest.raises(DataError):
         scan_lines(tmp_path / "none.csv", STORE)
+
+
+def test_what_changes_between_tags_and_digests_is_not_taken_for_what_was_tagged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_kernel()
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", 64)
+    file, rows = tmp_path / "table.csv", [f"{number:03d},a" for number in range(100)]
+    write(file, "x,y", rows, "\n", closed=True)
+    same_blocks = lines._same_blocks
+
+    def meanwhile(tags: Sequence[bytes], before: lines.Lines) -> tuple[lines.Block, ...]:
+        write(file, "x,y", [row.replace("a", "b") for row in rows], "\n", closed=True)
+        return same_blocks(tags, before)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lines, "_same_blocks", meanwhile)
+        first = scan_lines(file, STORE)
+    write(file, "x,y", rows, "\n", closed=True)
+    again, whole = scan_lines(file, STORE, first), scan_lines(file, STORE)
+    assert again is not None
+    assert whole is not None
+    assert again.digests.tobytes() == whole.digests.tobytes()

@@ -217,7 +217,8 @@ def scan_lines(path: Path, store: ColumnStore, before: Lines | None = None) -> L
     ends = len(head) + _BLOCK_BYTES * np.arange(len(same) + 1, len(tags) + 1, dtype=np.uint64)
     ended = np.searchsorted(starts[1:], ends, side="right")
     firsts = zip(tags[len(same) :], (ended + forgotten).tolist(), starts[ended].tolist(), strict=True)
-    blocks = (*same, *(Block(*first) for first in firsts))
+    # Of a file that changed meanwhile the tags may be of other blocks than the digests.
+    blocks = (*same, *(Block(*first) for first in firsts)) if stamp(path) == now else ()
     return Lines(tuple(names), len(head), now, digests, starts, blocks, forgotten)
 
 
