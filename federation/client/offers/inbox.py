@@ -7,7 +7,7 @@ the gateway knows; what had arrived before it stays open here.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -104,9 +104,9 @@ class OfferInbox:
 
     def offers(self) -> list[ReceivedOffer]:
         """Every offer that ever arrived, oldest first, with its status of this moment. Raises DataError."""
-        status = self._judge()
         with self._engine.begin() as connection:
             rows = connection.execute(select(received).order_by(received.c.stored_at, received.c.delivery_id)).all()
+        status = self._judge(list({CustomerId(row.customer_id) for row in rows if row.customer_id is not None}))
         return [_to_offer(row, status(row)) for row in rows]
 
     def _store(self, batch: "list[pb.DeliveredOffer] | Any") -> list[str]:
@@ -137,13 +137,13 @@ class OfferInbox:
                 connection.execute(received.insert(), fresh)
         return [row["delivery_id"] for row in fresh]
 
-    def _judge(self) -> Callable[[Row[Any]], Status]:
-        """A function from a stored offer to its status now."""
-        at = self._data.clock.now()
-        holdings = self._data.holdings()
-        held = set(zip(holdings["customer_id"], holdings["product"], strict=True))
-        consents = self._data.consents.for_purpose(PURPOSE)
-        objections = self._data.consents.for_purpose(OBJECTION_PURPOSE)
+    def _judge(self, people: Sequence[CustomerId]) -> Callable[[Row[Any]], Status]:
+        """A function from a stored offer to one of these people to its status now."""
+        at, holdings = self._data.clock.now(), self._data.holdings()
+        theirs = holdings[holdings["customer_id"].isin(people)]
+        held = set(zip(theirs["customer_id"], theirs["product"], strict=True))
+        consents = self._data.consents.states_of(people, PURPOSE)
+        objections = self._data.consents.states_of(people, OBJECTION_PURPOSE)
 
         def status(row: Row[Any]) -> Status:
             if row.customer_id is None:
