@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -39,6 +39,8 @@ KEEP_CLOSED_DAYS = 90
 """A proposal is deleted from the outbox that long after it expired."""
 OFFERS_PER_CALL = 500
 CALL_TIMEOUT_S = 120.0
+_Decide = Callable[[CustomerId, str, str, Iterable[str]], Decision]
+"""Customer, recipient, channel, fields."""
 
 metadata = MetaData()
 outbox = Table(
@@ -160,8 +162,8 @@ class OfferProposer:
     def _flush(self) -> int:
         sent = 0
         while waiting := self._waiting():
-            regions = self._data.regions([CustomerId(row["customer_id"]) for row in waiting])
-            barriers = {row["offer_id"]: self._barrier(row, regions[row["customer_id"]]) for row in waiting}
+            decide = self._deciding([CustomerId(row["customer_id"]) for row in waiting])
+            barriers = {row["offer_id"]: self._barrier(row, decide) for row in waiting}
             answers = {offer_id: code for offer_id, code in barriers.items() if code is not None}
             going = [row for row in waiting if row["offer_id"] not in answers]
             if going:
@@ -191,8 +193,8 @@ class OfferProposer:
         """Puts an offer per person into the outbox unless a live one is there; ids, and how many were there before."""
         at = self._data.clock.now()
         handles = dict(zip(picked, self._handles.handles_for(list(picked)), strict=True))
-        regions = self._data.regions(list(picked))
-        content = {customer: self._content(customer, regions[customer], campaign) for customer in picked}
+        decide = self._deciding(list(picked))
+        content = {customer: self._content(customer, decide, campaign) for customer in picked}
         route = {"recipient": campaign.recipient, "product": campaign.product, "channel": campaign.channel}
         dates = {"proposed_at": to_text(at), "expires_at": to_text(at + timedelta(days=campaign.valid_days))}
         offer_ids, already = [], 0
@@ -213,37 +215,45 @@ class OfferProposer:
                 offer_ids.append(live[customer])
         return offer_ids, already
 
-    def _decide(
-        self, customer: CustomerId, region: str | None, recipient: str, channel: str, fields: Iterable[str]
-    ) -> Decision:
-        facts = Facts(
-            purpose=PURPOSE,
-            data_category=DATA_CATEGORY,
-            origin=self._data.party,
-            recipient=recipient,
-            at=self._data.clock.now(),
-            channel=channel,
-            subject_region=region,
-            consent=self._data.consents.lookup(customer, PURPOSE),
-            fields=frozenset(fields),
-            sensitive_consent=self._data.consents.lookup(customer, PURPOSE + SENSITIVE_SUFFIX),
-            objected=refuses(self._data.consents.lookup(customer, OBJECTION_PURPOSE)),
+    def _deciding(self, customers: Sequence[CustomerId]) -> _Decide:
+        """Decides about some customers, by what each said until now; read for all at once, which takes most time."""
+        regions = self._data.regions(customers)
+        consents, sensitive, objections = (
+            self._data.consents.states_of(customers, purpose)
+            for purpose in (PURPOSE, PURPOSE + SENSITIVE_SUFFIX, OBJECTION_PURPOSE)
         )
-        return self._data.policy.decide(facts)
 
-    def _content(self, customer: CustomerId, region: str | None, campaign: Campaign) -> str:
+        def decide(customer: CustomerId, recipient: str, channel: str, fields: Iterable[str]) -> Decision:
+            facts = Facts(
+                purpose=PURPOSE,
+                data_category=DATA_CATEGORY,
+                origin=self._data.party,
+                recipient=recipient,
+                at=self._data.clock.now(),
+                channel=channel,
+                subject_region=regions[customer],
+                consent=consents.get(customer),
+                fields=frozenset(fields),
+                sensitive_consent=sensitive.get(customer),
+                objected=refuses(objections.get(customer)),
+            )
+            return self._data.policy.decide(facts)
+
+        return decide
+
+    def _content(self, customer: CustomerId, decide: _Decide, campaign: Campaign) -> str:
         """The attributes of one person, masked, as JSON. Raises PolicyError (OBLIGATION_FAILED)."""
-        decision = self._decide(customer, region, campaign.recipient, campaign.channel, campaign.attributes)
+        decision = decide(customer, campaign.recipient, campaign.channel, campaign.attributes)
         row = self._data.customers().loc[customer]
         # Whoever is not permitted any more goes without content, and ``flush`` closes the offer.
         columns = campaign.attributes if decision.permitted else ()
         values = {column: str(row[column]) for column in columns if not pd.isna(row[column])}
         return json.dumps(self._mask(values, decision, campaign.recipient), sort_keys=True)
 
-    def _barrier(self, row: Mapping[str, Any], region: str | None) -> str | None:
+    def _barrier(self, row: Mapping[str, Any], decide: _Decide) -> str | None:
         """Why a waiting offer may not be sent now, as a code; None when it may."""
         values = json.loads(row["attributes"])
-        decision = self._decide(CustomerId(row["customer_id"]), region, row["recipient"], row["channel"], values)
+        decision = decide(CustomerId(row["customer_id"]), row["recipient"], row["channel"], values)
         if not decision.permitted:
             return decision.reasons[0].code if decision.reasons else "no_reason"
         # Masks are idempotent: a difference means that the policy became stricter, and one id has one content.
