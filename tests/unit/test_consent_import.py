@@ -258,3 +258,13 @@ def test_what_is_imported_is_kept_where_the_file_is(desk: Desk, monkeypatch: pyt
     with as_if_long():
         assert book.for_purpose(PURPOSE).get("C7") == book.lookup(customer(7), PURPOSE)
     partner.engine.dispose()
+
+
+def test_two_ends_that_differ_in_what_one_leaves_out(desk: Desk) -> None:
+    """Of statements as new and as strict the first stands."""
+    end = line(1, "withdrawn")
+    desk.write(end, end.replace("2027-10-01T00:00:00Z", ""), end.replace("2027", "2028"))
+    desk.run(batch_rows=5)
+    until = desk.facts()["C1"].expires_at
+    assert until is not None
+    assert until.year == 2027

@@ -7,6 +7,7 @@ order, how often and by however many processes they are stored: the database dec
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, cast
 
 import numpy as np
@@ -56,6 +57,7 @@ imports = sa.Table(
     Column("batches", Integer, nullable=False),
     Column("uploaded", Integer, nullable=False),  # batches whose states the gateway has
 )
+_KEY = itemgetter(0, 1)
 _SAID = ("status", "recipients", "separate", "cross_border", "jurisdiction")
 _COLUMNS = tuple(column.name for column in imported.columns)
 _REST = [name for name in _COLUMNS if name not in {"customer_id", "purpose"}]
@@ -134,7 +136,7 @@ def store(connection: Connection, statements: Iterable[Statement]) -> int:
     """Stores statements within a transaction; returns how many now stand where another or none stood before."""
     # A batch touches pages all over the table: with room for them each is read and written once, in order of the key.
     connection.exec_driver_sql(f"PRAGMA cache_size=-{_CACHE_KIB}")
-    rows = sorted(map(_to_row, statements))
+    rows = sorted(map(_to_row, statements), key=_KEY)  # by nothing else: what is left out has no order
     return connection.exec_driver_sql(UPSERT, rows).rowcount if rows else 0
 
 
