@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from federation.client.digests import IN_PROCESS, find
-from federation.client.files import lines
+from federation.client.files import columns, lines
 from federation.client.files.columns import ColumnStore
 from federation.client.files.derived import Derived
 from federation.client.files.lines import FileMoved, Reading, scan_lines
@@ -254,3 +255,19 @@ def test_what_changes_between_tags_and_digests_is_not_taken_for_what_was_tagged(
     assert again is not None
     assert whole is not None
     assert again.digests.tobytes() == whole.digests.tobytes()
+
+
+def test_nothing_of_a_file_stays_in_memory_between_two_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_kernel()
+    monkeypatch.setattr(columns, "MAX_HELD_BYTES", 8)
+    file, rows = tmp_path / "table.csv", [f"{number},a" for number in range(100_000)]
+    derived = open_derived(file, [])
+    for number in range(3):
+        write(file, "x,y", [*rows, f"new,{number}"], "\n", closed=True)
+        if number:
+            tracemalloc.start()
+        derived.read()
+        if number:
+            used, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert used < len(rows)

@@ -73,6 +73,7 @@ class Derived:
         except FileMoved:
             reading = self._look(None, True)
             found = self._found(reading, ())
+        reading.was = None  # four bytes a line, in memory, that nobody asks the reading for again
         self._known = (reading, found.columns) if reading.lines is not None else None
         return found
 
