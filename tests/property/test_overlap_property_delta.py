@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from federation.client.config import DataConfig
+from federation.client.data import PartnerData
+from federation.client.files import lines
+from federation.client.files.columns import ColumnStore
+from federation.client.files.derived import Derive, Derived, Look
 from federation.core.clock import FixedClock
 from federation.core.ids import Handle, PartyId
 from federation.overlap.plan import key_types_of
@@ -49,6 +54,30 @@ def histories(draw: st.DrawFn) -> tuple[str, int, dict[str, list[Row]], list[Ste
     customers = st.sets(st.sampled_from([f"C{n}" for n in range(8)]), max_size=4)
     step = st.tuples(st.sampled_from(names), st.none() | rows(), customers)
     return key_type, draw(st.sampled_from([1, 3])), files, draw(st.lists(step, min_size=1, max_size=4))
+
+
+class Filed(Data):
+    """The same from a file, of which only what is new is parsed again."""
+
+    file: Path
+
+    def derived(self, names: Sequence[str], optional: Sequence[str], derive: Derive) -> Any:
+        nobody: Any = None  # who may be there is said by ``consented``
+        config, store = DataConfig(customers=self.file), ColumnStore(self.file.parent)
+        inner = PartnerData(config, "", nobody, nobody, FixedClock(NOW), store)
+        return Written(self, inner.derived(names, optional, derive))
+
+
+@dataclass
+class Written:
+    """Writes the file before it is looked at."""
+
+    data: Filed
+    derived: Derived
+
+    def read(self) -> Look:
+        self.data.table.to_csv(self.data.file, index_label="customer_id")
+        return self.derived.read()
 
 
 def data_of(party: str, file: Sequence[Row], withdrawn: set[str]) -> Data:
@@ -116,16 +145,20 @@ def joined(world: World) -> set[frozenset[tuple[str, str]]]:
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-@given(histories(), st.booleans())
+@given(histories(), st.booleans(), st.booleans())
 def test_builds_and_deltas_are_set_arithmetic(
-    history: tuple[str, int, dict[str, list[Row]], list[Step]], long: bool
+    history: tuple[str, int, dict[str, list[Row]], list[Step]], long: bool, filed: bool
 ) -> None:
     key_type, pad_to, files, steps = history
     kinds = len(key_types_of(key_type))
     withdrawn: dict[str, set[str]] = {name: set() for name in files}
     policy = make_policy(list(files), {name: {"c": LABELS[:2]} for name in files}, pad_to)
-    with as_if_long(long), tempfile.TemporaryDirectory() as folder:
+    with as_if_long(long), tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_FEW", 1.0)
         data = {name: data_of(name, file, set()) for name, file in files.items()}
+        for name in files if filed else ():
+            data[name] = Filed(data[name].table, data[name].consented)
+            data[name].file = Path(folder) / f"{name}.csv"
         config = DataConfig(phone_numbers="possible", max_empty_share=1.0)
         world = World(Path(folder), FixedClock(NOW), policy, data, config)
         epoch = world.build(key_type)
