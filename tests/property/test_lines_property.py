@@ -27,7 +27,7 @@ from tests.kits.native import need_kernel, taking
 STORE = ColumnStore()
 PATHS = st.sampled_from(["native", "portable"])
 FIELDS = st.sampled_from(["", "a", "b", "c", " d ", "é", "NA"])
-ODD = st.sampled_from(['"q"', '"', "a\rb", "\0", "x,y", "\ufeffa,b"])
+ODD = st.sampled_from(["", '"q"', '"', "a\rb", "\0", "x,y", "\ufeffa,b"])
 LINE = st.tuples(FIELDS, FIELDS).map(",".join)
 # Mostly plain lines: what is not plain is read the slow way each time.
 FILE = st.tuples(
@@ -82,6 +82,8 @@ def expected(path: Path) -> tuple[list[object], str]:
 @example(
     "native", True, [("x,y", ["a,b", "c,d", "a,c", "b,b"], "\n", True), ("x,y", ["c,d", "b,b", "a,b"], "\n", True)]
 )
+@example("native", False, [("x,y", [""], "\n", True)])
+@example("native", False, [("x,y,z", [""], "\n", True)])
 @example("native", False, [("x,y", ["a,a"], "\n", True), ("x,y", ["a,a", "\ufeffb,b"], "\n", True)])
 def test_each_reading_is_that_of_the_whole_file(
     path: str, long: bool, files: list[tuple[str, list[str], str, bool]]

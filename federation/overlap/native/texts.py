@@ -51,7 +51,8 @@ class TextKernel:
         None where a line is empty, longer than ``MAX_LINE_BYTES``, or holds a quote, a zero or a lone carriage return.
         The text has fewer than 2^32 bytes.
         """
-        most = len(text) // 2  # a line has a byte and an end; memory that is not written to costs nothing
+        # A line has a byte and an end, and one that is empty must be seen; memory that is not written to costs nothing.
+        most = len(text) // 2 + 1
         out, ends = np.empty(most, _V16), np.empty(most, np.uint32)
         count: int = self._lines(
             key, _address(text), len(text), MAX_LINE_BYTES, out.ctypes.data, ends.ctypes.data, most
