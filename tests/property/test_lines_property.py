@@ -31,7 +31,7 @@ ODD = st.sampled_from(["", '"q"', '"', "a\rb", "\0", "x,y", "\ufeffa,b"])
 LINE = st.tuples(FIELDS, FIELDS).map(",".join)
 # Mostly plain lines: what is not plain is read the slow way each time.
 FILE = st.tuples(
-    st.sampled_from(["x,y", "x,y", "x,y", "y,x", "x,y,z", "x,x"]),
+    st.sampled_from(["x,y", "x,y", "x,y", "y,x", "x,y,z", "x,x", "x,y\r"]),
     st.lists(st.one_of(*[LINE] * 12, ODD), max_size=12),
     st.sampled_from(["\n", "\n", "\r\n"]),
     st.booleans(),
@@ -84,6 +84,7 @@ def expected(path: Path) -> tuple[list[object], str]:
 )
 @example("native", False, [("x,y", [""], "\n", True)])
 @example("native", False, [("x,y,z", [""], "\n", True)])
+@example("native", False, [("x,y\r", [], "\r\n", True)])
 @example("native", False, [("x,y", ["a,a"], "\n", True), ("x,y", ["a,a", "\ufeffb,b"], "\n", True)])
 def test_each_reading_is_that_of_the_whole_file(
     path: str, long: bool, files: list[tuple[str, list[str], str, bool]]

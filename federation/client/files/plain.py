@@ -44,10 +44,11 @@ def plain_names(first: bytes) -> list[str] | None:
     Raises:
         UnicodeDecodeError: it is not UTF-8.
     """
-    header = first.decode("utf-8-sig").rstrip("\r\n").split(",")
+    line = first.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+    header = line.split(",")
     # A row of one column that is empty cannot be told from an empty line.
     usable = len(header) > 1 and first.endswith(b"\n") and "" not in header and len(set(header)) == len(header)
-    return header if usable else None
+    return header if usable and "\r" not in line else None  # which ends a line too
 
 
 def column_types(required: Sequence[str], encoded: Collection[str]) -> dict[str, pa.DataType]:
