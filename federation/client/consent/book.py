@@ -135,17 +135,14 @@ class ConsentBook:
         """
         base, layer = self._layers(purpose)
         positions = self._store.joined([base.positions(digests)])
-        changed: dict[int, ConsentFact | None] = {}
-        numbers: dict[ConsentFact | None, int] = {None: -1}
+        changed, numbers = dict[int, ConsentFact](), dict[ConsentFact, int]()
         if layer is not None:
-            local = list(layer.local)
-            rows = find(IN_PROCESS.of(pa.array(local, pa.string())), digests)
-            for customer, row in zip(local, rows.tolist(), strict=True):
-                if row >= 0:
-                    changed[row] = layer.get(customer)
-                    numbers.setdefault(changed[row], base.most_classes + len(numbers))
+            local = layer.of(list(layer.local))
+            rows = find(IN_PROCESS.of(pa.array(list(local), pa.string())), digests)
+            changed = {row: fact for row, fact in zip(rows.tolist(), local.values(), strict=True) if row >= 0}
         others = np.array(sorted(changed), np.int64)
-        theirs = np.array([numbers[changed[row]] for row in others.tolist()], np.int32)
+        alike = (changed[row].undated(at) for row in others.tolist())
+        theirs = np.array([numbers.setdefault(fact, base.most_classes + len(numbers)) for fact in alike], np.int32)
 
         def classes_of(part: slice) -> Numbers:
             classes = base.classes(positions[part], at)

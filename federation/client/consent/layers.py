@@ -1,6 +1,6 @@
 """Which of several statements about one consent stands: the partner's file, imports and local changes, in layers."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -14,6 +14,10 @@ class States(Protocol):
 
     def get(self, customer: str) -> ConsentFact | None:
         """One customer's, None where nothing is on file."""
+        ...
+
+    def of(self, customers: Sequence[str]) -> dict[str, ConsentFact]:
+        """Those of some customers; whoever has none is left out."""
         ...
 
 
@@ -31,8 +35,13 @@ class Overlaid:
 
     def get(self, customer: str) -> ConsentFact | None:
         """See States."""
-        fact = standing(self._registers.get(customer), self.local.get(customer), self._now)
-        return None if fact is None else self._judge(fact)
+        return self.of([customer]).get(customer)
+
+    def of(self, customers: Sequence[str]) -> dict[str, ConsentFact]:
+        """See States."""
+        registers = self._registers.of(customers)
+        facts = ((one, standing(registers.get(one), self.local.get(one), self._now)) for one in customers)
+        return {one: self._judge(fact) for one, fact in facts if fact is not None}
 
     def times(self) -> Iterator[datetime | None]:
         """All times in local changes."""
