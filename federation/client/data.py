@@ -14,13 +14,12 @@ from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import TypeVar, cast
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from federation.client.config import DataConfig
 from federation.client.consent.book import ConsentBook
-from federation.client.digests import IN_PROCESS, find
+from federation.client.digests import IN_PROCESS
 from federation.client.eligible import Decisions, Eligible, OwnPolicy, refuses
 from federation.client.everybody import Everybody, EverybodyReader
 from federation.client.files.columns import ColumnStore, Places, parts
@@ -70,7 +69,7 @@ class PartnerData:
         self.config, self.party, self.policy, self.consents, self.clock = config, party, policy, consents, clock
         self._store = store or ColumnStore()
         self._lock = threading.RLock()  # what is kept may be made of what is kept
-        self._customers = EverybodyReader(config, self.derived)
+        self._customers = EverybodyReader(config, self.derived, self._store)
         self._tables: dict[tuple[Path, str], tuple[FileStamp, object]] = {}
         self._answers: dict[tuple[object, ...], _Answer] = {}
 
@@ -209,11 +208,8 @@ class PartnerData:
     def regions(self, ids: Sequence[CustomerId]) -> dict[CustomerId, str | None]:
         """The country of residence of each, None where it is unknown. Raises DataError."""
         everybody, wanted = self._everybody(), list(dict.fromkeys(ids))
-        # The other way round it would make a table of everybody to look some up.
-        at = find(everybody.digests, IN_PROCESS.of(pa.array(wanted, pa.string())))
-        there = np.flatnonzero(at >= 0)
-        found = zip(at[there].tolist(), there.tolist(), strict=True)
-        return dict.fromkeys(wanted) | {wanted[place]: everybody.region_of(row) for place, row in found}
+        rows = everybody.by_digest.find(IN_PROCESS.of(pa.array(wanted, pa.string()))).tolist()
+        return {who: everybody.region_of(row) if row >= 0 else None for who, row in zip(wanted, rows, strict=True)}
 
     def _everybody(self) -> Everybody:
         return self._cached(self.config.customers, "everybody", self._customers.read)

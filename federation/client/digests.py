@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from federation.client.files.columns import parts
+from federation.client.files.columns import ColumnStore, parts
 from federation.overlap.native.texts import DIGEST_BYTES, load_texts
 
 KEY_BYTES = 16
@@ -90,6 +90,39 @@ def halves(digests: Table) -> tuple[Table, Table]:
     """Both halves of each, as numbers; the first is as good as random."""
     words = np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 2)
     return words[:, 0], words[:, 1]
+
+
+class Sorted:
+    """Digests in order of their first halves: some are found among them without a look at all. Twelve bytes for each.
+
+    Args:
+        digests: No two of them equal.
+        store: Where the order is kept.
+    """
+
+    def __init__(self, digests: Table, store: ColumnStore) -> None:
+        self._digests = digests
+        self._first, self._order = store.together(self._in_order())
+
+    def find(self, wanted: Table) -> Table:
+        """As ``find``."""
+        at, half = np.full(len(wanted), -1, np.int32), halves(wanted)[0]
+        place, rest = np.searchsorted(self._first, half), np.arange(len(wanted))
+        while len(rest):  # again only for those that share their first half with others: hardly ever
+            rest = rest[place[rest] < len(self._first)]
+            rest = rest[self._first[place[rest]] == half[rest]]
+            candidate = self._order[place[rest]]
+            same = are_equal(wanted[rest], self._digests[candidate])
+            at[rest[same]] = candidate[same]
+            rest = rest[~same]
+            place[rest] += 1
+        return at
+
+    def _in_order(self) -> Iterator[tuple[Table, Table]]:
+        for [rows] in alike(self._digests):
+            first, _ = halves(self._digests[rows])
+            order = np.argsort(first)
+            yield first[order], rows[order].astype(np.int32)
 
 
 def are_equal(digests: Table, others: Table) -> NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 """Who is in the customers' file, and where they live: what decisions about all of them need."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from federation.client.config import DataConfig
-from federation.client.digests import IN_PROCESS, Table
-from federation.client.files.columns import Column
+from federation.client.digests import IN_PROCESS, Sorted, Table
+from federation.client.files.columns import Column, ColumnStore
 from federation.client.files.derived import Derive, Derived, Different
 from federation.client.files.tables import check_key
 
@@ -23,6 +24,12 @@ class Everybody:
     digests: Table
     region: NDArray[np.int32]
     names: list[str]
+    store: ColumnStore
+
+    @functools.cached_property
+    def by_digest(self) -> Sorted:
+        """To look some up; made when it is asked for."""
+        return Sorted(self.digests, self.store)
 
     def region_of(self, row: int) -> str | None:
         """Where a customer lives, None where that is unknown."""
@@ -35,10 +42,16 @@ class EverybodyReader:
     Args:
         config: Where the file is and what its columns are called.
         derived: Makes a reader of some columns that follows the file, as ``PartnerData.derived``.
+        store: Where columns are kept.
     """
 
-    def __init__(self, config: DataConfig, derived: Callable[[Sequence[str], Sequence[str], Derive], Derived]) -> None:
-        self._config, self._names = config, dict[str, int]()
+    def __init__(
+        self,
+        config: DataConfig,
+        derived: Callable[[Sequence[str], Sequence[str], Derive], Derived],
+        store: ColumnStore,
+    ) -> None:
+        self._config, self._names, self._store = config, dict[str, int](), store
         self._derived, self._different = derived((config.columns.region,), (), self._derive), Different()
 
     def read(self) -> Everybody:
@@ -52,7 +65,7 @@ class EverybodyReader:
         different = self._different(digests, look.was)
         if blank.any() or not different:
             check_key(self._config.customers, ids.to_pandas().rename(self._config.columns.id))
-        return Everybody(ids, digests, region, list(self._names))
+        return Everybody(ids, digests, region, list(self._names), self._store)
 
     def _derive(self, batch: pa.RecordBatch) -> tuple[list[Column], list[Column]]:
         names = self._config.columns

@@ -8,11 +8,10 @@ stands, of two equally old ones the stricter, else the last. A file that changed
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,7 @@ import pyarrow.compute as pc
 import structlog
 from numpy.typing import NDArray
 
-from federation.client.digests import DIGEST, IN_PROCESS, Table, alike, find, halves, numbered
+from federation.client.digests import DIGEST, IN_PROCESS, Sorted, Table, alike, find, numbered
 from federation.client.files.columns import Column, ColumnStore, parts
 from federation.client.files.derived import Derived, Different
 from federation.client.files.lines import Reading, scan_lines
@@ -78,17 +77,8 @@ class Statements:
 
     def of(self, customers: Sequence[str]) -> dict[str, ConsentFact]:
         """The statements of some customers; whoever has none is left out."""
-        first, order = self._sorted
-        digests = IN_PROCESS.of(pa.array(customers, pa.string()))
-        half = halves(digests)[0]
-        starts, stops = np.searchsorted(first, half), np.searchsorted(first, half, side="right")
-        found = {}
-        for customer, digest, start, stop in zip(customers, digests, starts.tolist(), stops.tolist(), strict=True):
-            same = (at for at in order[start:stop].tolist() if self._rows.customers[at] == digest)
-            position = next(same, None)
-            if position is not None:
-                found[customer] = self.fact(position)
-        return found
+        places = self._sorted.find(IN_PROCESS.of(pa.array(customers, pa.string()))).tolist()
+        return {who: self.fact(place) for who, place in zip(customers, places, strict=True) if place >= 0}
 
     def with_others(self, others: "Statements") -> "Statements":
         """These and others: of two of one customer that are as old and as strict the other one stands."""
@@ -110,16 +100,8 @@ class Statements:
         return np.asarray(find(customers, self._rows.customers), np.int32)
 
     @functools.cached_property
-    def _sorted(self) -> tuple[Table, Table]:
-        """The first half of every digest in order, and whose it is."""
-        return cast(tuple[Table, Table], self._store.together(self._in_order()))
-
-    def _in_order(self) -> Iterator[tuple[Table, Table]]:
-        customers = self._rows.customers
-        for [rows] in alike(customers):
-            first, _ = halves(customers[rows])
-            order = np.argsort(first)
-            yield first[order], rows[order].astype(np.int32)
+    def _sorted(self) -> Sorted:
+        return Sorted(self._rows.customers, self._store)
 
     def fact(self, position: int) -> ConsentFact:
         """The statement at a position."""
