@@ -178,7 +178,7 @@ def _coverage(
                 state, word = states[place // len(words)], words[place % len(words)]
                 by_region.setdefault(policy.region_of.get(word, ELSEWHERE), Counter())[state] += count
         told = {name: dict(states) for name, states in sorted(by_region.items())}
-        found.append(Coverage(purpose, told, len(may.ids), may.refused))
+        found.append(Coverage(purpose, told, len(may.rows), may.refused))
     return tuple(found)
 
 

@@ -219,7 +219,7 @@ class TrainingAgent:
         without one.
         """
         found = self._data.eligible(PURPOSE, CATEGORY, RECIPIENT, fields=plan.fields)
-        if not found.ids:
+        if not len(found.rows):
             raise PolicyError(Reason.POLICY_DENIED, item=", ".join(sorted(found.refused)) or "no customers")
 
     def _train(self, wire: pb.FlowerMessage) -> pb.FlowerMessage:
