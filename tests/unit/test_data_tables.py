@@ -110,6 +110,15 @@ def read_email(partner: Partner) -> Customers:
     return CustomerReader(partner.data.derived, partner.data.config, ["email"], party, digests).read()
 
 
+def test_people_are_each_there_once(partner: Partner) -> None:
+    """Also where the file changed after the policy was asked about everybody in it."""
+    partner.lines("customers", HEADER, "1,a@x.org,1,PT", "2,b@x.org,1,PT", "1,c@x.org,1,PT")
+    with pytest.raises(DataError) as caught:
+        read_email(partner)
+    assert caught.value.reason is Reason.BROKEN_ROW
+    assert "row 4: customer_id is the same as in row 2" in caught.value.item
+
+
 def test_a_file_is_read_once_until_it_changes(partner: Partner) -> None:
     first = partner.data.customers()
     assert partner.data.customers() is first

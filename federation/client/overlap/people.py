@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from federation.client.config import DataConfig
 from federation.client.digests import Digests, Table
 from federation.client.files.columns import Column, ColumnStore, Places, parts
-from federation.client.files.derived import Derive, Derived
+from federation.client.files.derived import Derive, Derived, Different
+from federation.client.files.tables import check_key
 from federation.client.overlap.labels import Listed, columns_read, listed
 from federation.core.errors import DataError, Reason
 from federation.overlap.normalise import normalise_column
@@ -144,6 +145,7 @@ class CustomerReader:
         self._names = {kind: str(getattr(config.columns, kind)) for kind in kinds}
         self._there: list[str] = []  # of these, in the file
         self._derived = derived(columns_read(party), list(self._names.values()), self._derive)
+        self._different = Different()
 
     def read(self) -> Customers:
         """The customers as they are now.
@@ -151,10 +153,12 @@ class CustomerReader:
         Raises:
             DataError: MISSING_COLUMN (with several key types a partner may be without some, but not without all);
                 HALF_EMPTY_COLUMN where more than ``max_empty_share`` is empty, which means a wrong file more often than
-                a fact; what reading raises.
+                a fact; BROKEN_ROW for an id that is not unique; what reading raises.
         """
         look = self._derived.read()
         ids, customer, person, usable, *others = look.columns
+        if not self._different(customer, look.was):  # and the file is another than the one that was decided about
+            check_key(self._config.customers, ids.to_pandas().rename(self._config.columns.id))
         given, *filled = others[: len(self._names) + 1]
         for name, mine in zip(self._names.values(), filled, strict=True):
             if name in self._there:
