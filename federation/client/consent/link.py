@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 import grpc
 import structlog
@@ -30,6 +31,7 @@ from federation.v1 import consent_pb2_grpc
 STATES_PER_CALL = 5_000
 CALL_TIMEOUT_S = 60.0
 FLUSH_EVERY_S = 5.0
+_CACHED = 10_000
 OFFER_PURPOSES = (PURPOSE, PURPOSE + SENSITIVE_SUFFIX, OBJECTION_PURPOSE)
 """What the gateway must know of a person before it decides about an offer."""
 _log = structlog.get_logger()
@@ -191,19 +193,24 @@ class ConsentLink:
 
     @staticmethod
     def _state(handle: Handle, purpose: str, fact: ConsentFact, region: str | None) -> pb.ConsentState:
-        return pb.ConsentState(
-            handle=handle,
-            purpose=purpose,
-            # What the partner cannot read, nobody gave.
-            status=fact.status or "refused",
-            recipients=sorted(fact.recipients or ()),
-            given_at=to_text(fact.given_at) if fact.given_at else "",
-            expires_at=to_text(fact.expires_at) if fact.expires_at else "",
-            separate_consent=bool(fact.separate),
-            cross_border_consent=bool(fact.cross_border),
-            jurisdiction=fact.jurisdiction or "",
-            region=region or "",
-        )
+        state = pb.ConsentState(handle=handle, purpose=purpose, region=region or "")
+        state.MergeFrom(_said(fact))
+        return state
+
+
+@lru_cache(_CACHED)  # many say the same at the same time
+def _said(fact: ConsentFact) -> pb.ConsentState:
+    """What somebody said; do not change it: it is shared."""
+    return pb.ConsentState(
+        # What the partner cannot read, nobody gave.
+        status=fact.status or "refused",
+        recipients=sorted(fact.recipients or ()),
+        given_at=to_text(fact.given_at) if fact.given_at else "",
+        expires_at=to_text(fact.expires_at) if fact.expires_at else "",
+        separate_consent=bool(fact.separate),
+        cross_border_consent=bool(fact.cross_border),
+        jurisdiction=fact.jurisdiction or "",
+    )
 
 
 def _status(exc: grpc.RpcError) -> str:

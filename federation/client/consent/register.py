@@ -37,6 +37,7 @@ STATES = 9
 FEW_UNREADABLE, MAX_UNREADABLE_SHARE = 20, 0.05
 """Of rows with a time that cannot be read: a few are their people's bad luck, a larger share is a wrong export."""
 ROWS_TOLD = 20
+_CACHED = 10_000
 FIRST_ROW = 2
 """The header is row 1, as a spreadsheet counts."""
 _log = structlog.get_logger()
@@ -106,9 +107,7 @@ class Statements:
     def fact(self, position: int) -> ConsentFact:
         """The statement at a position."""
         rows = self._rows
-        given, until = _time(int(rows.given[position])), _time(int(rows.until[position]))
-        kind: ConsentFact = self._kinds[rows.kind[position]]
-        return replace(kind, given_at=given, expires_at=until)
+        return _fact(self._kinds[rows.kind[position]], int(rows.given[position]), int(rows.until[position]))
 
     def classes(self, positions: Numbers, at: datetime) -> Numbers:
         """A number for the statement at each position, the same for all that differ in nothing but what a time is.
@@ -255,6 +254,11 @@ def _read_time(text: str) -> int:
         return microseconds(from_text(text))
     except DataError:
         return UNREADABLE
+
+
+@functools.lru_cache(_CACHED)  # many say the same at the same time
+def _fact(kind: ConsentFact, given: int, until: int) -> ConsentFact:
+    return replace(kind, given_at=_time(given), expires_at=_time(until))
 
 
 def _time(value: int) -> datetime | None:
