@@ -284,9 +284,12 @@ def main() -> None:
         report(DataError(Reason.MISSING_FILE, item=str(error.filename or ""), detail=error.strerror or str(error)))
         sys.exit(3)
     except SystemExit as end:
-        if end.code == INTERRUPTED and not isinstance(end, Left):  # typer made it of the KeyboardInterrupt
+        if end.code != INTERRUPTED:
+            raise
+        if not isinstance(end, Left):  # typer made it of the KeyboardInterrupt
             err.print("Interrupted; run the same command again.")
-        raise
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)  # grpc closes its channels once more when they are collected, and can wait for ever then
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("gateway", "federation"):

@@ -4,6 +4,7 @@ Trusts the alliance CA for the gateway's certificate, and nothing else. The gate
 holds the CA's key.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -27,6 +28,8 @@ from federation.v1.policy_pb2_grpc import PolicyServiceStub
 from federation.v1.training_pb2_grpc import TrainingServiceStub
 
 MAX_MESSAGE_BYTES = 16 << 20
+CLOSE_S = 1.0
+"""An interrupted command waits no longer for its channel to close."""
 NOT_SERIALIZED = "Exception serializing request!"
 """What grpc says, on this side, where a message did not become bytes. Ours do; but ``record`` may fail to keep them."""
 OPTIONS = [
@@ -94,8 +97,14 @@ class Connection:
     def __enter__(self) -> "Connection":
         return self
 
-    def __exit__(self, *_args: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_args: object) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self.close()
+            return
+        # Interrupted: grpc never hears the end of a call that was cut off while it waited, and closing waits for that.
+        closing = threading.Thread(target=self.close, daemon=True)
+        closing.start()
+        closing.join(CLOSE_S)
 
 
 def raise_translated(exc: grpc.RpcError) -> NoReturn:

@@ -1,6 +1,7 @@
 """Before a call: a certificate that expired is said at once, a gateway that does not answer soon."""
 
 from datetime import UTC, datetime, timedelta
+from threading import Event
 
 import pytest
 
@@ -8,6 +9,7 @@ from federation.cli import console
 from federation.client.connection import Connection
 from federation.core.clock import FixedClock
 from federation.core.errors import IdentityError, Reason, TransportError
+from gateway import cli
 from gateway.identity.authority import Authority
 from tests.kits.identity import make_identity
 
@@ -44,3 +46,41 @@ def test_whoever_waits_for_the_gateway_is_told(
     console.wait(slow, 10)  # type: ignore[arg-type]
     assert sum(slow.waits) == 10
     assert (slow.target in capsys.readouterr().err) is told
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_command_ends_though_its_channel_does_not_close(
+    kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, never = Event(), Event()
+    monkeypatch.setattr("federation.client.connection.CLOSE_S", 0.01)
+    connection = Connection("192.0.2.1:7443", None)
+
+    def close() -> None:
+        asked.set()
+        never.wait()
+
+    monkeypatch.setattr(connection, "close", close)
+    with pytest.raises(kind), connection:
+        raise kind
+    assert asked.is_set()
+    never.set()
+    connection.channel.close()
+
+
+@pytest.mark.parametrize(("end", "told"), [(SystemExit(console.INTERRUPTED), True), (console.Left(), False)])
+def test_an_interrupted_process_ends_without_waiting_for_what_is_left(
+    end: SystemExit, told: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes: list[int] = []
+
+    def interrupted() -> None:
+        raise end
+
+    monkeypatch.setattr("os._exit", codes.append)
+    monkeypatch.setenv("GRPC_VERBOSITY", "NONE")
+    monkeypatch.setattr(cli, "configure_logs", lambda: None)
+    monkeypatch.setattr(cli, "app", interrupted)
+    cli.main()
+    assert codes == [130]
+    assert ("run the same command again" in capsys.readouterr().err) is told
