@@ -211,6 +211,10 @@ class PartnerData:
         rows = everybody.by_digest.find(IN_PROCESS.of(pa.array(wanted, pa.string()))).tolist()
         return {who: everybody.region_of(row) if row >= 0 else None for who, row in zip(wanted, rows, strict=True)}
 
+    def recorded(self, purpose: str) -> list[CustomerId]:
+        """Customers of whom a consent or objection that counts for a purpose was recorded apart from the files."""
+        return self.consents.recorded({purpose, purpose + SENSITIVE_SUFFIX, OBJECTION_PURPOSE})
+
     def _everybody(self) -> Everybody:
         return self._cached(self.config.customers, "everybody", self._customers.read)
 

@@ -104,6 +104,11 @@ class Data:
 
     table: pd.DataFrame
     consented: Mapping[str, Sequence[str]]
+    said: Sequence[str] = ()
+    """Of whom something was recorded apart from that."""
+
+    def recorded(self, _purpose: str) -> Sequence[CustomerId]:
+        return [CustomerId(name) for name in self.said]
 
     def columns(self, names: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
         if missing := [name for name in names if name not in self.table.columns]:

@@ -7,7 +7,7 @@ which no policy accepts, and so does a "given" for a purpose whose records are i
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -160,6 +160,12 @@ class ConsentBook:
         return Standing(
             classes_of, fact_of, min((time for time in times if time is not None and time > at), default=None)
         )
+
+    def recorded(self, purposes: Collection[str]) -> list[CustomerId]:
+        """Customers of whom something was recorded here for one of some purposes, each once."""
+        with self._lock:
+            self._read_changes()
+            return list(dict.fromkeys(CustomerId(who) for who, about in self._overlay.facts if about in purposes))
 
     def for_purpose(self, purpose: str) -> States:
         """All states for one purpose as of now; they do not follow later changes.

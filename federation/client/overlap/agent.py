@@ -235,8 +235,10 @@ class OverlapAgent:
             if not self._state.has_own(plan.epoch):
                 raise OverlapError(Reason.UNKNOWN_EPOCH, item=f"no batches of this partner in {plan.epoch}")
             self._send_delta(plan)
-            self._own.change(plan, withdrawals_only=withdrawals_only)
-            self._send_delta(plan)
+            try:
+                self._own.change(plan, withdrawals_only=withdrawals_only)
+            finally:  # what was withdrawn here goes, also where the files are not believed
+                self._send_delta(plan)
             return self._state.last_delta(plan.epoch)
 
     def epoch(self) -> str:

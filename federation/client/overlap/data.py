@@ -51,6 +51,10 @@ class Data(Protocol):
         """Asks the partner's own policy about every customer; ``fields`` are the columns that would label them."""
         ...
 
+    def recorded(self, purpose: str) -> Sequence[CustomerId]:
+        """Customers of whom something that counts for a purpose was recorded apart from the partner's files."""
+        ...
+
 
 class Handles(Protocol):
     """What the overlap needs of a partner's handle book."""

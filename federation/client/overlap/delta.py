@@ -23,11 +23,12 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from federation.client.digests import DIGEST, Digests, Table, are_equal, find
 from federation.client.files.columns import ColumnStore, Places, is_rising, parts
 from federation.client.overlap.batches import BatchBuilder
-from federation.client.overlap.data import Data, Handles, allowed
+from federation.client.overlap.data import PURPOSES, Data, Handles, allowed
 from federation.client.overlap.kept import Columns, Kept, Revised
 from federation.client.overlap.memory import (
     PEOPLE,
@@ -136,10 +137,17 @@ class DeltaBuilder:
         self._builder, self._data, self._handles, self._party = builder, data, handles, party
         self._digests, self._pool, self._memory = digests, pool, memory
 
-    def withdrawn(self) -> Changes:
-        """Who was sent and may not be there any more. Raises DataError where the partner's files cannot say."""
+    def withdrawn(self, *, here: bool = False) -> Changes:
+        """Who was sent and may not be there any more. Raises DataError where the partner's files cannot say.
+
+        Args:
+            here: Only those about whom something was recorded at this partner, apart from its files.
+        """
         before, keep = self._memory, self._store.chosen
-        may, stays = self._may(before.customers, STATISTICS), self._may(before.sharing, SWITCHBOARD)
+        may, stays = (
+            self._may(table, index, here=here)
+            for table, index in ((before.customers, STATISTICS), (before.sharing, SWITCHBOARD))
+        )
         customers = Revised.part(before.customers, may)
         sharing = Revised.part(before.sharing, stays)
         lost, leaves = before.customers["person"][~may], before.sharing["handle"][~stays]
@@ -203,12 +211,15 @@ class DeltaBuilder:
         self._pool.sync()
         changes.after.save(folder, self._pool.rows)
 
-    def _may(self, table: Kept, index: int) -> Table:
+    def _may(self, table: Kept, index: int, *, here: bool) -> Table:
         if not len(table):
             return np.ones(0, bool)
         permitted = allowed(self._data, self._party, index).permitted
         those = self._store.joined(self._digests.of(permitted[part]) for part in parts(len(permitted)))
         mask: Table = find(table["customer"], those) >= 0
+        if here:
+            recorded = pa.array(self._data.recorded(PURPOSES[index]), pa.string())
+            mask |= find(table["customer"], self._digests.of(recorded)) < 0
         return mask
 
     def _changes(

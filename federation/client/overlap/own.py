@@ -14,7 +14,7 @@ from federation.client.files.columns import ColumnStore
 from federation.client.files.lines import FileMoved
 from federation.client.overlap.batches import BatchBuilder
 from federation.client.overlap.data import Data, Handles, allowed
-from federation.client.overlap.delta import DeltaBuilder
+from federation.client.overlap.delta import Changes, DeltaBuilder
 from federation.client.overlap.labels import columns_read
 from federation.client.overlap.memory import Memory, Pool
 from federation.client.overlap.people import CustomerReader
@@ -115,7 +115,8 @@ class OwnBatches:
         """Writes what changed as the next delta, or nothing if nothing did.
 
         Raises:
-            DataError: the partner's files are not usable; FILE_SHRANK.
+            DataError: the partner's files are not usable; FILE_SHRANK, and then withdrawals alone are written as far as
+                they were recorded here.
             OverlapError: BAD_FIELD for a label that the epoch does not have; TOO_LARGE after ``MAX_DELTAS``.
         """
         # Asked for before they are compared with what was sent: what changes meanwhile is another object next time.
@@ -155,20 +156,24 @@ class OwnBatches:
                 store=self._store,
             )
             changes = delta.withdrawn() if withdrawals_only else delta.current()
-            if changes.empty:
-                return
-            sequence = self._state.last_delta(plan.epoch) + 1
-            if sequence > MAX_DELTAS:
-                raise OverlapError(Reason.TOO_LARGE, item=f"delta {sequence}", fix="Build a new epoch.")
             losses = (changes.lost_people, len(memory.people)), (changes.lost_sharers, len(memory.sharing))
-            self._limit.check(*losses, withdrawals_only=withdrawals_only)
-            keys = self._keys(plan)
-            self._state.save_delta(plan.epoch, sequence, lambda folder: delta.write(changes, sequence, keys, folder))
-        people = {
-            "before": len(memory.people),
-            "gone": changes.lost_people,
-            "new": sum(map(len, changes.comes.values())),
-        }
+            try:
+                self._limit.check(*losses)
+            except DataError:
+                if withdrawals_only:
+                    self._write(plan, delta, delta.withdrawn(here=True), len(memory.people))
+                raise
+            self._write(plan, delta, changes, len(memory.people))
+
+    def _write(self, plan: pb.EpochPlan, delta: DeltaBuilder, changes: Changes, before: int) -> None:
+        """Writes changes as the next delta, if there are any; so many people were there before."""
+        if changes.empty:
+            return
+        sequence, keys = self._state.last_delta(plan.epoch) + 1, self._keys(plan)
+        if sequence > MAX_DELTAS:
+            raise OverlapError(Reason.TOO_LARGE, item=f"delta {sequence}", fix="Build a new epoch.")
+        self._state.save_delta(plan.epoch, sequence, lambda folder: delta.write(changes, sequence, keys, folder))
+        people = {"before": before, "gone": changes.lost_people, "new": sum(map(len, changes.comes.values()))}
         _log.info("overlap_delta", epoch=plan.epoch, sequence=sequence, **changes.counts())
         said = {"epoch": plan.epoch, "sequence": sequence, "at": to_text(self._clock.now()), "people": people}
         write_secret(self._config.state / DELTA_FILE, json.dumps(said).encode())

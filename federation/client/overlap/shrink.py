@@ -4,8 +4,8 @@ A file that was copied half looks like one from which thousands were taken out, 
 index. So a delta by the partner's files that takes away more than a share of its people is refused, until the files are
 mended or somebody at the partner says that so many went. That is said once, for one delta, with a number.
 
-Who may not be there is taken out all the same where withdrawals alone are asked for: to leave out too many is safe for
-people, to wait for a file is not. Then the log says so.
+A fresh answer asks for withdrawals alone first. Whoever withdrew at this partner (``entente consent``) goes then all
+the same, and the answer is refused: such a file cannot say whether somebody else withdrew.
 """
 
 import json
@@ -37,12 +37,11 @@ class ShrinkLimit:
     def __init__(self, state: Path, share: float, clock: Clock) -> None:
         self._path, self._share, self._clock = state / PERMISSION_FILE, share, clock
 
-    def check(self, *losses: tuple[int, int], withdrawals_only: bool) -> None:
+    def check(self, *losses: tuple[int, int]) -> None:
         """Lets a delta pass, and uses a permission up where it needs one.
 
         Args:
             losses: Of each index, people it takes away and people who are there.
-            withdrawals_only: Whether it asks only who may still be there.
 
         Raises:
             DataError: FILE_SHRANK.
@@ -51,9 +50,6 @@ class ShrinkLimit:
         if not large:
             return
         lost, before = max(large)
-        if withdrawals_only:
-            _log.warning("overlap_shrinks", gone=lost, of=before, share=self._share)
-            return
         if lost <= self._permitted():
             self._path.unlink()  # before it is used: a process that dies here leaves none behind
             _log.info("overlap_shrink_accepted", gone=lost, of=before)
