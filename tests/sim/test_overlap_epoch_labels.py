@@ -31,7 +31,7 @@ class WithHoldings(Data):
 def airline(held: list[tuple[str, str, Any]]) -> WithHoldings:
     base = people("airline", {f"p{n}": ("active", "silent", "odd")[n % 3] for n in range(6)}, "activity")
     table = pd.DataFrame(held, columns=["customer_id", "product", "yearly_value_eur"])
-    return WithHoldings(base.table, base.consented, table)
+    return WithHoldings(base.table, base.consented, held=table)
 
 
 def world_of(folder: Path, clock: FixedClock, data: Data) -> World:
@@ -99,7 +99,7 @@ def test_the_partners_own_rules_are_asked_about_every_column_that_labels_a_perso
             return Eligible(pa.array([] if fields else list(self.consented[purpose]), pa.string()), refused)
 
     data = airline(HELD)
-    world = world_of(tmp_path, clock, Asking(data.table, data.consented, data.held))
+    world = world_of(tmp_path, clock, Asking(data.table, data.consented, held=data.held))
     epoch = world.build()
     assert asked == {
         "overlap_statistics": frozenset({"activity", "holds_miles_card", "yearly_value"}),

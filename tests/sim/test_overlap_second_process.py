@@ -57,7 +57,8 @@ def test_while_the_next_epoch_is_completed(world: World, monkeypatch: pytest.Mon
     world.build()
     board, bank, known = world.open_coordinator().switchboard, PartyId("bank"), handle("B000001")
     meanwhile(monkeypatch, board, "_database", world.build)
-    assert board.person(bank, known) == world.coordinator.switchboard.person(bank, known) is not None
+    found = board.handles(bank, known, 9)
+    assert found == world.coordinator.switchboard.handles(bank, known, 9) != []
 
 
 def test_what_a_process_that_was_killed_left_goes_with_the_epoch(world: World) -> None:

@@ -77,9 +77,7 @@ class ImportedConsents:
 
     def find(self, ids: Sequence[str], purpose: str) -> dict[str, ConsentFact]:
         """The imported states of some customers for one purpose."""
-        found = dict[str, ConsentFact]()
-        if not self.changes():
-            return found
+        found = {}
         with self._reading.begin() as connection:
             for start in range(0, len(ids), _KEYS_PER_QUERY):
                 part = imported.c.customer_id.in_(ids[start : start + _KEYS_PER_QUERY])
