@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -227,6 +227,16 @@ class World:
 
     def stub(self, party: PartyId) -> "Stub":
         return Stub(self, party)
+
+
+def offer_from(party: PartyId, product: str, world: World, recipient: str = "insurer") -> list[str]:
+    """What an offer about the person is refused for, once it is decided."""
+    offer = an_offer(party=party, offer_id=f"{party}-{product}-{world.clock.at}", product=product, recipient=recipient)
+    offer = replace(offer, expires_at=world.clock.at + timedelta(days=20))
+    before = len(world.log.of_kind("refused"))
+    world.propose(offer, party=party)
+    world.desk.decide_waiting()
+    return [code for codes in world.refusals()[before:] for code in codes]
 
 
 class Writes:

@@ -1,6 +1,5 @@
 """All offers to one person: caps over all partners, withdrawals, and the handles that are the same person."""
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -20,20 +19,12 @@ from tests.kits.offers import (
     caller,
     given,
     handle,
+    offer_from,
     record,
     second_handle,
 )
 
 PURPOSE = "offer_sharing"
-
-
-def offer_from(party: PartyId, product: str, world: World, recipient: str = "insurer") -> list[str]:
-    offer = an_offer(party=party, offer_id=f"{party}-{product}-{world.clock.at}", product=product, recipient=recipient)
-    offer = replace(offer, expires_at=world.clock.at + timedelta(days=20))
-    before = len(world.log.of_kind("refused"))
-    world.propose(offer, party=party)
-    world.desk.decide_waiting()
-    return [code for codes in world.refusals()[before:] for code in codes]
 
 
 def test_caps_count_the_person_over_all_partners(world: World) -> None:

@@ -1,6 +1,5 @@
 """What the offer desk tells a proposer, and what neither its answers nor the time they take tell."""
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -8,7 +7,6 @@ import pytest
 
 from federation.core.database import open_database
 from federation.core.errors import OfferError, Reason
-from federation.core.ids import PartyId
 from federation.v1 import offers_pb2 as pb
 from gateway.offers.book import Receipt
 from gateway.offers.decider import WRITES
@@ -24,6 +22,7 @@ from tests.kits.offers import (
     caller,
     given,
     handle,
+    offer_from,
     record,
     second_handle,
 )
@@ -173,15 +172,6 @@ def test_the_recipients_consent_decides_but_is_not_told(world: World, status: st
     assert world.propose(an_offer())[0].accepted
     assert world.pull() == []
     assert world.refusals() == [[f"recipient_consent_{status}"]]
-
-
-def offer_from(party: PartyId, product: str, world: World, recipient: str = "insurer") -> list[str]:
-    offer = an_offer(party=party, offer_id=f"{party}-{product}-{world.clock.at}", product=product, recipient=recipient)
-    offer = replace(offer, expires_at=world.clock.at + timedelta(days=20))
-    before = len(world.log.of_kind("refused"))
-    world.propose(offer, party=party)
-    world.desk.decide_waiting()
-    return [code for codes in world.refusals()[before:] for code in codes]
 
 
 def test_a_receipt_does_not_tell_which_of_the_own_handles_are_one_person(world: World) -> None:
