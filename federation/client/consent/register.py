@@ -85,16 +85,14 @@ class Statements:
         """These and others: of two of one customer that are as old and as strict the other one stands."""
         if not len(self) or not len(others):
             return self if len(self) else others
-        mine, theirs = self._rows, others._rows
-        kind = (len(self._kinds) + theirs.kind[part] for part in parts(len(others)))
-        joined = self._store.joined
-        both = (
-            joined([mine.customers, theirs.customers]),
-            joined([mine.kind, *(part.astype(np.int32) for part in kind)]),
-            joined([mine.given, theirs.given]),
-            joined([mine.until, theirs.until]),
+        mine, theirs, first = self._rows, others._rows, np.int32(len(self._kinds))
+        rows = Rows(
+            self._store.joined([mine.customers, theirs.customers]),
+            self._store.joined([mine.kind, *(first + theirs.kind[part] for part in parts(len(others)))]),
+            self._store.joined([mine.given, theirs.given]),
+            self._store.joined([mine.until, theirs.until]),
         )
-        return Statements(Rows(*both), [*self._kinds, *others._kinds], self._store)
+        return Statements(rows, [*self._kinds, *others._kinds], self._store)
 
     def positions(self, customers: Table) -> Numbers:
         """Where the statement of each customer is, by digest in this process; -1 where there is none."""

@@ -103,7 +103,7 @@ class _Now:
     customers: Revised
     people: Table
     labels: Table
-    chosen: Callable[[Rows], Chosen]
+    chosen: Callable[[Rows], Chosen | People]
     """The normal forms of some of them, by place, rising."""
 
 
@@ -152,7 +152,7 @@ class DeltaBuilder:
         sharing = Revised.part(before.sharing, stays)
         lost, leaves = before.customers["person"][~may], before.sharing["handle"][~stays]
         people, labels = keep((before.customers["person"], before.customers["label"]), may)
-        now = _Now(customers, people, labels, lambda rows: Chosen(lambda _rows: self._builder.nobody, rows[:0]))
+        now = _Now(customers, people, labels, lambda _rows: self._builder.nobody)
         return self._changes(now, lost, sharing, leaves, (self._builder.nobody, NO_HANDLES))
 
     def current(self) -> Changes:

@@ -161,6 +161,7 @@ def _coverage(
     data: PartnerData, policy: PolicySet, consents: ConsentBook, at: datetime, people: tuple[pa.Array, pa.Array]
 ) -> tuple[Coverage, ...]:
     ids, countries = people
+    digests = IN_PROCESS.of(ids)
     encoded = countries.dictionary_encode()
     words = [str(word).strip() for word in encoded.dictionary.to_pylist()]
     region = np.asarray(encoded.indices, dtype=np.int64)
@@ -168,7 +169,7 @@ def _coverage(
     found = []
     for purpose, category in USES:
         may = data.eligible(purpose, category, GATEWAY, fields=learned if category == LEARNING else frozenset())
-        standing = consents.standing(IN_PROCESS.of(ids), purpose, at)
+        standing = consents.standing(digests, purpose, at)
         classes, first, number = np.unique(standing.classes(slice(None)), return_index=True, return_inverse=True)
         states = [_state(standing.fact(int(row)), at) for row in first]
         cells = np.bincount(number.reshape(-1) * max(len(words), 1) + region, minlength=len(classes) * len(words))
