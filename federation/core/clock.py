@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 from federation.core.errors import DataError, Reason
+
+_CACHED = 10_000
 
 
 class Clock(Protocol):
@@ -38,7 +41,7 @@ def to_text(at: datetime) -> str:
     """RFC 3339 in UTC, for example ``2026-11-01T00:00:00+00:00``. Raises DataError for a time without zone."""
     if at.tzinfo is None:
         raise DataError(Reason.BAD_TIME, item="time without zone")
-    return at.astimezone(UTC).isoformat()
+    return _to_text(at)
 
 
 def from_text(text: str, *, item: str = "time") -> datetime:
@@ -52,9 +55,20 @@ def from_text(text: str, *, item: str = "time") -> datetime:
         DataError: BAD_TIME.
     """
     try:
-        at = datetime.fromisoformat(text)
-        if at.tzinfo is not None:
-            return at.astimezone(UTC)
+        return _from_text(text)
     except (ValueError, OverflowError) as exc:  # the latter at the ends of the calendar
         raise DataError(Reason.BAD_TIME, item=item) from exc
-    raise DataError(Reason.BAD_TIME, item=item)
+
+
+# Many people say the same at the same time, and to write and read it again is most of the work.
+@lru_cache(_CACHED)
+def _to_text(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat()
+
+
+@lru_cache(_CACHED)
+def _from_text(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError("time without zone")
+    return at.astimezone(UTC)

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -35,7 +34,6 @@ many. All at once, because everybody's decisions and withdrawals wait for that t
 
 MAX_STATES_PER_PARTY = 20_000_000
 """Handles are opaque, so the gateway cannot tell an invented one: only their number bounds what a party has it keep."""
-_CACHED = 50_000
 
 metadata = MetaData()
 consents = Table(
@@ -170,7 +168,7 @@ def _to_row(party: PartyId, record: ConsentRecord) -> tuple[Any, ...]:
         record.handle,
         record.purpose,
         fact.status,
-        None if fact.recipients is None else _names(fact.recipients),
+        None if fact.recipients is None else " ".join(sorted(fact.recipients)),
         _text(fact.given_at),
         _text(fact.expires_at),
         fact.separate,
@@ -200,17 +198,9 @@ def _flag(value: int | None) -> bool | None:
     return None if value is None else bool(value)
 
 
-# Many people say the same at the same time, and to write and read it again is most of the work.
-@lru_cache(_CACHED)
 def _text(at: datetime | None) -> str | None:
     return None if at is None else to_text(at)
 
 
-@lru_cache(_CACHED)
 def _time(text: str | None) -> datetime | None:
     return from_text(text) if text else None
-
-
-@lru_cache(_CACHED)
-def _names(recipients: frozenset[str]) -> str:
-    return " ".join(sorted(recipients))

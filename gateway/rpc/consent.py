@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from federation.consent.message import to_message
 from federation.core.clock import Clock, from_text, to_text
 from federation.core.errors import EntenteError, OfferError, Reason
 from federation.core.identity import PARTY_PATTERN
@@ -79,8 +80,8 @@ def _read_state(state: pb.ConsentState, now: datetime) -> ConsentRecord:
     fact = ConsentFact(
         status=state.status,
         recipients=_read_recipients(tuple(state.recipients)),
-        given_at=_read_time(state.given_at, "given_at") if state.given_at else None,
-        expires_at=_read_time(state.expires_at, "expires_at") if state.expires_at else None,
+        given_at=from_text(state.given_at, item="given_at") if state.given_at else None,
+        expires_at=from_text(state.expires_at, item="expires_at") if state.expires_at else None,
         separate=state.separate_consent,
         cross_border=state.cross_border_consent,
         jurisdiction=_optional(_JURISDICTION, state.jurisdiction, "jurisdiction"),
@@ -94,17 +95,12 @@ def _read_state(state: pb.ConsentState, now: datetime) -> ConsentRecord:
     )
 
 
-# Many people say the same, many of them at the same time.
+# Many people name the same partners.
 @lru_cache(_CACHED)
 def _read_recipients(names: tuple[str, ...]) -> frozenset[str]:
     if len(names) > MAX_RECIPIENTS or not all(PARTY_PATTERN.fullmatch(name) for name in names):
         raise OfferError(Reason.BAD_FIELD, item="recipients")
     return frozenset(names)
-
-
-@lru_cache(_CACHED)
-def _read_time(text: str, what: str) -> datetime:
-    return from_text(text, item=what)
 
 
 def read_handle(value: bytes, where: str) -> Handle:
@@ -125,16 +121,6 @@ def _optional(pattern: re.Pattern[str], value: str, where: str) -> str | None:
 
 
 def _write_state(record: ConsentRecord) -> pb.ConsentState:
-    fact = record.fact
-    return pb.ConsentState(
-        handle=record.handle,
-        purpose=record.purpose,
-        status=fact.status or "",
-        recipients=sorted(fact.recipients or ()),
-        given_at=to_text(fact.given_at) if fact.given_at else "",
-        expires_at=to_text(fact.expires_at) if fact.expires_at else "",
-        separate_consent=bool(fact.separate),
-        cross_border_consent=bool(fact.cross_border),
-        jurisdiction=fact.jurisdiction or "",
-        region=record.region or "",
-    )
+    state = to_message(record.fact)
+    state.handle, state.purpose, state.region = record.handle, record.purpose, record.region or ""
+    return state

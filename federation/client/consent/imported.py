@@ -158,7 +158,6 @@ def _to_row(statement: Statement) -> tuple[Any, ...]:
     )
 
 
-@lru_cache(_CACHED)
 def _text(at: datetime | None) -> str | None:
     return None if at is None else to_text(at)
 

@@ -9,7 +9,7 @@ What the gateway has not acknowledged, it does not know: the outcome says so.
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 
@@ -20,6 +20,7 @@ from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String, Ta
 from federation.client.consent.imported import ImportedConsents, mark_uploaded
 from federation.client.data import PartnerData
 from federation.client.handles import HandleBook
+from federation.consent.message import to_message
 from federation.core.clock import to_text
 from federation.core.ids import CustomerId, Handle
 from federation.offers.offer import PURPOSE
@@ -201,16 +202,8 @@ class ConsentLink:
 @lru_cache(_CACHED)  # many say the same at the same time
 def _said(fact: ConsentFact) -> pb.ConsentState:
     """What somebody said; do not change it: it is shared."""
-    return pb.ConsentState(
-        # What the partner cannot read, nobody gave.
-        status=fact.status or "refused",
-        recipients=sorted(fact.recipients or ()),
-        given_at=to_text(fact.given_at) if fact.given_at else "",
-        expires_at=to_text(fact.expires_at) if fact.expires_at else "",
-        separate_consent=bool(fact.separate),
-        cross_border_consent=bool(fact.cross_border),
-        jurisdiction=fact.jurisdiction or "",
-    )
+    # What the partner cannot read, nobody gave.
+    return to_message(fact if fact.status else replace(fact, status="refused"))
 
 
 def _status(exc: grpc.RpcError) -> str:

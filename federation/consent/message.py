@@ -1,0 +1,18 @@
+"""What somebody said, as the message that both sides send."""
+
+from federation.core.clock import to_text
+from federation.policy.facts import ConsentFact
+from federation.v1 import consent_pb2 as pb
+
+
+def to_message(fact: ConsentFact) -> pb.ConsentState:
+    """The state without handle, purpose and region."""
+    return pb.ConsentState(
+        status=fact.status or "",
+        recipients=sorted(fact.recipients or ()),
+        given_at=to_text(fact.given_at) if fact.given_at else "",
+        expires_at=to_text(fact.expires_at) if fact.expires_at else "",
+        separate_consent=bool(fact.separate),
+        cross_border_consent=bool(fact.cross_border),
+        jurisdiction=fact.jurisdiction or "",
+    )
