@@ -169,11 +169,11 @@ def test_an_attack_learns_what_was_paid_for_and_no_more(name: str) -> None:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_gateway_that_draws_again_is_found_out(name: str) -> None:
-    """The same measure on a store that forgets: asking four times and averaging learns more than was paid for."""
+    """The same measure on a store that forgets: asking six times and averaging learns more than was paid for."""
     attack = ATTACKS[name]
 
     def average(desk: Asking, epoch: str) -> float:
-        return sum(attack.score(desk, epoch) for _ in range(4)) / 4
+        return sum(attack.score(desk, epoch) for _ in range(6)) / 6
 
     averaging = Attack(attack.cubes, attack.crowd, attack.target, average, attack.without, attack.factor)
     low, _ = play(averaging, WORLDS // 2, store=Forgetful())

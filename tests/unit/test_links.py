@@ -1,6 +1,5 @@
 """Which products go together: the arithmetic, the intervals, and that chance is not shown as a rule."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from federation.policy.specs import CubeSpec
 from federation.privacy.noise import discrete_gaussian
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.consistency import fit
+from tests.kits.luck import holds_as_often
 from tests.kits.questions import COLUMNS, Asking, Exact, Person, person
 
 BY = ("bank.holds_gold", "insurer.holds_home")
@@ -72,7 +72,7 @@ def test_independent_products_are_no_rule_although_noise_moves_them() -> None:
         drawn = [value + next(noise) for value in truth]
         found = {cell: Noisy(value, max(0, value), 1) for cell, value in zip(cells, drawn, strict=True)}
         shown += bool(find_links(found, BY, sigma))
-    assert shown / tables < 0.05 + 4 * math.sqrt(0.05 * 0.95 / tables)
+    assert holds_as_often(tables - shown, tables, 0.95)
 
 
 def test_all_intervals_of_all_rules_hold_at_once_as_often_as_they_say() -> None:
@@ -101,7 +101,7 @@ def test_all_intervals_of_all_rules_hold_at_once_as_often_as_they_say() -> None:
             for rule, right in exact.items()
             for name in ("support", "confidence", "lift")
         )
-    assert whole / releases > 0.95 - 4 * math.sqrt(0.05 * 0.95 / releases)
+    assert holds_as_often(whole, releases, 0.95)
 
 
 @pytest.mark.parametrize(("part", "rest"), [(900, 2100), (60, 90), (5, 400)])
@@ -113,8 +113,8 @@ def test_a_fieller_interval_covers_as_often_as_it_says(part: int, rest: int) -> 
         y = rest + sum(next(noise) for _ in range(4))
         found = ratio(Noisy(x, max(0, x), 2), Noisy(y, max(0, y), 4), 1.959964 * sigma)
         covered += found.low <= part / (part + rest) <= found.high
-    slack = 4 * math.sqrt(0.05 * 0.95 / draws)
-    assert 0.95 - slack < covered / draws < 0.95 + slack + 0.03
+    assert holds_as_often(covered, draws, 0.95)
+    assert holds_as_often(draws - covered, draws, 0.02)  # it is no wider than it must be
 
 
 def test_a_denominator_that_noise_may_have_made_says_nothing() -> None:
