@@ -1,10 +1,9 @@
 """What a hop does when the gateway, or another partner, does not play by the rules: it refuses, and blinds nothing."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +17,6 @@ from federation.overlap.batch import (
     RECEIPT,
     Content,
     sign_manifest,
-    sign_receipt,
     verify_chain,
 )
 from federation.overlap.blind import CHUNK_ROWS, blind
@@ -26,64 +24,8 @@ from federation.overlap.decoys import LEAST
 from federation.overlap.hash_to_curve import hash_to_curve
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
-from tests.kits.overlap_world import Direct, Parts, World, small_world
-
-BATCHES = 6  # bank: basic, high, unknown, switchboard, and two of decoys
-LABEL = "value_tier=basic"
-ROWS = 16
-POINTS = hash_to_curve([b"%d" % n for n in range(ROWS)], b"dst")  # what they are does not matter to a hop
-
-
-class Victim:
-    """The partner insurer, fed by a gateway that the test plays.
-
-    The ring is airline, bank, insurer; a batch of the bank goes to the insurer first and then to the airline.
-    """
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.plan = world.plan(world.coordinator.begin("", "email"))
-        self.sent: list[tuple[pb.BatchHeader, bytes]] = []
-        self.agent = world.open_agent("insurer", stub=self)
-        self.parts: list[Any] = []
-
-    def GetBatch(self, _request: pb.GetBatchRequest) -> Parts:
-        return Parts(self.parts)
-
-    def PutBatch(self, messages: Any) -> Iterator[pb.PutBatchResponse]:
-        header = next(messages).header
-        yield pb.PutBatchResponse()
-        self.sent.append((header, b"".join(message.chunk.points for message in messages)))
-        yield pb.PutBatchResponse(complete=True)
-
-    def feed(self, *parts: Any) -> None:
-        self.parts = list(parts)
-        self.agent.blind("some-batch")
-
-    def refuses(self, reason: Reason, *parts: Any) -> str:
-        with pytest.raises(EntenteError) as caught:
-            self.feed(*parts)
-        assert caught.value.reason is reason, caught.value
-        assert self.sent == []
-        return caught.value.item
-
-    def header(self, points: bytes = POINTS, origin: str = "bank", **changes: Any) -> pb.BatchHeader:
-        """An honest header of the bank, or one whose manifest the signer itself made wrong."""
-        index, label = changes.pop("index", pb.INDEX_STATISTICS), changes.pop("label", LABEL)
-        identity = self.world.identities[origin]
-        header = sign_manifest(
-            identity, self.plan, index=index, label=label, content=Content.of(points), batches=BATCHES
-        )
-        if changes:
-            manifest = pb.Manifest.FromString(header.manifest.payload)
-            for name, value in changes.items():
-                if name in ("hops",):
-                    del manifest.hops[:]
-                    manifest.hops.extend(value)
-                else:
-                    setattr(manifest, name, value)
-            header.manifest.CopyFrom(identity.sign(MANIFEST, manifest.SerializeToString()))
-        return header
+from tests.kits.overlap_victim import POINTS, ROWS, Victim
+from tests.kits.overlap_world import small_world
 
 
 @pytest.fixture
@@ -272,20 +214,13 @@ class TestReceipts:
     @pytest.fixture
     def passed(self, victim: Victim) -> tuple[pb.BatchHeader, bytes]:
         header = self.airline(victim)
-        return self.receipt(victim, header, "bank", POINTS[32:] + POINTS[:32]), POINTS[32:] + POINTS[:32]
+        return victim.receipt(header, "bank", POINTS[32:] + POINTS[:32]), POINTS[32:] + POINTS[:32]
 
     def airline(self, victim: Victim, label: str = "activity=active") -> pb.BatchHeader:
         identity = victim.world.identities["airline"]
         return sign_manifest(
             identity, victim.plan, index=pb.INDEX_STATISTICS, label=label, content=Content.of(POINTS), batches=5
         )
-
-    def receipt(self, victim: Victim, header: pb.BatchHeader, party: str, points: bytes) -> pb.BatchHeader:
-        world = victim.world
-        chain = verify_chain(
-            header, alliance="skyline", agreement=world.policy, ca=world.authority.certificate, at=world.clock.now()
-        )
-        return sign_receipt(world.identities[party], header, chain, hashlib.sha256(points).digest())
 
     def test_an_honest_second_hop(self, victim: Victim, passed: tuple[pb.BatchHeader, bytes]) -> None:
         victim.feed(*passed)
@@ -295,19 +230,19 @@ class TestReceipts:
         victim.refuses(Reason.BAD_MANIFEST, self.airline(victim), POINTS)
 
     def test_receipts_of_the_wrong_party(self, victim: Victim) -> None:
-        forged = self.receipt(victim, self.airline(victim), "airline", POINTS)
+        forged = victim.receipt(self.airline(victim), "airline", POINTS)
         victim.refuses(Reason.PARTY_MISMATCH, forged, POINTS)
 
     def test_receipts_reordered_doubled_or_from_another_batch(
         self, victim: Victim, passed: tuple[pb.BatchHeader, bytes]
     ) -> None:
         header, points = passed
-        full = self.receipt(victim, header, "insurer", points)
+        full = victim.receipt(header, "insurer", points)
         backwards = pb.BatchHeader(manifest=full.manifest, receipts=list(reversed(full.receipts)))
         victim.refuses(Reason.PARTY_MISMATCH, backwards, points)
         doubled = pb.BatchHeader(manifest=full.manifest, receipts=[full.receipts[0]] * 3)
         victim.refuses(Reason.BAD_MANIFEST, doubled, points)
-        other = self.receipt(victim, self.airline(victim, "activity=unknown"), "bank", points)
+        other = victim.receipt(self.airline(victim, "activity=unknown"), "bank", points)
         mixed = pb.BatchHeader(manifest=header.manifest, receipts=other.receipts)
         victim.refuses(Reason.BAD_MANIFEST, mixed, points)
 
@@ -332,79 +267,9 @@ class TestReceipts:
         victim.feed(*passed)
         victim.sent.clear()
         guesses = hash_to_curve([b"guess %d" % n for n in range(6)], b"dst")
-        again = self.receipt(victim, self.airline(victim), "bank", guesses)
+        again = victim.receipt(self.airline(victim), "bank", guesses)
         again.manifest.CopyFrom(passed[0].manifest)
         receipt = pb.HopReceipt.FromString(again.receipts[0].payload)
         receipt.manifest_digest = hashlib.sha256(again.manifest.payload).digest()
         again.receipts[0].CopyFrom(victim.world.identities["bank"].sign(RECEIPT, receipt.SerializeToString()))
         victim.refuses(Reason.QUOTA_EXCEEDED, again, guesses)
-
-
-class TestGateway:
-    """The gateway checks senders as hops check the gateway."""
-
-    def put(self, victim: Victim, party: str, header: pb.BatchHeader, *chunks: pb.PointsChunk) -> pb.PutBatchResponse:
-        if not header.receipts and not header.decoys:
-            header.decoys = LEAST
-        messages = [pb.PutBatchRequest(header=header), *(pb.PutBatchRequest(chunk=chunk) for chunk in chunks)]
-        *_, last = Direct(victim.world, PartyId(party)).PutBatch(iter(messages))
-        return last
-
-    def refuses(
-        self, reason: Reason, victim: Victim, party: str, header: pb.BatchHeader, *chunks: pb.PointsChunk
-    ) -> None:
-        with pytest.raises(EntenteError) as caught:
-            self.put(victim, party, header, *chunks)
-        assert caught.value.reason is reason, caught.value
-        assert list((victim.world.folder / "gateway" / "overlap" / "batches").iterdir()) == []
-
-    def test_streams_that_are_not_what_was_declared(self, victim: Victim) -> None:
-        header, chunk = victim.header(), pb.PointsChunk
-        self.refuses(Reason.TRUNCATED_STREAM, victim, "bank", header, chunk(points=POINTS[:64]))
-        self.refuses(Reason.TOO_LARGE, victim, "bank", header, chunk(points=POINTS), chunk(points=POINTS[:32]))
-        self.refuses(Reason.TOO_LARGE, victim, "bank", header, chunk(points=bytes(32 * (CHUNK_ROWS + 1))))
-        self.refuses(Reason.BAD_POINT, victim, "bank", header, chunk(points=POINTS[:-1]))
-        self.refuses(Reason.DIGEST_MISMATCH, victim, "bank", header, chunk(points=POINTS[:-32] + POINTS[:32]))
-        self.refuses(Reason.BAD_FIELD, victim, "bank", header, chunk(points=POINTS, handles=bytes(16 * ROWS)))
-        board = victim.header(index=pb.INDEX_SWITCHBOARD, label="")
-        self.refuses(Reason.BAD_FIELD, victim, "bank", board, chunk(points=POINTS))
-        header.decoys = ROWS + 1
-        self.refuses(Reason.BAD_FIELD, victim, "bank", header, chunk(points=POINTS))
-
-    def test_a_batch_of_somebody_else(self, victim: Victim) -> None:
-        self.refuses(Reason.PARTY_MISMATCH, victim, "insurer", victim.header(), pb.PointsChunk(points=POINTS))
-
-    def test_an_epoch_that_is_not_under_way(self, victim: Victim) -> None:
-        victim.plan.epoch = "e9"
-        self.refuses(Reason.UNKNOWN_EPOCH, victim, "bank", victim.header(), pb.PointsChunk(points=POINTS))
-
-    def test_a_plan_that_is_not_the_epochs(self, victim: Victim) -> None:
-        victim.plan.key_type = "phone"
-        self.refuses(Reason.BAD_MANIFEST, victim, "bank", victim.header(), pb.PointsChunk(points=POINTS))
-
-    def test_a_hop_before_its_turn(self, victim: Victim) -> None:
-        header = TestReceipts().receipt(victim, victim.header(), "insurer", POINTS)
-        self.refuses(Reason.UNKNOWN_BATCH, victim, "insurer", header, pb.PointsChunk(points=POINTS))
-
-    def test_a_second_batch_for_a_label(self, victim: Victim) -> None:
-        assert self.put(victim, "bank", victim.header(), pb.PointsChunk(points=POINTS)).count == ROWS
-        other = POINTS[::-1]
-        with pytest.raises(EntenteError) as caught:
-            self.put(victim, "bank", victim.header(other), pb.PointsChunk(points=other))
-        assert caught.value.reason is Reason.QUOTA_EXCEEDED
-
-    def test_low_order_rows_are_named_and_never_counted(self, victim: Victim) -> None:
-        points = POINTS[:64] + bytes(32) + POINTS[64:] + bytes(31) + b"\x80"
-        answer = self.put(victim, "bank", victim.header(points), pb.PointsChunk(points=points))
-        assert list(answer.rejected_rows) == [2, ROWS + 1]
-
-    def test_only_the_next_hop_gets_a_batch(self, victim: Victim) -> None:
-        batch_id = self.put(victim, "bank", victim.header(), pb.PointsChunk(points=POINTS)).batch_id
-        coordinator = victim.world.coordinator
-        header, chunks = coordinator.carrier.carry(PartyId("insurer"), batch_id)
-        assert b"".join(chunks) == POINTS
-        assert header.decoys == 0
-        for party, name in (("airline", batch_id), ("bank", batch_id), ("insurer", "0" * 32)):
-            with pytest.raises(EntenteError) as caught:
-                coordinator.carrier.carry(PartyId(party), name)
-            assert caught.value.reason is Reason.UNKNOWN_BATCH
