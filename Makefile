@@ -16,7 +16,7 @@ help:
 	@echo "make test-fast       unit and contract tests only"
 	@echo "make soak            attacks, crashes and epochs ten times over; hours"
 	@echo "make lint | proto    ruff, mypy, import-linter, buf | regenerate federation/v1"
-	@echo "make bench-overlap | bench-policy | bench-training   BENCH=short for under a minute"
+	@echo "make bench-overlap | bench-policy | bench-training   BENCH=short for smaller sets"
 
 $(VENV)/.demo: pyproject.toml $(wildcard federation/overlap/native/*.[ch])
 	@echo "Setting up $(VENV) (once; a few minutes on a slow line)"
