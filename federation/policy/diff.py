@@ -153,7 +153,8 @@ def _effect(path: tuple[str, ...], before: Any, after: Any, entry: Mapping[str, 
     numbers = all(isinstance(value, int | float) for value in (before, after))
     dates = key in {"valid_to", "period_end"} and all(isinstance(value, str) for value in (before, after))
     if (numbers or dates) and key in _MORE_IS_STRICTER | _MORE_IS_LOOSER:
-        return "looser" if (after > before) is (key in _MORE_IS_LOOSER) else "stricter"
+        more_is_looser = key in _MORE_IS_LOOSER and entry.get("effect") != "forbid"  # which ends: valid_to
+        return "looser" if (after > before) is more_is_looser else "stricter"
     widens = _widens(before, after)
     if widens is None:
         return "open"

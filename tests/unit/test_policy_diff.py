@@ -60,6 +60,18 @@ def test_a_whole_rule(rule, gone):
     assert (change.effect, change.text.partition(":")[0]) == ({"looser": "stricter", "stricter": "looser"}[gone], "new")
 
 
+@pytest.mark.parametrize(("rule", "later"), [("no-cold-calls-de", "stricter"), ("offer-routing", "looser")])
+def test_a_rule_that_ends_later_decides_longer(rule, later):
+    early, late = (
+        parse_policy(files(rules=(f"  - id: {rule}\n", f"  - id: {rule}\n    valid_to: {day}\n")))
+        for day in ("2027-02-01", "2027-03-01")
+    )
+    [change] = changes(early, late)
+    assert (change.key, change.effect) == ("valid_to", later)
+    [change] = changes(late, early)
+    assert change.effect == {"looser": "stricter", "stricter": "looser"}[later]
+
+
 def test_nothing_changes_between_equals():
     assert changes(shipped(), parse_policy(files())) == ()
 
