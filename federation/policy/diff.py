@@ -4,7 +4,7 @@ Each change is called stricter only where it can let nothing more out, looser wh
 on the rest. A reader who decides on a veto should take open as looser.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,9 @@ _PERMITTING = frozenset(
     {"sharing", "transfers", "cubes", "products", "channels", "attributes", "segments", "purposes", "models"}
 )
 """Lists in which an entry more permits more."""
+_OWN = frozenset({"segments", "value_bands", "pad_to", "display_name"})
+"""What a party declares about its own data or name alone; its country and role decide where others' data may go."""
+_Entries = tuple[Mapping[str, Any], ...]
 _KINDS = {
     "rules": "rule", "sharing": "clause", "transfers": "transfer", "cubes": "cube", "parties": "party",
     "products": "product", "purposes": "purpose", "regions": "region",
@@ -68,10 +71,8 @@ class _Scope:
     old: PolicySet
     new: PolicySet
 
-    def walk(
-        self, path: tuple[str, ...], before: Any, after: Any, within: Mapping[str, Any] | None = None
-    ) -> Iterator[Change]:
-        """Changes at and under a place; ``within`` is the entry (rule, clause, cube) that the place belongs to."""
+    def walk(self, path: tuple[str, ...], before: Any, after: Any, within: _Entries = ()) -> Iterator[Change]:
+        """Changes at and under a place; ``within`` is the entry (rule, clause, cube) around it, before and after."""
         if before == after:
             return
         if isinstance(before, dict) and isinstance(after, dict):
@@ -80,28 +81,28 @@ class _Scope:
         elif _named(before) and _named(after) and (before or after):
             olds, news = _by_name(before), _by_name(after)
             for name in [*olds, *(name for name in news if name not in olds)]:
-                entry = {**olds.get(name, {}), **news.get(name, {})} if within is None else within
+                entries = within or tuple(side[name] for side in (olds, news) if name in side)
                 if name not in news or name not in olds:
-                    yield self._whole((*path, name), olds.get(name), news.get(name), entry)
+                    yield self._whole((*path, name), olds.get(name), news.get(name), entries)
                 else:
-                    yield from self.walk((*path, name), olds[name], news[name], entry)
+                    yield from self.walk((*path, name), olds[name], news[name], entries)
         else:
             yield self._field(path, before, after, within)
 
-    def _whole(self, path: tuple[str, ...], before: Any, after: Any, entry: Mapping[str, Any]) -> Change:
+    def _whole(self, path: tuple[str, ...], before: Any, after: Any, entries: _Entries) -> Change:
         kind = path[-2] if len(path) > 1 else ""
         came = after is not None
         effect: Effect = "open"
         if kind == "rules":
-            effect = "looser" if came is (entry.get("effect") == "permit") else "stricter"
+            effect = "looser" if came is (entries[-1].get("effect") == "permit") else "stricter"
         elif kind in _PERMITTING:
             effect = "looser" if came else "stricter"
         shown = _shown(after if came else before)
         text = f"{'new' if came else 'gone'}: {shown}"
-        return Change(self.file, self._subject(path), "", text, effect, self._concerns(path, [entry]))
+        return Change(self.file, self._subject(path), "", text, effect, self._concerns(path, entries))
 
-    def _field(self, path: tuple[str, ...], before: Any, after: Any, within: Mapping[str, Any] | None) -> Change:
-        effect = _effect(path, before, after, within or {})
+    def _field(self, path: tuple[str, ...], before: Any, after: Any, within: _Entries) -> Change:
+        effect = _effect(path, before, after, within[-1] if within else {})
         if isinstance(before, list) and isinstance(after, list):
             gone = [_shown(item) for item in before if item not in after]
             came = [_shown(item) for item in after if item not in before]
@@ -115,9 +116,9 @@ class _Scope:
             text = f"now {_shown(after)}, was {_shown(before)}"
         if self._is_less_budget(path, before, after):
             text += f"; {_LESS_BUDGET}"
-        subject, depth = self._subject(path), 2 if len(path) > 1 and within is not None else 0
+        subject, depth = self._subject(path), 2 if len(path) > 1 and within else 0
         key = ".".join(path[depth:])
-        return Change(self.file, subject, key, text, effect, self._concerns(path, [within or {}]))
+        return Change(self.file, subject, key, text, effect, self._concerns(path, within))
 
     def _is_less_budget(self, path: tuple[str, ...], before: Any, after: Any) -> bool:
         if self.file != "budget.yaml" or not (path == ("epsilon",) or path[:1] == ("purposes",)):
@@ -130,18 +131,21 @@ class _Scope:
         entry = len(path) > 1 and path[0] in _KINDS
         return f"{_KINDS[path[0]]} {path[1]}" if entry else self.file.removesuffix(".yaml")
 
-    def _concerns(self, path: tuple[str, ...], entries: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    def _concerns(self, path: tuple[str, ...], entries: _Entries) -> tuple[str, ...]:
         partners = {*self.old.partners, *self.new.partners}
-        named: set[str] = set()
-        for entry in entries:
-            match = entry.get("match")
-            origin = match.get("origin") if isinstance(match, dict) else entry.get("origin")
-            named |= set(origin or entry.get("partners") or ())
-            if path[:1] == ("parties",):
-                named.add(str(entry.get("id")))
-        if path[:1] == ("parties",):
-            return tuple(sorted(named & partners))
-        return tuple(sorted(partners if not named or "partner" in named else named & partners))
+        if path[:1] == ("parties",) and path[2:3] and path[2] in _OWN:
+            return tuple(sorted(partners & {path[1]}))
+        # Before and after: a forbid that does not name a partner any more concerns that one most of all.
+        named = [set(_owners(entry) or partners) for entry in entries] or [partners]
+        concerned = set().union(*named)
+        return tuple(sorted(partners if "partner" in concerned else concerned & partners))
+
+
+def _owners(entry: Mapping[str, Any]) -> Collection[str]:
+    """Whom a rule, clause or cube names as those whose data it is about; nobody where it is about everybody's."""
+    match = entry.get("match")
+    origin = match.get("origin") if isinstance(match, dict) else entry.get("origin")
+    return origin or entry.get("partners") or ()
 
 
 def _effect(path: tuple[str, ...], before: Any, after: Any, entry: Mapping[str, Any]) -> Effect:

@@ -82,9 +82,35 @@ def test_a_change_concerns_those_whose_data_it_is_about():
     assert cube.concerns == ("airline", "bank")
     [rule] = changes(shipped(), parse_policy(files(rules=("min_k: 20", "min_k: 30"))))
     assert rule.concerns == ALL
-    air = "display_name: Merlion Air\n    country: "
-    [party] = changes(shipped(), parse_policy(files(agreement=(f"{air}SG", f"{air}DE"))))
-    assert (party.concerns, party.effect) == (("airline",), "open")
+    [name] = changes(shipped(), parse_policy(files(agreement=("Merlion Air", "Merlion"))))
+    assert (name.concerns, name.effect) == (("airline",), "words")
+
+
+@pytest.mark.parametrize("party", ["Merlion Air", "Skyline gateway operations"])
+def test_where_a_recipient_processes_concerns_everybody_whose_data_it_gets(party):
+    start = f"display_name: {party}\n    country: "
+    country = files()["agreement.yaml"].partition(start)[2][:2]
+    [moved] = changes(shipped(), parse_policy(files(agreement=(f"{start}{country}", f"{start}PT"))))
+    assert (moved.concerns, moved.effect) == (ALL, "open")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "concerns"),
+    [
+        ("[bank, insurer]", "[insurer]", ("bank", "insurer")),
+        ("[bank]", "[insurer]", ("bank", "insurer")),
+        ("[partner]", "[insurer]", ALL),
+        ("", "[insurer]", ALL),
+    ],
+)
+def test_whoever_is_not_named_any_more_is_concerned(before, after, concerns):
+    old, new = (
+        parse_policy(files(rules=("subject_region: [DE]\n", "subject_region: [DE]\n" + origin)))
+        for origin in (names and f"      origin: {names}\n" for names in (before, after))
+    )
+    for one, other in ((old, new), (new, old)):
+        [change] = changes(one, other)
+        assert (change.key, change.concerns) == ("match.origin", concerns)
 
 
 def test_words_say_what_came_and_went():
