@@ -13,10 +13,13 @@ from federation.policy.yaml_text import read_yaml
 
 Effect = Literal["looser", "stricter", "open", "words"]
 _WORDS = frozenset({"description", "legal_description", "legal_ref", "reference", "display_name", "message"})
-_MORE_IS_STRICTER = frozenset({"min_count", "min_k", "cooling_off_days", "pad_to", "min_partners"})
+_MORE_IS_STRICTER = frozenset({
+    "min_count", "min_k", "cooling_off_days", "pad_to", "min_partners",
+    "max_tokens_per_person",  # the noise grows with it
+})  # fmt: skip
 _MORE_IS_LOOSER = frozenset({
     "epsilon", "delta", "max_epsilon", "max_rounds", "max_open_per_person", "max_valid_days", "valid_to", "period_end",
-    "overlap_statistics", "model_training", "offer_sharing", "max_tokens_per_person",
+    "overlap_statistics", "model_training", "offer_sharing",
 })  # fmt: skip
 _LESS_BUDGET = "questions already paid are not undone; new ones stop where more is spent already"
 """Two versions say nothing of what is spent: only the gateway's ledger does."""

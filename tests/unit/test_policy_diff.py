@@ -72,6 +72,14 @@ def test_a_rule_that_ends_later_decides_longer(rule, later):
     assert change.effect == {"looser": "stricter", "stricter": "looser"}[later]
 
 
+def test_fewer_tokens_for_a_person_are_less_noise():
+    more, less = (
+        parse_policy(files(cubes=("ad_hoc:\n", f"ad_hoc:\n  max_tokens_per_person: {number}\n"))) for number in (2, 1)
+    )
+    [change] = changes(more, less)
+    assert (change.key, change.effect) == ("ad_hoc.max_tokens_per_person", "looser")
+
+
 def test_nothing_changes_between_equals():
     assert changes(shipped(), parse_policy(files())) == ()
 
