@@ -13,6 +13,8 @@ from federation.policy.yaml_text import read_yaml
 
 Effect = Literal["looser", "stricter", "open", "words"]
 _WORDS = frozenset({"description", "legal_description", "legal_ref", "reference", "display_name", "message"})
+_NAMES = (("mask",), ("cap",), ("segments",))
+"""Under these, keys are names of fields, and a field may be called as words are."""
 _MORE_IS_STRICTER = frozenset({
     "min_count", "min_k", "cooling_off_days", "pad_to", "min_partners",
     "max_tokens_per_person",  # the noise grows with it
@@ -153,7 +155,7 @@ def _owners(entry: Mapping[str, Any]) -> Collection[str]:
 
 def _effect(path: tuple[str, ...], before: Any, after: Any, entry: Mapping[str, Any]) -> Effect:
     key = path[-1]
-    if key in _WORDS:
+    if key in _WORDS and path[-2:-1] not in _NAMES:
         return "words"
     if isinstance(before, bool) or isinstance(after, bool):
         return "open"

@@ -80,6 +80,17 @@ def test_fewer_tokens_for_a_person_are_less_noise():
     assert (change.key, change.effect) == ("ad_hoc.max_tokens_per_person", "looser")
 
 
+def test_a_mask_is_no_words_whatever_its_field_is_called():
+    field = "  - {id: message, type: name, category: [user.name], jrt_class: C2}\n"
+    known = ("  - {id: job,", f"{field}  - {{id: job,")
+    hidden, shown = (
+        parse_policy(files(purposes=known, rules=("job: drop\n", f"job: drop\n        message: {mask}\n")))
+        for mask in ("drop", "name")
+    )
+    [change] = changes(hidden, shown)
+    assert (change.key, change.effect) == ("require.mask.message", "open")
+
+
 def test_nothing_changes_between_equals():
     assert changes(shipped(), parse_policy(files())) == ()
 
