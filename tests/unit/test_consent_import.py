@@ -62,7 +62,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 def test_a_register_comes_in_and_the_same_again_changes_nothing(desk: Desk) -> None:
     desk.write(*(line(n) for n in range(5)), line(9, purpose="model_training"))
     done = desk.run()
-    assert (done.rows, done.stored, done.broken, done.resumed_row) == (7, 6, 0, 0)
+    assert (done.rows, done.stored, done.broken, done.resumed_row) == (6, 6, 0, 0)
     assert desk.facts()["C3"] == ConsentFact(
         "given", frozenset({"insurer", "airline"}), NOW.replace(month=10), NOW.replace(2027, 10), True, False, "GDPR"
     )
@@ -75,7 +75,8 @@ def test_json_lines_say_the_same(desk: Desk) -> None:
     row = dict(zip(FIELDS, values, strict=True)) | {"recipients": ["insurer", "airline"], "separate_consent": True}
     file = desk.folder / "register.jsonl"
     file.write_text(json.dumps(row) + "\n\n" + json.dumps(row | {"customer_id": "C2", "status": "refused"}) + "\n")
-    assert desk.run(file=file).stored == 2
+    done = desk.run(file=file)
+    assert (done.rows, done.stored) == (2, 2)  # not the blank line
     desk.write(line(1))
     assert desk.run().stored == 0  # the very same
     assert desk.statuses() == {"C1": "given", "C2": "refused"}
@@ -83,7 +84,7 @@ def test_json_lines_say_the_same(desk: Desk) -> None:
 
 def test_a_file_that_grows_costs_only_what_is_new(desk: Desk) -> None:
     desk.write(line(1), line(2), end="")  # the last line is not finished
-    assert (desk.run().rows, len(desk.facts())) == (3, 2)
+    assert (desk.run().rows, len(desk.facts())) == (2, 2)
     desk.write(line(1), line(2), line(3))
     more = desk.run()
     assert (more.rows, more.stored, more.resumed_row) == (2, 1, 2)
@@ -187,7 +188,7 @@ def test_an_unclosed_quote_does_not_swallow_the_rest(desk: Desk) -> None:
     done = desk.run(aside=True, batch_rows=500)
     assert done.broken >= 1
     assert desk.statuses()["C2999"] == "given"
-    assert done.broken + len(desk.facts()) == done.rows - 1
+    assert done.broken + len(desk.facts()) == done.rows
 
 
 @pytest.mark.parametrize("batches_until_death", [0, 1, 3])

@@ -34,13 +34,13 @@ class Imported:
     size_bytes: int
     done_bytes: int = 0
     rows: int = 0
-    """Rows of this run, header included; with ``resumed_row`` the file's rows as a spreadsheet counts them."""
+    """Statements that this run read, broken ones too; not the header and blank lines."""
     stored: int = 0
     """Statements of this run that stand now where another or none stood before."""
     broken: int = 0
     """Rows that this run set aside."""
     resumed_row: int = 0
-    """The last row that an earlier run had stored; 0 for a start from the top."""
+    """The last row that an earlier run had stored, as a spreadsheet counts; 0 for a start from the top."""
 
 
 class ConsentImport:
@@ -101,7 +101,7 @@ class ConsentImport:
             whole = row.raw.endswith(b"\n")
             if whole:
                 place.accept(row.raw)
-            done.rows += 1
+            done.rows += row.values is not None or bool(row.why)
             if whole and place.rows - first_row >= self._batch_rows:
                 first_row = place.rows
                 done.stored += self._commit(path, place, batch, sink)
