@@ -1,13 +1,15 @@
 """Reads what customers said from a register's rows, strictly and fast.
 
 A row is broken if it does not say whose consent it is, for what, and which of the known states; a "given" must also be
-complete, because half a consent proves nothing. An *end* (withdrawn, refused) needs no more than that: one without a
-readable time counts from the moment it is read, so no slip in a file keeps a consent alive that somebody ended.
+complete, because half a consent proves nothing, and of a time that has come: a wrong year would make it newer than
+every end until then. An *end* (withdrawn, refused) needs no more than that: one without a readable time counts from the
+moment it is read, and one of a time to come no later than a "given" may be, so no slip in a file keeps a consent alive
+that somebody ended, and none keeps the person from agreeing again.
 """
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -31,6 +33,8 @@ FIELDS = (
 RECORD_ID = "record_id"
 """Of a row, where the register has it."""
 FLAGS = {"1": True, "0": False, "true": True, "false": False}
+MAX_AHEAD = timedelta(minutes=5)
+"""A register's clock may be so much ahead of ours."""
 MAX_ID_CHARS = 128
 MAX_RECIPIENTS = 32
 _CACHED = 50_000
@@ -60,7 +64,7 @@ class StatementReader:
     """Turns rows into statements. Remembers texts that repeat, up to a bound; not for several threads.
 
     Args:
-        now: Time of reading, for ends that have no time.
+        now: Time of reading, for ends that have no time and for what cannot have been said yet.
     """
 
     def __init__(self, now: datetime) -> None:
@@ -95,9 +99,9 @@ class StatementReader:
             jurisdiction=law if _LAW.fullmatch(law) else None,
         )
         if status == "given":
-            _check_given(fact)
-        elif start is None:
-            fact = ConsentFact(status, names, self._now, end, fact.separate, fact.cross_border, fact.jurisdiction)
+            _check_given(fact, self._now)
+        else:
+            fact = replace(fact, given_at=min(start or self._now, self._now + MAX_AHEAD))
         return Statement(customer, purpose, fact, record_id)
 
     def _time(self, text: str) -> datetime | None:
@@ -124,7 +128,7 @@ def _broken(what: str) -> DataError:
     return DataError(Reason.BROKEN_ROW, item=what)
 
 
-def _check_given(fact: ConsentFact) -> None:
+def _check_given(fact: ConsentFact, now: datetime) -> None:
     needs = {
         "recipients": fact.recipients,
         "given_at": fact.given_at,
@@ -138,6 +142,8 @@ def _check_given(fact: ConsentFact) -> None:
             raise _broken(f"{name} is missing or not readable")
     if fact.given_at is not None and fact.expires_at is not None and fact.expires_at <= fact.given_at:
         raise _broken("expires_at is not after given_at")
+    if fact.given_at is not None and fact.given_at > now + MAX_AHEAD:
+        raise _broken("given_at is in the future")
 
 
 def _read_names(text: str) -> frozenset[str] | None:

@@ -14,8 +14,8 @@ from federation.client.consent.book import ConsentBook
 from federation.client.consent.imported import ImportedConsents, imported
 from federation.client.consent.importing import ConsentImport, Imported
 from federation.client.files.columns import ColumnStore
-from federation.consent.statements import FIELDS
-from federation.core.clock import FixedClock
+from federation.consent.statements import FIELDS, MAX_AHEAD
+from federation.core.clock import FixedClock, to_text
 from federation.core.database import open_database
 from federation.core.errors import DataError, Reason
 from federation.policy.facts import ConsentFact
@@ -120,12 +120,21 @@ def test_an_end_without_a_readable_time_counts_from_now(desk: Desk) -> None:
     assert desk.facts()["C1"].given_at == NOW
 
 
+def test_an_end_of_a_time_to_come_ends_what_was_said_and_what_comes_later_follows_it(desk: Desk) -> None:
+    ahead = to_text(NOW + MAX_AHEAD)  # the latest that a consent may be said, by a clock that is ahead
+    desk.write(line(1, "withdrawn", at="2036-10-01T00:00:00Z"), line(1), line(1, at=ahead))
+    desk.run()
+    fact = desk.facts()["C1"]
+    assert (fact.status, fact.given_at) == ("withdrawn", NOW + MAX_AHEAD)
+
+
 BROKEN = {
     "r,,offer_sharing,given,insurer,2026-10-01T00:00:00Z,2027-10-01T00:00:00Z,1,0,GDPR": "customer_id",
     line(7, "GIVEN"): "status",
     line(7, purpose="Offers!"): "purpose",
     line(7, at="2026-10-01"): "given_at",
     line(7, at="2028-10-01T00:00:00Z"): "expires_at",
+    line(7, at="2027-06-01T00:00:00Z"): "given_at is in the future",
     line(7).replace(",1,0,", ",maybe,0,"): "separate_consent",
     line(7).replace("GDPR", ""): "jurisdiction",
     line(7).replace("insurer airline", "insurer; airline"): "recipients",
