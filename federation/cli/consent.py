@@ -66,7 +66,9 @@ def record(
     purpose: PurposeOption = "offer_sharing",
     separate: Annotated[bool, typer.Option("--separate", help="Given separately from other terms.")] = False,
     cross_border: Annotated[bool, typer.Option("--cross-border", help="Covers processing abroad.")] = False,
-    jurisdiction: Annotated[str, typer.Option(help="GDPR, PIPL or PDPA.")] = "GDPR",
+    jurisdiction: Annotated[
+        str, typer.Option(help="GDPR, PIPL or PDPA; empty for the law of the customer's region.")
+    ] = "",
     expires_at: Annotated[str, typer.Option(help="RFC 3339 with zone; empty for two years from now.")] = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -81,16 +83,18 @@ def record(
         if not named or not named <= set(parties):
             unknown = ", ".join(sorted(named - set(parties))) or "nobody"
             raise DataError(Reason.BAD_FIELD, item=f"--recipients {unknown}", fix=f"Known are {', '.join(parties)}.")
-        if jurisdiction not in laws:  # it would count for nothing, and no receipt could be made of it
+        law = jurisdiction or _law_of(place, customer, laws)
+        if law not in laws:  # it would count for nothing, and no receipt could be made of it
             fix = f"The policy has a legal basis of {purpose} under {', '.join(laws)}."
-            raise DataError(Reason.BAD_FIELD, item=f"--jurisdiction {jurisdiction[:48]}", fix=fix)
+            raise DataError(Reason.BAD_FIELD, item=f"--jurisdiction {law[:48]}", fix=fix)
         if end <= now:
             raise DataError(Reason.BAD_FIELD, item="--expires-at is over")
-        fact = ConsentFact("given", named, now, end, separate, cross_border, jurisdiction)
+        fact = ConsentFact("given", named, now, end, separate, cross_border, law)
         known = place.consents.record(CustomerId(customer), purpose, fact)
     value = {"purpose": purpose, "given_at": to_text(now), "expires_at": to_text(end), "at_gateway": known}
+    value["jurisdiction"] = law
     told = "The gateway has it." if known else "The gateway gets it with the next index build."
-    emit(as_json, value, lambda: out.print(f"Recorded until {to_text(end)[:10]}. {told}"))
+    emit(as_json, value, lambda: out.print(f"Recorded under {law} until {to_text(end)[:10]}. {told}"))
 
 
 @app.command(epilog="Example: entente consent show B00122425 --config bank")
@@ -248,6 +252,16 @@ def _check_purpose(place: "Workplace", purpose: str, also: Container[str] = ()) 
     if purpose not in known and purpose not in also:
         raise DataError(Reason.BAD_FIELD, item=f"purpose {purpose[:48]!r}, known are {', '.join(sorted(known))}")
     return known
+
+
+def _law_of(place: "Workplace", customer: str, laws: list[str]) -> str:
+    """The law of the customer's region. Raises DataError (BAD_FIELD) where partner or policy does not know it."""
+    region = place.data.regions([CustomerId(customer)])[CustomerId(customer)]
+    law = place.policy.tables.jurisdiction_of.get(region or "")
+    if law is None:
+        item = f"no region of the policy has {region[:48]}" if region else "the customer's region is not known"
+        raise DataError(Reason.BAD_FIELD, item=item, fix=f"Name the law: --jurisdiction {' or '.join(laws)}.")
+    return law
 
 
 def _check_language(lang: str) -> None:

@@ -73,6 +73,38 @@ def test_a_consent_that_would_count_for_nothing_is_not_recorded(
     assert partner.book.lookup(PERSON, "offer_sharing") == before
 
 
+def _living_in(partner: Partner, region: str) -> None:
+    columns = "customer_id,email,phone,age,job,region"
+    partner.lines("customers", columns, f"{PERSON},a@example.com,,44,clerk,{region}")
+
+
+@pytest.mark.parametrize(("region", "law"), [("DE", "GDPR"), ("CN", "PIPL"), ("SG", "PDPA")])
+def test_a_consent_is_taken_under_the_law_of_the_region_unless_another_is_named(
+    partner: Partner, region: str, law: str
+) -> None:
+    _living_in(partner, region)
+    for words, expected in (((), law), (("--jurisdiction", "GDPR"), "GDPR")):
+        said = _run("record", PERSON, "--recipients", "insurer", "--json", *words)
+        assert said.exit_code == 0, said.exception
+        fact = partner.book.lookup(PERSON, "offer_sharing")
+        assert fact is not None
+        assert fact.jurisdiction == expected
+
+
+@pytest.mark.parametrize(
+    ("region", "item"), [("", "the customer's region is not known"), ("US", "no region of the policy has US")]
+)
+def test_without_a_law_of_the_region_one_must_be_named(partner: Partner, region: str, item: str) -> None:
+    _living_in(partner, region)
+    before = partner.book.lookup(PERSON, "offer_sharing")
+    said = _run("record", PERSON, "--recipients", "insurer")
+    assert isinstance(said.exception, DataError)
+    assert said.exception.item == item
+    assert said.exception.fix == "Name the law: --jurisdiction GDPR or PDPA or PIPL."
+    assert partner.book.lookup(PERSON, "offer_sharing") == before
+    assert _run("record", PERSON, "--recipients", "insurer", "--jurisdiction", "PIPL").exit_code == 0
+
+
 def test_show_says_that_a_consent_has_expired(partner: Partner, capsys: pytest.CaptureFixture[str]) -> None:
     _run("record", PERSON, "--recipients", "insurer", "--expires-at", "2099-01-01T00:00:00Z")
     assert " given " in _run("show", PERSON).output + capsys.readouterr().out
