@@ -116,6 +116,19 @@ def test_a_person_may_agree_again(partner: Partner) -> None:
     assert caught.value.reason is Reason.BAD_FIELD
 
 
+@pytest.mark.parametrize("at", [to_text(NOW + timedelta(days=3650)), ""])
+def test_nothing_is_recorded_that_an_end_of_the_register_would_undo(partner: Partner, at: str) -> None:
+    partner.lines("consents", HEADER, row("withdrawn", at))
+    with pytest.raises(OfferError) as caught:
+        partner.book.record(customer(1), PURPOSE, given())
+    assert caught.value.reason is Reason.BAD_FIELD
+    assert "register" in caught.value.fix
+    partner.lines("consents", HEADER, row("withdrawn", to_text(NOW - timedelta(days=1))))
+    assert status(partner) == "withdrawn"  # nothing was kept that comes to life when the date is mended
+    partner.book.record(customer(1), PURPOSE, given())
+    assert status(partner) == "given"
+
+
 def test_states_do_not_follow_later_changes(partner: Partner) -> None:
     before = partner.book.for_purpose(PURPOSE)
     partner.book.withdraw(customer(1), PURPOSE)

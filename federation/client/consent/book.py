@@ -221,14 +221,18 @@ class ConsentBook:
         """Records a statement that the customer makes now; returns it with its time.
 
         Raises:
-            OfferError: BAD_FIELD for a status that does not exist.
+            OfferError: BAD_FIELD for a status that does not exist, and where an end that is dated later stands.
+            DataError: for an unusable file.
         """
         if fact.status not in STATUSES:
             raise OfferError(Reason.BAD_FIELD, item="status")
-        stated = replace(fact, given_at=self._clock.now())
+        new, before = replace(fact, given_at=self._clock.now()), self.lookup(customer_id, purpose)
+        if before is not None and before.status in STATUSES - {"given"} and newer(before, new):
+            item = "an end of this consent that is dated after now, or has no time, stands against it"
+            raise OfferError(Reason.BAD_FIELD, item=item, fix="Mend its time in the register, or wait until then.")
         with self._engine.begin() as connection:
-            self._insert(connection, customer_id, purpose, stated)
-        return stated
+            self._insert(connection, customer_id, purpose, new)
+        return new
 
     def withdraw(
         self, customer_id: CustomerId, purpose: str, also: Callable[[Connection, datetime], None] | None = None
