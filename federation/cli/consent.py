@@ -20,6 +20,7 @@ from federation.core.files import write_secret
 from federation.core.identity import load_identity
 from federation.core.ids import CustomerId
 from federation.policy.facts import ConsentFact
+from federation.policy.vocabulary import OBJECTION_PURPOSE
 
 if TYPE_CHECKING:
     from federation.client.consent.importing import Imported
@@ -42,12 +43,14 @@ def withdraw(
 ) -> None:
     """Withdraw a consent: here at once, and at the gateway, where queued offers that needed it are removed.
 
+    An objection to automated marketing is `--purpose automated_marketing`; it needs no consent before.
     Exit code 0 even while the gateway is away: the agent keeps telling it, and the output says so.
     """
     with workplace(config) as place:
         _check_known(place.data.customers().index, customer)
         # A purpose that a later policy dropped can still be withdrawn; a misspelt one must not look withdrawn.
-        _check_purpose(place, purpose, also=place.data.consents.purposes_of(CustomerId(customer)))
+        known = {OBJECTION_PURPOSE, *place.data.consents.purposes_of(CustomerId(customer))}
+        _check_purpose(place, purpose, also=known)
         done = place.consents.withdraw(CustomerId(customer), purpose)
     value = {
         "at": to_text(done.at),

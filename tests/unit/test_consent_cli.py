@@ -73,6 +73,13 @@ def test_a_consent_that_would_count_for_nothing_is_not_recorded(
     assert partner.book.lookup(PERSON, "offer_sharing") == before
 
 
+def test_a_person_who_objects_to_automated_marketing_needs_no_consent_to_it_before(partner: Partner) -> None:
+    assert _run("withdraw", PERSON, "--purpose", "automated_marketing").exit_code == 0
+    fact = partner.book.lookup(PERSON, "automated_marketing")
+    assert fact is not None
+    assert fact.status == "withdrawn"
+
+
 def _living_in(partner: Partner, region: str) -> None:
     columns = "customer_id,email,phone,age,job,region"
     partner.lines("customers", columns, f"{PERSON},a@example.com,,44,clerk,{region}")
