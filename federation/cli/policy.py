@@ -103,13 +103,14 @@ def explain(
         if index is not None:
             record = decision_at(connection, index)
             told: tuple[Given, ...] = (*record.other, *record.reasons)
-            text = explain_record(record, language)
             permitted, version = record.permitted, record.version
+            fetch = versions_at(connection)
+            text = explain_record(record, lambda facts: fetch(version).decide(facts), language)
             duties: dict[str, object] = {}
             if permitted:  # the log keeps the reasons of refusals; the version that permitted it names its rules again
-                again = versions_at(connection)(version).decide(record.facts[0])
-                told, text = again.reasons, explain_decision(again, record.facts[0], language)
-                duties = obligations_to_json(again.obligations)
+                again = [fetch(version).decide(facts) for facts in record.facts]
+                told = tuple(dict.fromkeys(given for decision in again for given in decision.reasons))
+                duties = obligations_to_json(again[0].obligations)
         else:
             decision, asked = _ask(connection, facts or Path())
             told, text = decision.reasons, explain_decision(decision, asked, language)

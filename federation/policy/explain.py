@@ -1,7 +1,7 @@
 """A decision as a short text that a person can read, to a customer too: English or Chinese."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from federation.policy.facts import AFTER, BEFORE, ConsentFact, Decision, Facts, Given, Obligations
@@ -26,40 +26,62 @@ _HEADS = {
 _ARTICLE = re.compile(r"A?(\d+)((?:-[0-9a-z]+)*)")
 
 
-def explain(permitted: bool, reasons: Sequence[Given], facts: Facts, version: str, language: Language = "en") -> str:
-    """Several lines: the answer, each reason with the value that decided and its law, the version.
+Told = Sequence[tuple[Given, Facts]]
+"""Reasons, each with the facts that it is about: a release can hold the data of several parties."""
+
+
+def explain(
+    permitted: bool,
+    told: Told,
+    version: str,
+    language: Language = "en",
+    duties: Iterable[tuple[Obligations, Facts]] = (),
+) -> str:
+    """Several lines: the answer, each reason with the value that decided and its law, the duties, the version.
 
     Args:
         permitted: What was decided.
-        reasons: All of them.
-        facts: What it was about.
+        told: All reasons.
         version: The policy version that decided.
         language: "en" or "zh".
+        duties: What comes with a permit.
     """
     at = LANGUAGES.index(language)
     lines = [_HEADS["permitted" if permitted else "refused"][at]]
-    values = _values(facts, language)
-    for given in reasons:
-        line = f"- {message(given, values, language)}"
+    for given, facts in told:
+        line = f"- {message(given, _values(facts, language), language)}"
         if given.legal_ref:
             line += f" {_HEADS['law'][at].format(law=law(given.legal_ref, language))};"
         lines.append(f"{line} [{_HEADS['rule'][at].format(rule=given.rule)}, {given.code}]")
+    found = [duty for obligations, facts in duties for duty in _duties(obligations, facts, at)]
+    lines += [_HEADS["duty"][at].format(duty=duty) for duty in dict.fromkeys(found)]
     lines.append(_HEADS["version"][at].format(version=version[:12]))
     return "\n".join(lines)
 
 
 def explain_decision(decision: Decision, facts: Facts, language: Language = "en") -> str:
     """The text for a decision that was made just now."""
-    at = LANGUAGES.index(language)
-    *lines, version = explain(decision.permitted, decision.reasons, facts, decision.version, language).split("\n")
-    duties = [_HEADS["duty"][at].format(duty=duty) for duty in _duties(decision.obligations, facts, at)]
-    return "\n".join([*lines, *duties, version])
+    told = [(given, facts) for given in decision.reasons]
+    return explain(decision.permitted, told, decision.version, language, [(decision.obligations, facts)])
 
 
-def explain_record(record: Recorded, language: Language = "en") -> str:
-    """The text for a decision of the audit log."""
-    told = (*record.other, *record.reasons)
-    return explain(record.permitted, told, record.facts[0], record.version, language)
+def explain_record(record: Recorded, decide: Callable[[Facts], Decision], language: Language = "en") -> str:
+    """The text for a decision of the audit log.
+
+    Args:
+        record: The decision.
+        decide: Decides again, under the version that it was made under. The log keeps no reasons of a permit, and does
+            not say which of several parties' data a refusal is about.
+        language: "en" or "zh".
+    """
+    if record.permitted:
+        again = [(decide(facts), facts) for facts in record.facts]
+        told = [(given, facts) for decision, facts in again for given in decision.reasons]
+        return explain(True, told, record.version, language, [(d.obligations, facts) for d, facts in again])
+    first, *others = record.facts
+    owners = {given: facts for facts in reversed(record.facts) for given in decide(facts).reasons} if others else {}
+    reasons = [(given, owners.get(given, first)) for given in record.reasons]
+    return explain(False, [*((given, first) for given in record.other), *reasons], record.version, language)
 
 
 def message(given: Given, values: dict[str, str], language: Language) -> str:

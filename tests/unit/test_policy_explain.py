@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from federation.core.clock import to_text
 from federation.core.errors import Reason
 from federation.policy.explain import _values, explain_decision, explain_record, law
-from federation.policy.facts import ConsentFact, Facts, Given
+from federation.policy.facts import ConsentFact, Facts, Given, facts_from_json
+from federation.policy.load import parse_policy
 from federation.policy.messages import CATALOGUE, LANGUAGES
 from federation.policy.records import Recorded
 from federation.policy.vocabulary import CONSENT_STATUS
-from tests.kits.policy import AT, cases, shipped
+from tests.kits.policy import AT, cases, files, shipped
 
 ROOT = Path(__file__).parents[2]
 TOOLS = {
@@ -150,9 +152,28 @@ def test_a_record_tells_what_other_gates_said_and_keeps_words_of_codes_that_are_
     given = (Given("offers", "code_of_long_ago", "As it was said then."),)
     other = (Given("offer-rules", "cooling_off", "An offer of 3 days ago."),)
     record = Recorded(7, AT, "offer", False, (OFFER,), given, other, shipped().version)
-    text = explain_record(record)
+    text = explain_record(record, shipped().decide)
     assert "The person had an offer of this product a short time ago." in text
     assert "As it was said then." in text
+
+
+def test_a_record_of_several_parties_data_says_whose_each_reason_is_about():
+    about = {"purpose": "overlap_statistics", "data_category": "aggregate_statistics", "recipient": "marketing"}
+    both = tuple(facts_from_json({**about, "origin": origin, "at": to_text(AT)}) for origin in ("bank", "airline"))
+    narrow = parse_policy(files(agreement=(
+        "origin: [partner]\n    recipient: [marketing]", "origin: [bank]\n    recipient: [marketing]"
+    )))  # fmt: skip
+    reasons = narrow.decide(both[1]).reasons
+    assert narrow.decide(both[0]).permitted
+    refused = Recorded(7, AT, "cube", False, both, reasons, (), narrow.version)
+    assert "does not let marketing receive this data from airline" in explain_record(refused, narrow.decide)
+    permitted = Recorded(8, AT, "cube", True, both, (), (), shipped().version)
+    lines = explain_record(permitted, shipped().decide).splitlines()
+    assert [name for line in lines for name in ("from bank to", "from airline to") if name in line] == [
+        "from bank to",
+        "from airline to",
+    ]
+    assert lines.count("- Duty: no count under 20 people") == 1
 
 
 @pytest.mark.parametrize(

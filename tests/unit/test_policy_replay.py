@@ -54,7 +54,7 @@ def test_entries_with_the_times_of_consents_in_them_still_replay_and_read():
     assert record.facts == (replace(late, recipient_consent=late.recipient_consent.undated(AT)),)
     done = repeat([record], lambda _: shipped())
     assert (done.repeated, done.differences) == (1, [])
-    assert "ended on 2026-10-29." in explain_record(record)
+    assert "ended on 2026-10-29." in explain_record(record, shipped().decide)
 
 
 def test_an_entry_without_them_reads_in_both_languages():
@@ -62,8 +62,8 @@ def test_an_entry_without_them_reads_in_both_languages():
     late = replace(late, consent=replace(late.consent, expires_at=AT - timedelta(days=3)))
     record = read_entry(0, entry(0, [late], shipped()))
     assert [given.text[-13:] for given in record.reasons] == [" has expired."]
-    assert "ended on a day that the log does not hold." in explain_record(record)
-    assert "已于日志未记载的日期到期" in explain_record(record, "zh")
+    assert "ended on a day that the log does not hold." in explain_record(record, shipped().decide)
+    assert "已于日志未记载的日期到期" in explain_record(record, shipped().decide, "zh")
 
 
 @pytest.mark.parametrize(
