@@ -36,6 +36,8 @@ class TransferLimit(Spec):
         last = self.tiers[-1]
         if last.people_below is not None or last.sensitive_below is not None:
             raise ValueError("the last tier must have no bounds, so that every count is in one")
+        if any(tier.people_below is None and tier.sensitive_below is None for tier in self.tiers[:-1]):
+            raise ValueError("only the last tier may have no bounds; no count would reach those after it")
         for key in ("people_below", "sensitive_below"):
             bounds = [getattr(tier, key) for tier in self.tiers[:-1]]
             known = [bound for bound in bounds if bound is not None]

@@ -139,6 +139,10 @@ def test_norway_is_a_country():
             "the last tier must have no bounds",
         ),
         (
+            {"localization": ("- people_below: 1000000\n        sensitive_below: 10000\n        mech", "- mech")},
+            "only the last tier may have no bounds",
+        ),
+        (
             {"localization": ("subject_region: CN\n    data", "subject_region: XX\n    data")},
             "unknown subject_region XX",
         ),
