@@ -1,6 +1,6 @@
 """From a folder (or texts) to a policy set. All or nothing: one problem in one file, and there is no policy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from federation.policy.documents import DOCUMENTS, RULE_FILES, RulesFile
 from federation.policy.plain import limits_of, plain_clauses, plain_rules
 from federation.policy.policy_set import PolicySet
 from federation.policy.yaml_text import MAX_BYTES, Document, YamlTextError, read_yaml
+from federation.policy.yaml_text import Path as Place
 
 MAX_ITEM_CHARS = 400
 MAX_MEANT = 100
@@ -131,6 +132,10 @@ def draft_policy(files: Mapping[str, bytes]) -> Draft:
             documents[name] = Document(None, {(): exc.mark, exc.path: exc.mark})
             problems.append(Problem(name, exc.path, exc.text, fix=exc.fix))
             continue
+        if empty := list(_empty(documents[name].data)):
+            fix = "Write one, or take the key out: without it, a rule may fit everything."
+            problems.extend(Problem(name, path, "no value stands here", fix=fix) for path in empty)
+            continue
         try:
             # Through JSON, because only there "strict" still takes lists for tuples and text for dates.
             parsed[name] = DOCUMENTS[name].model_validate_json(canonical_json(documents[name].data), strict=True)
@@ -153,6 +158,14 @@ def draft_policy(files: Mapping[str, bytes]) -> Draft:
         rules={name: plain_rules(cast(RulesFile, parsed[name]), purposes) for name in RULE_FILES},
     )
     return Draft(texts, documents, bundle, (*check_bundle(bundle), *check_terms(bundle)))
+
+
+def _empty(data: Any, path: Place = ()) -> Iterator[Place]:
+    """Places of keys and items without a value, as a list that was commented out leaves one: it is not "any"."""
+    if data is None and path:
+        yield path
+    for key, part in data.items() if isinstance(data, dict) else enumerate(data if isinstance(data, list) else ()):
+        yield from _empty(part, (*path, key))
 
 
 def _problem(file: str, error: ErrorDetails, *, meant: bool) -> Problem:

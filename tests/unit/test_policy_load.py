@@ -157,6 +157,27 @@ def test_what_is_wrong_is_named_with_its_place(change, item):
     assert item in refused(files(**change))
 
 
+NEEDS = """    require:
+      legal_basis: [eu-gdpr:A6-1-a, cn-pipl:13-1, sg-pdpa:13]
+      consent: {status: given, at: origin}
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "item"),
+    [
+        ("rules", NEEDS, "    require:\n\n", "rules.5.require"),
+        ("rules", "subject_region: [EEA, CN, SG]", "subject_region:", "rules.6.match.subject_region"),
+        ("rules", "channel: [phone]", "channel: ~", "rules.7.match.channel"),
+        ("localization", "- people_below: 1000000\n", "- people_below:\n", "transfer_limits.0.tiers.1.people_below"),
+        ("agreement", "origin: [partner]", "origin: [partner, null]", "sharing.0.origin.1"),
+    ],
+)
+def test_a_key_whose_value_was_taken_away_is_refused_and_does_not_stand_for_anything(file, old, new, item):
+    assert f" {item}: no value stands here" in refused(files(**{file: (old, new)}))
+
+
 def test_a_misspelt_file_name_is_refused():
     texts = files()
     texts["localisation.yaml"] = texts.pop("localization.yaml")
