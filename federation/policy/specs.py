@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,47}$")]
 Column = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}\.[a-z][a-z0-9_]{0,47}$")]
@@ -78,20 +78,6 @@ class PartySpec(Spec):
     """Amounts that may be used as labels, by band; derived from the holdings."""
     pad_to: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Batches are padded to a multiple of this with random points; 1 for none."""
-
-    @field_validator("segments", mode="before")
-    @classmethod
-    def _yes_and_no_are_words(cls, segments: Any) -> Any:
-        """YAML 1.1 reads an unquoted yes or no as a truth value."""
-        if not isinstance(segments, dict):
-            return segments
-        words = {True: "yes", False: "no"}
-        return {
-            column: tuple(words[value] if isinstance(value, bool) else value for value in values)
-            if isinstance(values, (list, tuple))
-            else values
-            for column, values in segments.items()
-        }
 
     @model_validator(mode="after")
     def _derived_columns(self) -> "PartySpec":

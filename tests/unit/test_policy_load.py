@@ -157,6 +157,14 @@ def test_what_is_wrong_is_named_with_its_place(change, item):
     assert item in refused(files(**change))
 
 
+def test_truth_values_are_no_labels_and_yes_and_no_are_words():
+    tiers = "value_tier: [basic, potential, high, strategic]\n"
+    plain = parse_policy(files(agreement=(tiers, tiers + "      owns_car: [yes, no]\n")))
+    assert plain.parties["bank"].segments["owns_car"] == ("yes", "no")
+    told = refused(files(agreement=(tiers, tiers + "      owns_car: [true, false]\n")))  # what the data holds, then
+    assert "parties.0.segments.owns_car.0: " in told
+
+
 NEEDS = """    require:
       legal_basis: [eu-gdpr:A6-1-a, cn-pipl:13-1, sg-pdpa:13]
       consent: {status: given, at: origin}
