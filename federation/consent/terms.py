@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from federation.policy.vocabulary import OBJECTION_PURPOSE, SENSITIVE_SUFFIX
 
-Line = Annotated[str, Field(min_length=1, max_length=500)]
+Line = Annotated[str, Field(min_length=1, max_length=600)]  # as long as a description in the policy may be
 Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
 Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]
 PurposeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,47}$")]

@@ -12,9 +12,10 @@ from federation.cli import consent
 from federation.client.consent.link import ConsentLink
 from federation.core.database import open_database
 from federation.core.errors import DataError
-from federation.policy.load import load_policy
+from federation.policy.load import load_policy, parse_policy
 from gateway.alliance import shipped_policies
 from tests.kits.offers import BANK, FakePolicy, Partner, Stub, World, customer, given
+from tests.kits.policy import files
 
 PERSON = customer(1)
 
@@ -78,6 +79,17 @@ def test_a_person_who_objects_to_automated_marketing_needs_no_consent_to_it_befo
     fact = partner.book.lookup(PERSON, "automated_marketing")
     assert fact is not None
     assert fact.status == "withdrawn"
+
+
+def test_a_purpose_may_be_described_at_the_length_that_the_policy_allows(
+    partner: Partner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = parse_policy(
+        files(purposes=("A partner lets another partner offer its product", "A partner may " + "x" * 530))
+    )
+    with consent.workplace(Path("anywhere")) as place:
+        monkeypatch.setattr(place, "policy", long)
+    assert _run("record", PERSON, "--recipients", "insurer").exit_code == 0
 
 
 def _living_in(partner: Partner, region: str) -> None:
