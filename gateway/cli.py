@@ -6,6 +6,7 @@ help and small commands start fast and a partner-only or gateway-only installati
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -297,3 +298,6 @@ def main() -> None:
         fix = f"This installation leaves {missing} out; install entente[partner], [gateway] or [demo]."
         report(ConfigError(Reason.BAD_CONFIG, item=f"missing library {missing}", fix=fix))
         sys.exit(3)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(5)  # Python's own code would be 1, which says that a gate said no

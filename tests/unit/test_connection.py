@@ -84,3 +84,17 @@ def test_an_interrupted_process_ends_without_waiting_for_what_is_left(
     cli.main()
     assert codes == [130]
     assert ("run the same command again" in capsys.readouterr().err) is told
+
+
+def test_a_fault_of_ours_is_told_apart_from_a_gate_that_said_no(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise ValueError("unforeseen")
+
+    monkeypatch.setattr(cli, "configure_logs", lambda: None)
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 5
+    assert "unforeseen" in capsys.readouterr().err
