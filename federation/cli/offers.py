@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out, styled, table
+from federation.cli.console import MAX_INDEX, RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out, styled, table
 from federation.cli.workplace import workplace
 from federation.client.connection import translated
 from federation.core.clock import to_text
@@ -139,7 +139,7 @@ def inbox(
 @app.command(epilog="Example: entente offers decisions --config people/compliance")
 def decisions(
     config: ConfigOption,
-    after: Annotated[int, typer.Option(help="Only decisions after this audit index.")] = 0,
+    after: Annotated[int, typer.Option(min=0, max=MAX_INDEX, help="Only decisions after this audit index.")] = 0,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many.")] = 1_000,
     as_json: JsonOption = False,
 ) -> None:

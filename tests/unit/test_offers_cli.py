@@ -10,6 +10,7 @@ import pytest
 
 from federation.cli import offers
 from federation.v1 import offers_pb2 as pb
+from tests.kits.command import entente
 
 DECIDED = [pb.Decision(audit_index=10 + number, permitted=number > 0) for number in range(3)]
 
@@ -33,3 +34,11 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_list_that_was_cut_says_where_it_goes_on(limit: int, last: str, capsys: pytest.CaptureFixture[str]) -> None:
     offers.decisions(Path(), after=0, limit=limit)
     assert capsys.readouterr().out.splitlines()[-1] == last
+
+
+@pytest.mark.parametrize("words", [("offers", "decisions", "--after"), ("policy", "explain", "--index")])
+@pytest.mark.parametrize("index", ["-5", "99999999999999999999"])
+def test_an_index_that_no_log_has_is_wrong_usage(words: tuple[str, ...], index: str) -> None:
+    done = entente(*words, index, "--config", "anywhere")
+    assert done.returncode == 2
+    assert words[-1] in done.stderr
