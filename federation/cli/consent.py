@@ -259,7 +259,7 @@ def _check_purpose(place: "Workplace", purpose: str, also: Container[str] = ()) 
 
 def _law_of(place: "Workplace", customer: str, laws: list[str]) -> str:
     """The law of the customer's region. Raises DataError (BAD_FIELD) where partner or policy does not know it."""
-    region = place.data.regions([CustomerId(customer)])[CustomerId(customer)]
+    region = place.data.regions([CustomerId(customer)]).get(CustomerId(customer))
     law = place.policy.tables.jurisdiction_of.get(region or "")
     if law is None:
         item = f"no region of the policy has {region[:48]}" if region else "the customer's region is not known"

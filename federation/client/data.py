@@ -205,11 +205,18 @@ class PartnerData:
             self._answers[request] = _Answer(revision, at, until, found)
         return found
 
+    def stamps(self) -> tuple[FileStamp, FileStamp]:
+        """What tells whether the files of customers and consents changed. Raises DataError."""
+        return stamp(self.config.customers), stamp(self.config.consents)
+
     def regions(self, ids: Sequence[CustomerId]) -> dict[CustomerId, str | None]:
-        """The country of residence of each, None where it is unknown. Raises DataError."""
+        """The country of residence of each, None where it is unknown; whoever is not in the file is left out.
+
+        Raises DataError.
+        """
         everybody, wanted = self._everybody(), list(dict.fromkeys(ids))
         rows = everybody.by_digest.find(IN_PROCESS.of(pa.array(wanted, pa.string()))).tolist()
-        return {who: everybody.region_of(row) if row >= 0 else None for who, row in zip(wanted, rows, strict=True)}
+        return {who: everybody.region_of(row) for who, row in zip(wanted, rows, strict=True) if row >= 0}
 
     def recorded(self, purpose: str) -> list[CustomerId]:
         """Customers of whom a consent or objection that counts for a purpose was recorded apart from the files."""

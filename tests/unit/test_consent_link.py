@@ -161,3 +161,27 @@ def test_an_import_goes_up_for_those_who_have_a_handle(side: Side) -> None:
     assert [side.at_gateway(n) for n in (1, 2, 3)] == ["given", "withdrawn", None]
     assert side.partner.handles.existing(customer(3)) is None
     assert side.link.upload_imported() == 0
+
+
+def test_who_moves_or_agrees_otherwise_in_the_files_is_known_so_at_the_gateway(side: Side) -> None:
+    side.upload(customer(1), customer(2))
+    assert side.link.upload_changed_files() == 2
+    assert side.link.upload_changed_files() == 0  # nothing changed
+    columns = "customer_id,email,phone,age,job,region"
+    side.partner.lines("customers", columns, "C1,p1@example.org,,21,clerk,CN", "C2,p2@example.org,,22,clerk,PT")
+    side.stub.down = True
+    with pytest.raises(grpc.RpcError):
+        side.link.upload_changed_files()
+    side.stub.down = False
+    side.restart()
+    assert side.link.upload_changed_files() == 2
+    handle = side.partner.handles.existing(customer(1))
+    assert handle is not None
+    moved = side.world.consents.get(BANK, handle, PURPOSE)
+    assert moved is not None
+    assert moved.region == "CN"
+    side.restart()
+    assert side.link.upload_changed_files() == 0  # also by another process
+    side.partner.lines("customers", columns, "C2,p2@example.org,,22,clerk,PT")  # copied half
+    assert side.link.upload_changed_files() == 1
+    assert side.world.consents.get(BANK, handle, PURPOSE) == moved

@@ -1,10 +1,13 @@
 """Keeps the gateway's consent states in step with the partner's consent book.
 
 Only states of people who have a handle go up, by handle, and only for purposes that an offer needs: what a person said
-of statistics or training is carried out here, and beside a token that goes soon after would say whose it was. A
-withdrawal is in force at this partner before anything is
-sent; the message to the gateway waits in a durable outbox, written in the same transaction, until it is acknowledged.
-What the gateway has not acknowledged, it does not know: the outcome says so.
+of statistics or training is carried out here, and beside a token that goes soon after would say whose it was. They go
+before their people come onto the switchboard, and once more, in the background, when the partner's files changed:
+whoever is on it may live elsewhere by now, or have agreed to other things.
+
+A withdrawal is in force at this partner before anything is sent; the message to the gateway waits in a durable outbox,
+written in the same transaction, until it is acknowledged. What the gateway has not acknowledged, it does not know: the
+outcome says so.
 """
 
 import threading
@@ -47,6 +50,8 @@ outbox = Table(
     Column("withdrawn_at", String, nullable=False),
     Column("sent_at", String),  # when the gateway acknowledged, or there was nothing to tell it
 )
+files_sent = Table("consent_files_sent", metadata, Column("stamps", String, primary_key=True))
+"""The partner's files of which the gateway has all states; one row at most."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +111,24 @@ class ConsentLink:
             grpc.RpcError: the gateway refused or cannot be reached; the agent tries again.
         """
         waiting = self._imports.not_uploaded()
-        sent, purposes = 0, tuple(purposes)
-        for pairs in self._handles.pages(STATES_PER_CALL) if waiting else ():
-            sent += self._send_states(pairs, purposes)
+        sent = self._send_all(tuple(purposes)) if waiting else 0
         mark_uploaded(self._engine, waiting)
         return sent
+
+    def upload_changed_files(self) -> int:
+        """Where the files of customers or consents changed: the same. Raises as ``upload_imported``."""
+        now = repr(self._data.stamps())  # before anything is read
+        with self._engine.begin() as connection:
+            if connection.scalar(select(files_sent.c.stamps)) == now:
+                return 0
+        sent = self._send_all(OFFER_PURPOSES)
+        with self._engine.begin() as connection:
+            connection.execute(files_sent.delete())
+            connection.execute(files_sent.insert().values(stamps=now))
+        return sent
+
+    def _send_all(self, purposes: tuple[str, ...]) -> int:
+        return sum(self._send_states(pairs, purposes) for pairs in self._handles.pages(STATES_PER_CALL))
 
     def _send_states(self, pairs: Sequence[tuple[CustomerId, Handle]], purposes: tuple[str, ...]) -> int:
         sent, customers = 0, [customer for customer, _ in pairs]
@@ -118,7 +136,9 @@ class ConsentLink:
         for purpose in purposes:
             # Read when sent: a withdrawal since the list was made must go up as a withdrawal.
             facts = self._book.states_of(customers, purpose)
-            states = [self._state(handle, purpose, facts[c], regions[c]) for c, handle in pairs if c in facts]
+            # A consent of somebody who is not in the customers' file goes nowhere: the file may be copied half.
+            told = {c: fact for c, fact in facts.items() if c in regions or fact.status != "given"}
+            states = [self._state(handle, purpose, told[c], regions.get(c)) for c, handle in pairs if c in told]
             if states:
                 self._stub.RecordConsents(pb.RecordConsentsRequest(states=states), timeout=CALL_TIMEOUT_S)
                 sent += len(states)
@@ -173,10 +193,11 @@ class ConsentLink:
         return len(waiting)
 
     def serve(self, stop: threading.Event) -> None:
-        """Sends what waits until told to stop; also what another process put into the outbox or imported."""
+        """Sends what waits until told to stop; also what another process put into outbox, register or files."""
         while not stop.is_set():
             self.flush()
             self.upload_imported()
+            self.upload_changed_files()
             stop.wait(FLUSH_EVERY_S)
 
     def _send(self, entry: int, customer_id: CustomerId, purpose: str, withdrawn_at: str) -> int:

@@ -231,7 +231,7 @@ class OfferProposer:
                 recipient=recipient,
                 at=self._data.clock.now(),
                 channel=channel,
-                subject_region=regions[customer],
+                subject_region=regions.get(customer),
                 consent=consents.get(customer),
                 fields=frozenset(fields),
                 sensitive_consent=sensitive.get(customer),
