@@ -160,6 +160,15 @@ _OTHERS: Final[Texts] = {
         "The person is not a customer of {recipient} who agreed to offers.",
         "本人不是{recipient}同意接收推荐的客户。",
     ),
+    "too_many_handles": (
+        "So many entries hang together under this person that they cannot be one person.",
+        "与本人关联的记录过多,不可能属于同一人。",
+    ),
+    "not_the_same_person": (
+        "The entries of both companies are not known to be the same person any more.",
+        "双方的记录已不能认定为同一人。",
+    ),
+    "certificate_revoked": ("{origin} was excluded meanwhile.", "{origin}已被取消资格。"),
     "obligation_failed": ("The data could not be masked as the rules demand.", "数据未能按规则要求脱敏。"),
     "unavailable": (
         "A part of the service was not available; it will be tried again.",

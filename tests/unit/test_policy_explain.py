@@ -39,7 +39,7 @@ SOURCES = [
     *(path for path in (ROOT / "federation/policy").glob("*.py") if path.stem not in TOOLS),
     ROOT / "federation/offers/offer.py",
     ROOT / "federation/offers/eligibility.py",
-    ROOT / "gateway/offers/service.py",
+    *(ROOT / "gateway/offers").glob("*.py"),
     ROOT / "federation/client/data.py",
 ]
 PLACES = {
@@ -92,6 +92,7 @@ def spelled(node):
         yield from map("".join, product(*parts))
     elif ast.unparse(node) == "exc.reason.lower()":
         yield from (Reason.OBLIGATION_FAILED.lower(), Reason.POLICY_INVALID.lower(), Reason.UNAVAILABLE.lower())
+        yield Reason.CERTIFICATE_REVOKED.lower()
 
 
 CODES = sorted({code for path in SOURCES for code in codes_in(path)})
