@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,7 @@ from federation.client.connection import Connection, translated
 from federation.core.clock import from_text
 from federation.core.errors import AuditError, ConfigError, DataError, EntenteError, PolicyError, Reason
 from federation.core.ids import PolicyVersion
-from federation.policy.records import Recorded, intent_of, read_entry, recorded
+from federation.policy.records import Recorded, ended_by, intent_of, read_entry, recorded
 from federation.v1 import audit_pb2
 from federation.v1 import policy_pb2 as pb
 
@@ -133,6 +134,8 @@ def decision_at(connection: Connection, index: int) -> Recorded:
     found = read_entry(index, entry)
     if found is None and (intent := intent_of(entry)) is not None:
         found = read_entry(intent, entry_of(connection, intent))
+        if found is not None and (other := ended_by(entry)):
+            found = replace(found, permitted=False, other=other)
     if found is None:
         fix = "Find one with: entente offers decisions."
         raise DataError(Reason.BAD_FIELD, item=f"entry {index} holds no decision of the policy", fix=fix)

@@ -84,6 +84,12 @@ def intent_of(entry: bytes) -> int | None:
     return intent if isinstance(intent, int) else None
 
 
+def ended_by(entry: bytes) -> tuple[Given, ...]:
+    """Why nothing left under an intent after all, from the entry that closed it; empty where something did."""
+    result = json.loads(entry)["body"].get("result", {})
+    return tuple(Given(**reason) for reason in result.get("reasons", ()))
+
+
 def route_of(facts: Facts) -> dict[str, Any]:
     """What a request was, for people who look at samples: no dates of consents, which could point to somebody."""
     names = ("purpose", "data_category", "origin", "recipient", "channel", "subject_region")

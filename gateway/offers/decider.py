@@ -23,7 +23,7 @@ from federation.policy.facts import Given
 from federation.policy.mask import apply_obligations, recipient_key
 from gateway.identity.caller import CheckStanding
 from gateway.offers.book import OfferBook, Proposal
-from gateway.offers.entries import KIND, log_refusal, subject
+from gateway.offers.entries import KIND, NOTHING, log_refusal, subject
 from gateway.offers.facts import MAX_HANDLES, FactFinder, People, Route, StaleCountError, Switchboard, Terms
 from gateway.offers.standing import revocation
 from gateway.release import AuditLog, Exit, Released, ReleasePath
@@ -102,7 +102,7 @@ class Decider:
 
         def digest(masks: Mapping[str, str] | tuple[Given, ...]) -> dict[str, Any]:
             if isinstance(masks, tuple):
-                return {"what": "nothing", "reasons": [given.to_json() for given in masks]}
+                return {"what": NOTHING, **about, "policy": terms.version, "reasons": [g.to_json() for g in masks]}
             masked = [{"field": name, "mask": masks[name]} for name in sorted(offer.attributes)]
             return {"what": KIND, **about, "masked": masked, "policy": terms.version}
 

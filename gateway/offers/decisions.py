@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from federation.policy.facts import Given
-from gateway.offers.entries import KIND
+from gateway.offers.entries import KIND, NOTHING
 
 _PAGE = 1_000
 
@@ -67,6 +67,9 @@ def _read(index: int, entry: Mapping[str, Any]) -> LoggedDecision | None:
         subject = body["result"]
         reasons, version = (), subject["policy"]
         masked = {pair["field"]: pair["mask"] for pair in subject["masked"]}
+    elif kind == "outcome" and body["result"].get("what") == NOTHING:
+        subject = body["result"]
+        reasons, version, masked = tuple(Given(**g) for g in subject["reasons"]), subject["policy"], {}
     else:
         return None
     return LoggedDecision(
@@ -75,7 +78,7 @@ def _read(index: int, entry: Mapping[str, Any]) -> LoggedDecision | None:
         origin=subject["from"],
         recipient=subject["recipient"],
         product=subject["product"],
-        permitted=kind == "outcome",
+        permitted=not reasons and kind == "outcome",
         reasons=reasons,
         policy_version=version,
         masked=masked,

@@ -12,6 +12,8 @@ from gateway.offers.facts import Terms
 from gateway.release import AuditLog
 
 KIND = "offer"
+NOTHING = "nothing"
+"""What left under an intent where a withdrawal or another offer came in between."""
 
 
 def subject(origin: PartyId, offer: Offer | Delivery) -> dict[str, Any]:

@@ -5,15 +5,20 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from federation.cli.policy_tools import decision_at
 from federation.core.database import open_database
 from federation.core.errors import AuditError, OfferError, Reason
 from federation.core.ids import PolicyVersion
+from federation.v1 import audit_pb2
 from gateway.offers import service
+from gateway.offers.book import Held
 from gateway.offers.decisions import list_decisions
+from gateway.offers.sql import SqlOfferBook
 from tests.conftest import NOW
 from tests.kits.offers import (
     AIRLINE,
@@ -240,3 +245,32 @@ def test_compliance_reads_decisions(world: World) -> None:
     }
     assert list_decisions(world.log, decisions[0].audit_index, 1) == decisions[1:2]
     assert list_decisions(world.log, decisions[2].audit_index, 5) == []
+
+
+def test_compliance_reads_of_a_withdrawal_that_came_during_the_decision(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = SqlOfferBook.hold
+
+    def withdrawn_first(*args: Any, **kwargs: Any) -> Held:
+        world.consents.withdraw(BANK, handle(BANK, PERSON), PURPOSE)
+        return hold(*args, **kwargs)
+
+    monkeypatch.setattr(SqlOfferBook, "hold", withdrawn_first)
+    world.propose(an_offer())
+    world.desk.decide_waiting()
+    [decision] = list_decisions(world.log, 0, 100)
+    assert not decision.permitted
+    assert [given.code for given in decision.reasons] == ["consent_withdrawn"]
+    assert (decision.origin, decision.recipient, decision.product) == ("bank", "insurer", "home")
+    # What `policy explain --index` is given by `offers decisions`:
+    log = SimpleNamespace(
+        audit=SimpleNamespace(
+            ListEntries=lambda request, timeout: [
+                audit_pb2.ListEntriesResponse(entries=world.log.entries(request.start, request.end))
+            ]
+        )
+    )
+    found = decision_at(log, decision.audit_index)  # type: ignore[arg-type]
+    assert not found.permitted
+    assert found.other == decision.reasons
