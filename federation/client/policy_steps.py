@@ -7,6 +7,7 @@ carry the digest of each signed step, can.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from cryptography import x509
 
@@ -111,7 +112,7 @@ class _Round:
     party: str
     key: str
     approved: bool = False
-    activated: bool = False
+    not_before: datetime | None = None  # of an activation that did not have its effect yet
     vetoed: bool = False
 
 
@@ -121,7 +122,8 @@ class _Check:
     alliance: str
     rounds: dict[str, _Round] = field(default_factory=dict)
     in_force: list[str] = field(default_factory=list)
-    rolled_back: bool = False  # a rollback to the version before was signed and is not in force yet
+    back_to: str = ""  # the version of a rollback that was signed on the one in force and did not have its effect yet
+    rolled_back: bool = False  # the version in force came by a rollback
 
     def take(self, step: pb.PolicyStep) -> None:
         """Raises EntenteError when a step is not what it says."""
@@ -151,9 +153,9 @@ class _Check:
             self.rounds[step.proposal] = _Round(step.version, step.base, subject.party, key)
             return
         if kind is Kind.ROLLBACK:
-            if self.in_force[-2:] != [step.version, step.base]:
+            if self.in_force[-2:] != [step.version, step.base] or self.rolled_back:
                 raise _no("does not go back to the version before")
-            self.rolled_back = True
+            self.back_to = step.version
             return
         known = self.rounds.get(said.proposal)
         if known is None or said.proposal != step.proposal or (known.version, known.base) != (said.version, said.base):
@@ -163,23 +165,25 @@ class _Check:
                 raise _no("was made by the proposer")
             known.approved = True
         known.vetoed |= kind is Kind.VETO
-        known.activated |= kind is Kind.ACTIVATION
+        if kind is Kind.ACTIVATION:
+            known.not_before = from_text(said.effective_at or said.at)
 
     def _in_force(self, step: pb.PolicyStep) -> None:
-        before = self.in_force[-1:]
+        """Every signature has one effect, on the version that it was made on."""
+        before, self.back_to, back_to = self.in_force[-1:], "", self.back_to
         self.in_force.append(step.version)
         if not before:
             return  # the first start, from the operator's folder
-        if self.rolled_back and self.in_force[-3:-1][:1] == [step.version]:
-            self.rolled_back = False
+        self.rolled_back = back_to == step.version
+        if self.rolled_back:
             return
-        ways = [
-            r
-            for r in self.rounds.values()
-            if (r.version, [r.base]) == (step.version, before) and r.approved and r.activated
-        ]
-        if not any(not way.vetoed for way in ways):
-            raise _no("came into force without an approved proposal")
+        since = from_text(step.effective_at) + MAX_SKEW  # "at once" is by the signer's clock
+        for way in self.rounds.values():
+            made, signed = (way.version, [way.base]) == (step.version, before), way.approved and not way.vetoed
+            if made and signed and way.not_before is not None and way.not_before <= since:
+                way.not_before = None
+                return
+        raise _no("came into force without an approved proposal")
 
 
 @dataclass(frozen=True)

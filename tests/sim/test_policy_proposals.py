@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from federation.client.policy_steps import verify_history
 from federation.core.canonical import canonical_json
+from federation.core.clock import to_text
 from federation.core.errors import AuditError, DataError, EntenteError, IdentityError, PolicyError, Reason
 from federation.policy.steps import Kind, Statement, signing_kind
 from federation.v1 import policy_pb2 as pb
@@ -149,6 +150,61 @@ def test_one_rollback_and_it_cancels_what_was_scheduled(office):
     refused(lambda: office.as_("compliance").roll_back("again"), Reason.WRONG_STEP)
     office.clock.at += 2 * HOUR
     assert office.node.policy.refresh().version == shipped().version
+
+
+def claimed(office, version):
+    """What is wrong in a history to which the gateway adds that a version came into force."""
+    steps = list(office.as_("compliance")._stub.ListPolicySteps(pb.ListPolicyStepsRequest(), timeout=1).steps)
+    last, at = steps[-1], to_text(office.clock.at)
+    steps.append(pb.PolicyStep(number=last.number + 1, kind="in_force", version=version, at=at, effective_at=at))
+    return [checked.problem for checked in verify_history(steps, AUTHORITY.certificate, "skyline")]
+
+
+def test_a_history_with_a_version_in_force_again_on_old_signatures_does_not_verify(office):
+    first = office.node.policy.active.version
+    office.put_in_force(NEW)
+    office.as_("compliance").roll_back("why")
+    assert not any(problems(office))
+    assert claimed(office, NEW.version)[-1] == "came into force without an approved proposal"
+    office.put_in_force(OTHER)
+    assert not any(problems(office))
+    assert claimed(office, first)[-1] == "came into force without an approved proposal"
+
+
+def test_a_history_with_a_version_in_force_before_its_time_does_not_verify(office):
+    office.as_("compliance").propose(NEW, "x")
+    office.as_("compliance-2").approve(NEW.version)
+    office.as_("compliance").activate(NEW.version, to_text(AT + HOUR))
+    assert claimed(office, NEW.version)[-1] == "came into force without an approved proposal"
+    office.clock.at += HOUR
+    assert not any(problems(office))
+
+
+def test_a_rollback_that_lapsed_puts_nothing_in_force_later(office):
+    """It was signed for the version then in force, and another came into force before it."""
+    office.put_in_force(NEW)
+    steps = list(office.as_("compliance")._stub.ListPolicySteps(pb.ListPolicyStepsRequest(), timeout=1).steps)
+    office.as_("compliance").roll_back("why")
+    signed = list(office.as_("compliance")._stub.ListPolicySteps(pb.ListPolicyStepsRequest(), timeout=1).steps)
+    rollback = next(step for step in signed if step.kind == "rollback")
+    again = [pb.PolicyStep(number=90 + n, kind="in_force", version=v, at=rollback.at, effective_at=rollback.at)
+             for n, v in enumerate([OTHER.version, NEW.version])]  # fmt: skip
+    told = [checked.problem for checked in verify_history([*steps, rollback, *again], AUTHORITY.certificate, "skyline")]
+    assert told[-2:] == ["came into force without an approved proposal"] * 2
+
+
+def test_a_history_with_two_rollbacks_in_a_row_does_not_verify(office):
+    first = office.node.policy.active.version
+    office.put_in_force(NEW)
+    office.as_("compliance").roll_back("why")
+    officer = office.as_("compliance")
+    payload = Statement(Kind.ROLLBACK, "skyline", NEW.version, first, to_text(office.clock.at), words="forward")
+    signed = officer._identity.sign(signing_kind(Kind.ROLLBACK), payload.to_bytes())
+    steps = list(officer._stub.ListPolicySteps(pb.ListPolicyStepsRequest(), timeout=1).steps)
+    about = {"version": NEW.version, "base": first, "words": "forward", "party": "compliance", "signed": signed}
+    steps.append(pb.PolicyStep(number=99, kind="rollback", at=payload.at, **about))
+    told = [checked.problem for checked in verify_history(steps, AUTHORITY.certificate, "skyline")]
+    assert told[-1] == "does not go back to the version before"
 
 
 def test_what_is_in_force_or_proposed_is_not_proposed_again(office):
