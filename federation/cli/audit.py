@@ -25,6 +25,8 @@ def verify(
 ) -> None:
     """Recompute the whole tree, check signature and form, and that what was seen last time is still there.
 
+    A copy that is older than what was seen last time is checked in itself only.
+
     Exit code 1 when the log does not verify; the message names the first broken entry.
     """
     from federation.client.audit.verifier import AuditVerifier, verify_folder
@@ -33,7 +35,7 @@ def verify(
     settings = load_client_config(config)
     vkey = _log_key(settings.identity)
     if files is not None:
-        report = verify_folder(files, vkey)
+        report = verify_folder(files, vkey, settings.state / SEEN_FILE)
     else:
         with connect(config) as connection:
             report = AuditVerifier(connection.audit, vkey, settings.state / SEEN_FILE).verify()

@@ -240,6 +240,24 @@ def test_a_copy_verifies_with_nothing_but_the_files(world: World, copy: Path, tm
     assert (copy / "tile/0/000").stat().st_size == 256 * 32
 
 
+def test_a_copy_of_another_history_than_was_seen_is_noticed(world: World, copy: Path) -> None:
+    seen, other = world.folder / "seen", world.folder / "other"
+    assert verify_folder(copy, world.log.verifier_key, seen).old_size == 300
+    world.restart(open_database(None))  # the same key signs another log
+    for number in range(150):
+        world.release(f"other {number}")
+    AuditVerifier(world.stub, world.log.verifier_key, world.folder / "fresh").export(other)  # type: ignore[arg-type]
+    assert verify_folder(other, world.log.verifier_key).size == 300
+    told = world.broken(lambda: verify_folder(other, world.log.verifier_key, seen))
+    assert told == "history before entry 300 was rewritten since the last check"
+
+
+def test_a_copy_that_is_older_than_what_was_seen_is_checked_in_itself(world: World, copy: Path) -> None:
+    world.release("later")
+    world.verifier.verify()
+    assert verify_folder(copy, world.log.verifier_key, world.folder / "seen").old_size is None
+
+
 @pytest.mark.parametrize("number", [0, 4, 255, 256, 299])
 def test_a_changed_line_of_a_copy_is_named(world: World, copy: Path, number: int) -> None:
     lines = (copy / ENTRIES_FILE).read_bytes().splitlines(keepends=True)

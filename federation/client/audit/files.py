@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from federation.client.audit.check import MAX_ENTRY_BYTES, AuditReport, LogCheck
-from federation.core.checkpoint import MAX_NOTE_CHARS, Checkpoint, open_checkpoint, parse_verifier_key
+from federation.core.checkpoint import MAX_NOTE_CHARS, Checkpoint, VerifierKey, open_checkpoint, parse_verifier_key
 from federation.core.errors import AuditError, ConfigError, Reason
 from federation.core.merkle import HASH_BYTES, GrowingTree, NodeReader, root_of
 
@@ -21,12 +21,13 @@ TILE_WIDTH = 256
 _TILE_HEIGHT = 8
 
 
-def verify_folder(folder: Path, vkey: str) -> AuditReport:
+def verify_folder(folder: Path, vkey: str, state_path: Path | None = None) -> AuditReport:
     """Checks a copy that ``AuditVerifier.export`` made, wherever it has been since.
 
     Args:
         folder: The copy.
         vkey: The log's public key as text; take it from the invitation, not from beside the copy.
+        state_path: Where the last checkpoint that verified is kept: a copy that is not older must hold its tree.
 
     Raises:
         AuditError: AUDIT_BROKEN, naming the first broken entry or file.
@@ -36,7 +37,8 @@ def verify_folder(folder: Path, vkey: str) -> AuditReport:
     try:
         note = (folder / CHECKPOINT_FILE).read_bytes()[: MAX_NOTE_CHARS * 4]
         checkpoint = open_checkpoint(note.decode(), key)
-        check = LogCheck()
+        seen = None if state_path is None else last_seen(state_path, key)
+        check = LogCheck(seen if seen is not None and seen.size <= checkpoint.size else None)
         for entry in _lines(folder / ENTRIES_FILE):
             check.add(entry)
         report = check.finish(checkpoint, lambda node: _locate(folder, checkpoint, node))
@@ -48,6 +50,19 @@ def verify_folder(folder: Path, vkey: str) -> AuditReport:
     except OSError as exc:
         raise ConfigError(Reason.MISSING_FILE, item=str(exc.filename or folder)) from exc
     return report
+
+
+def last_seen(path: Path, key: VerifierKey) -> Checkpoint | None:
+    """The checkpoint that a verifier remembers, None before its first check. Raises AuditError for a damaged file."""
+    try:
+        note = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return open_checkpoint(note.decode(), key)
+    except (UnicodeDecodeError, AuditError) as exc:
+        fix = "Restore it; only if you accept that earlier history is not compared, remove it."
+        raise AuditError(Reason.AUDIT_BROKEN, item=f"state file {path}", fix=fix) from exc
 
 
 def tiles(leaf_hashes: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from federation.client.audit.check import AuditReport, LogCheck, locate_by_proofs
-from federation.client.audit.files import CHECKPOINT_FILE, ENTRIES_FILE, tiles, verify_folder
+from federation.client.audit.files import CHECKPOINT_FILE, ENTRIES_FILE, last_seen, tiles, verify_folder
 from federation.core.checkpoint import Checkpoint, open_checkpoint, parse_verifier_key
 from federation.core.errors import AuditError, ConfigError, Reason
 from federation.core.files import write_secret
@@ -47,7 +47,7 @@ class AuditVerifier:
             AuditError: AUDIT_BROKEN, naming the first broken entry or what else is wrong.
             grpc.RpcError: The gateway does not answer, or refuses.
         """
-        note, check = self._note(), LogCheck(self._seen())
+        note, check = self._note(), LogCheck(last_seen(self._state, self._key))
         for entry in self._entries(open_checkpoint(note, self._key)):
             check.add(entry)
         return self._finish(note, check)
@@ -67,7 +67,7 @@ class AuditVerifier:
         scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
         scratch.mkdir(parents=True)
         try:
-            note, check = self._note(), LogCheck(self._seen())
+            note, check = self._note(), LogCheck(last_seen(self._state, self._key))
             with (scratch / ENTRIES_FILE).open("wb") as file:
                 for entry in self._entries(open_checkpoint(note, self._key)):
                     file.write(entry + b"\n")
@@ -95,17 +95,6 @@ class AuditVerifier:
 
     def _note(self) -> str:
         return self._stub.GetCheckpoint(audit_pb2.GetCheckpointRequest(), timeout=CALL_S).checkpoint
-
-    def _seen(self) -> Checkpoint | None:
-        try:
-            note = self._state.read_bytes()
-        except FileNotFoundError:
-            return None
-        try:
-            return open_checkpoint(note.decode(), self._key)
-        except (UnicodeDecodeError, AuditError) as exc:
-            fix = "Restore it; only if you accept that earlier history is not compared, remove it."
-            raise AuditError(Reason.AUDIT_BROKEN, item=f"state file {self._state}", fix=fix) from exc
 
     def _entries(self, checkpoint: Checkpoint) -> Iterator[bytes]:
         """Exactly the entries that the checkpoint covers, in order."""
