@@ -81,6 +81,8 @@ class StatementReader:
         customer, purpose, status, recipients, given_at, expires_at, separate, abroad, law = values
         if not 0 < len(customer) <= MAX_ID_CHARS or not customer.isprintable():
             raise _broken("customer_id is empty or not readable")
+        if customer != customer.strip():
+            raise _broken("customer_id has spaces around it")
         if len(record_id) > MAX_ID_CHARS or not record_id.isprintable():
             raise _broken("record_id is not readable")
         if not _PURPOSE.fullmatch(purpose):

@@ -130,6 +130,7 @@ def test_an_end_of_a_time_to_come_ends_what_was_said_and_what_comes_later_follow
 
 BROKEN = {
     "r,,offer_sharing,given,insurer,2026-10-01T00:00:00Z,2027-10-01T00:00:00Z,1,0,GDPR": "customer_id",
+    line(7).replace(",C7", ", C7"): "spaces around it",  # else it would be nobody's
     line(7, "GIVEN"): "status",
     line(7, purpose="Offers!"): "purpose",
     line(7, at="2026-10-01"): "given_at",
@@ -172,13 +173,23 @@ def test_after_mending_it_goes_on_at_the_row(desk: Desk) -> None:
     assert (done.resumed_row, done.rows, len(desk.facts())) == (3, 2, 4)
 
 
-@pytest.mark.parametrize("broken", ["not json", "[1]", '{"customer_id": 7}', '{"customer_id": ["C1"], "purpose": {}}'])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "not json",
+        '{"status": "withdrawn", "status": "given"}',
+        "[1]",
+        '{"customer_id": 7}',
+        '{"customer_id": ["C1"], "purpose": {}}',
+    ],
+)
 def test_a_broken_line_of_json(desk: Desk, broken: str) -> None:
     file = desk.folder / "register.jsonl"
     file.write_text(broken + "\n")
     with pytest.raises(DataError) as caught:
         desk.run(file=file)
     assert caught.value.item.startswith("register.jsonl, row 1: ")
+    assert ("stands twice" in caught.value.item) == (broken[:1] != "[" and "customer_id" not in broken)
 
 
 def test_a_missing_column_or_file(desk: Desk) -> None:

@@ -110,14 +110,22 @@ def _json_rows(file: BinaryIO) -> Iterator[Row]:
             yield Row(raw)
             continue
         try:
-            value: Any = json.loads(raw)
+            value: Any = json.loads(raw, object_pairs_hook=_once)
         except (ValueError, RecursionError):
-            yield Row(raw, why="not JSON")
+            yield Row(raw, why="not JSON, or a name stands twice")
             continue
         if isinstance(value, dict):
             yield Row(raw, [cell(value.get(name)) for name in FIELDS], cell(value.get(RECORD_ID)))
         else:
             yield Row(raw, why="not a JSON object")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises ValueError for a name that stands twice: nobody can say which of the two is meant."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError
+    return found
 
 
 class Aside:
