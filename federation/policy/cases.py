@@ -56,9 +56,12 @@ def load_cases(folder: Path) -> tuple[Case, ...]:
     """The cases of a policy folder.
 
     Raises:
-        PolicyError: POLICY_INVALID for a file that is no YAML or a case that is none; MISSING_FILE without cases.
+        PolicyError: POLICY_INVALID for a file that is no YAML, a case that is none, or too many files; MISSING_FILE
+            without cases.
     """
-    paths = sorted((folder / FOLDER).glob("*.yaml"))[:MAX_FILES]
+    paths = sorted(path for path in (folder / FOLDER).glob("*") if path.suffix.lower() in {".yaml", ".yml"})
+    if len(paths) > MAX_FILES:
+        raise _bad("", f"{len(paths)} files, at most {MAX_FILES}")
     cases = [case for path in paths for case in _read(path)]
     if not cases:
         fix = f"Write cases into {FOLDER}/ beside the policy; see its README."

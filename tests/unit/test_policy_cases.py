@@ -8,7 +8,7 @@ import pytest
 from federation.core.errors import PolicyError, Reason
 from federation.core.identity import Role
 from federation.core.ids import PartyId
-from federation.policy.cases import audit_record, load_cases, run_cases
+from federation.policy.cases import MAX_FILES, audit_record, load_cases, run_cases
 from gateway.identity.caller import Caller
 from gateway.release import Exit, ReleasePath
 from tests.kits.policy import AT, FOLDER, shipped
@@ -75,6 +75,18 @@ def test_rules_that_no_case_exercises_are_named(tmp_path):
 def test_a_case_that_is_none_is_refused_with_its_place(tmp_path, text):
     with pytest.raises(PolicyError, match="tests/one"):
         run(tmp_path, text)
+
+
+def test_no_file_of_cases_is_passed_over(tmp_path):
+    run(tmp_path, "  - {name: a, permitted: true}\n")
+    failing = REQUEST + "  - {name: b, permitted: false}\n"
+    (tmp_path / "tests" / "two.yml").write_text(failing)
+    [failure] = run_cases(shipped(), load_cases(tmp_path)).failures
+    assert failure.case.name == "b"
+    for number in range(MAX_FILES):
+        (tmp_path / "tests" / f"{number}.yaml").write_text(failing)
+    with pytest.raises(PolicyError, match=f"{MAX_FILES + 2} files"):
+        load_cases(tmp_path)
 
 
 def test_a_folder_without_cases_is_not_a_success(tmp_path):
