@@ -20,7 +20,7 @@ from federation.core.files import write_secret
 from federation.core.identity import load_identity
 from federation.core.ids import CustomerId
 from federation.policy.facts import ConsentFact
-from federation.policy.vocabulary import OBJECTION_PURPOSE
+from federation.policy.vocabulary import OBJECTION_PURPOSE, SENSITIVE_SUFFIX
 
 if TYPE_CHECKING:
     from federation.client.consent.importing import Imported
@@ -75,10 +75,14 @@ def record(
     expires_at: Annotated[str, typer.Option(help="RFC 3339 with zone; empty for two years from now.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Record that a customer gave a consent, now."""
+    """Record that a customer gave a consent, now.
+
+    A separate consent to sensitive fields is a record of its own: `--purpose offer_sharing_sensitive --separate`.
+    """
     with workplace(config) as place:
         _check_known(place.data.customers().index, customer)
-        laws = sorted(_check_purpose(place, purpose)[purpose].legal_basis)
+        about = purpose.removesuffix(SENSITIVE_SUFFIX)
+        laws = sorted(_check_purpose(place, about)[about].legal_basis)
         now = place.clock.now()
         end = from_text(expires_at, item="--expires-at") if expires_at else now + timedelta(days=DAYS_VALID)
         named = frozenset(name.strip() for name in recipients.split(",") if name.strip())

@@ -92,6 +92,18 @@ def test_a_purpose_may_be_described_at_the_length_that_the_policy_allows(
     assert _run("record", PERSON, "--recipients", "insurer").exit_code == 0
 
 
+def test_a_separate_consent_to_sensitive_fields_is_a_record_of_its_own(partner: Partner) -> None:
+    purpose, before = "offer_sharing_sensitive", partner.book.lookup(PERSON, "offer_sharing")
+    assert _run("record", PERSON, "--recipients", "insurer", "--purpose", purpose, "--separate").exit_code == 0
+    fact = partner.book.lookup(PERSON, purpose)
+    assert fact is not None
+    assert (fact.status, fact.separate) == ("given", True)
+    assert partner.book.lookup(PERSON, "offer_sharing") == before
+    assert isinstance(
+        _run("record", PERSON, "--recipients", "insurer", "--purpose", "x_sensitive").exception, DataError
+    )
+
+
 def _living_in(partner: Partner, region: str) -> None:
     columns = "customer_id,email,phone,age,job,region"
     partner.lines("customers", columns, f"{PERSON},a@example.com,,44,clerk,{region}")
