@@ -39,8 +39,8 @@ MAX_ID_CHARS = 128
 MAX_RECIPIENTS = 32
 _CACHED = 50_000
 _PURPOSE = re.compile(r"[a-z][a-z0-9_-]{0,47}")
-_PARTY = re.compile(r"[a-z][a-z0-9-]{0,31}")
-_LAW = re.compile(r"[A-Z]{2,8}")
+PARTY = re.compile(r"[a-z][a-z0-9-]{0,31}")
+LAW = re.compile(r"[A-Z]{2,8}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -98,7 +98,7 @@ class StatementReader:
             expires_at=end,
             separate=FLAGS.get(separate.strip().lower()),
             cross_border=FLAGS.get(abroad.strip().lower()),
-            jurisdiction=law if _LAW.fullmatch(law) else None,
+            jurisdiction=law if LAW.fullmatch(law) else None,
         )
         if status == "given":
             _check_given(fact, self._now)
@@ -150,7 +150,7 @@ def _check_given(fact: ConsentFact, now: datetime) -> None:
 
 def _read_names(text: str) -> frozenset[str] | None:
     names = frozenset(text.split())
-    usable = len(names) <= MAX_RECIPIENTS and all(_PARTY.fullmatch(name) for name in names)
+    usable = len(names) <= MAX_RECIPIENTS and all(PARTY.fullmatch(name) for name in names)
     return names if usable else None
 
 

@@ -185,3 +185,20 @@ def test_who_moves_or_agrees_otherwise_in_the_files_is_known_so_at_the_gateway(s
     side.partner.lines("customers", columns, "C2,p2@example.org,,22,clerk,PT")  # copied half
     assert side.link.upload_changed_files() == 1
     assert side.world.consents.get(BANK, handle, PURPOSE) == moved
+
+
+def test_what_the_gateway_cannot_read_in_one_row_does_not_keep_back_the_others(side: Side) -> None:
+    side.upload(customer(1), customer(2), customer(3))
+    columns, rows = "customer_id,email,phone,age,job,region", [f"C{n},p{n}@example.org,,21,clerk" for n in (1, 2, 3)]
+    side.partner.lines("customers", columns, f"{rows[0]},Germany", f"{rows[1]},PT", f"{rows[2]},CN")
+    header = "record_id," + ",".join(FIELDS)
+    said = f"{PURPOSE},given,{{}},2026-10-30T00:00:00Z,2027-10-20T00:00:00Z,1,1,{{}}"
+    many = " ".join(f"p{n}" for n in range(40))
+    consents = [said.format("insurer", "GDPR"), said.format("Insurer! airline", "gdpr"), said.format(many, "PIPL")]
+    side.partner.lines("consents", header, *(f"r,C{n},{row}" for n, row in enumerate(consents, 1)))
+    assert side.link.upload_changed_files() == 3
+    handles = side.partner.handles.handles_for([customer(n) for n in (1, 2, 3)])
+    found = [side.world.consents.get(BANK, handle, PURPOSE) for handle in handles]
+    assert [record.region for record in found if record] == [None, "PT", "CN"]
+    assert [record.fact.jurisdiction for record in found if record] == ["GDPR", None, "PIPL"]
+    assert [record.fact.recipients for record in found if record] == [{"insurer"}, {"airline"}, set()]
