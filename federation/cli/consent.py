@@ -122,11 +122,14 @@ def show(customer: CustomerArgument, config: ConfigOption, as_json: JsonOption =
             rows[purpose] = {**_to_json(fact), "state": state_of(fact, at), "record": record}
 
     def text() -> None:
-        shown = table(f"Consents of {customer}", "purpose", "status", "recipients", "until", "separate", "cross-border")
+        shown = table(
+            f"Consents of {customer}", "purpose", "status", "recipients", "until", "law", "separate", "cross-border"
+        )
         for purpose, row in sorted(rows.items()):
             flags = ("yes" if row["separate"] else "no", "yes" if row["cross_border"] else "no")
             status = "expired" if row["state"] == EXPIRED else row["status"]
-            shown.add_row(purpose, status, ", ".join(row["recipients"]), row["expires_at"][:10], *flags)
+            until, law = row["expires_at"][:10], row["jurisdiction"]
+            shown.add_row(purpose, status, ", ".join(row["recipients"]), until, law, *flags)
         out.print(shown)
 
     emit(as_json, {"customer": customer, "consents": rows}, text)

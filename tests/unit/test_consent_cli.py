@@ -136,8 +136,12 @@ def test_without_a_law_of_the_region_one_must_be_named(partner: Partner, region:
     assert _run("record", PERSON, "--recipients", "insurer", "--jurisdiction", "PIPL").exit_code == 0
 
 
-def test_show_says_that_a_consent_has_expired(partner: Partner, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_says_that_a_consent_has_expired_and_which_law_it_is_under(
+    partner: Partner, capsys: pytest.CaptureFixture[str]
+) -> None:
     _run("record", PERSON, "--recipients", "insurer", "--expires-at", "2099-01-01T00:00:00Z")
-    assert " given " in _run("show", PERSON).output + capsys.readouterr().out
+    shown = _run("show", PERSON).output + capsys.readouterr().out
+    assert " given " in shown
+    assert " GDPR " in shown  # another law than that of the person's region would count for nothing
     partner.clock.at += timedelta(days=36_500)
     assert " expired " in _run("show", PERSON).output + capsys.readouterr().out
