@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from federation.policy.catalogue import Catalogue
 from federation.policy.check import Bundle, Problem
 from federation.policy.documents import RULE_FILES
+from federation.policy.mask import shown_as_it_is
 from federation.policy.plain import limits_of
 
 FITTING = {
@@ -39,6 +40,9 @@ def check_terms(bundle: Bundle) -> Iterator[Problem]:
                 if found is not None and kind not in FITTING[found.type]:
                     text = f"{name} is of the type {found.type}, which {kind} does not mask"
                     fix = f"Use one of: {', '.join(sorted(FITTING[found.type]))}."
+                    yield Problem(file, ("rules", at, "require", "mask", name), text, rule.id, fix)
+                if (number := shown_as_it_is(mask)) is not None:
+                    text, fix = f"{mask} shows {number} as it is", "Put the edges further apart."
                     yield Problem(file, ("rules", at, "require", "mask", name), text, rule.id, fix)
     yield from _limits(bundle)
 

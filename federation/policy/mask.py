@@ -13,6 +13,7 @@ import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final
 
 from federation.core.errors import PolicyError, Reason
@@ -147,6 +148,12 @@ def _edges(mask: str) -> tuple[int, ...] | None:
         return None
     edges = tuple(int(edge) for edge in match[1].split(",")) if match[1] else DEFAULT_EDGES
     return edges if list(edges) == sorted(set(edges)) else None
+
+
+def shown_as_it_is(mask: str) -> int | None:
+    """A whole number that a band mask shows as it is, because the band holds nothing else; None for none."""
+    edges = _edges(mask) or ()
+    return next((low for low, after in pairwise(edges) if after == low + 1), None)
 
 
 def check_mask(mask: str) -> None:
