@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from federation.policy.catalogue import Catalogue
 from federation.policy.check import Bundle, Problem
 from federation.policy.documents import RULE_FILES
-from federation.policy.mask import shown_as_it_is
+from federation.policy.mask import KEEP, shown_as_it_is
 from federation.policy.plain import limits_of
 
 FITTING = {
@@ -37,6 +37,9 @@ def check_terms(bundle: Bundle) -> Iterator[Problem]:
             for name, mask in (rule.require.mask if rule.require else {}).items():
                 found = catalogue.entry(name)
                 kind = mask.partition("(")[0]
+                if kind == KEEP and found is None:
+                    text, fix = "keep is no mask", "Name the field under fields, or mask it."
+                    yield Problem(file, ("rules", at, "require", "mask", name), text, rule.id, fix)
                 if found is not None and kind not in FITTING[found.type]:
                     text = f"{name} is of the type {found.type}, which {kind} does not mask"
                     fix = f"Use one of: {', '.join(sorted(FITTING[found.type]))}."

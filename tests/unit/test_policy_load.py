@@ -151,6 +151,10 @@ def test_norway_is_a_country():
             "transfer_limits.0.sensitive: unknown word",
         ),
         ({"rules": ("age: band(18,30,45,60,75)", "age: band(18,30,31,45)")}, "band(18,30,31,45) shows 30 as it is"),
+        (
+            {"rules": ("        job: drop\n", "        job: drop\n        shoe_size: keep\n")},
+            "shoe_size: keep is no mask",
+        ),
         ({"training": ("label: accepted_offer\n", "")}, "training.yaml:4:1 label: this key is missing"),
     ],
 )
