@@ -34,7 +34,8 @@ _OWN = frozenset({"segments", "value_bands", "pad_to", "display_name"})
 _Entries = tuple[Mapping[str, Any], ...]
 _KINDS = {
     "rules": "rule", "sharing": "clause", "transfers": "transfer", "cubes": "cube", "parties": "party",
-    "products": "product", "purposes": "purpose", "regions": "region",
+    "products": "product", "purposes": "purpose", "regions": "region", "fields": "field",
+    "transfer_limits": "transfer limit",
 }  # fmt: skip
 
 

@@ -29,6 +29,10 @@ ALL = ("airline", "bank", "insurer")
         ("agreement", "valid_to: 2027-10-01", "valid_to: 2027-12-01", "clause clause-6-2", "valid_to", "looser"),
         ("agreement", "recipient_country: [SG]", "recipient_country: [SG, CN]", "transfer scc-eea-sg",
          "recipient_country", "looser"),
+        ("purposes", "[user.job_title], jrt_class: C2", "[user.job_title], jrt_class: C1", "field job", "jrt_class",
+         "open"),
+        ("localization", "utc_offset_hours: 8", "utc_offset_hours: 9", "transfer limit cac-2024", "utc_offset_hours",
+         "open"),
         ("cubes", "min_count: 20", "min_count: 10", "cube venn", "min_count", "looser"),
     ],
 )  # fmt: skip
