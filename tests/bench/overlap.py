@@ -1,8 +1,8 @@
 """How fast the overlap is on this machine, and how fast others are: ``python tests/bench/overlap.py [--people N]``.
 
 Prints a table and, as its last line, one JSON object. ``BENCH=short`` takes a tenth of the customers: our own part then
-takes less than a minute, the peers, once they are installed, some more. Nothing is extrapolated; every ratio is measured
-in this run.
+takes less than a minute, the peers, once they are installed, some more. Nothing is extrapolated; every ratio is
+measured in this run.
 
 - ``points_per_core_s``: X25519 by one scalar on one thread, ours; ``points_ratio``: divided by ``cryptography``'s, one
   point after another in Python, the same points.
