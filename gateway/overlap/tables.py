@@ -58,6 +58,11 @@ from gateway.release import Cost, Exit, Released, ReleasePath
 
 MECHANISM = "discrete_gaussian"
 MAX_CELLS = 100_000
+MAX_ANSWER_BYTES = 14 << 20
+"""Of a table's cells on the wire: with its totals it fits into one message. A larger one could be paid for, and got by
+nobody."""
+_NUMBER_BYTES, _TEXT_BYTES = 110, 4
+"""At most, of a cell: what says how many, or why not; around each of its names."""
 MAX_ITEM = 300
 NO_EPOCH = "none is built yet; the operator runs: entente overlap build"
 T = TypeVar("T")
@@ -125,6 +130,8 @@ class Tables:
         cells = tuple(itertools.islice(domain(question, columns), MAX_CELLS + 1))
         if not 0 < len(cells) <= MAX_CELLS:
             raise OverlapError(Reason.QUESTION_MISFIT, item=f"{name}: over {MAX_CELLS:,} cells")
+        if sum(map(_wire_bytes, cells)) > MAX_ANSWER_BYTES:
+            raise OverlapError(Reason.QUESTION_MISFIT, item=f"{name}: {len(cells):,} cells, too large for one answer")
         return cells
 
     def sigma(self, wanted: Wanted) -> float:
@@ -308,6 +315,12 @@ class Tables:
 
 def _worth(measure: Sum, region: Cell) -> int:
     return dict(measure.values)[dict(region[1])[measure.column]]
+
+
+def _wire_bytes(cell: Cell) -> int:
+    """The most that a cell of an answer takes, and rather more."""
+    members, labels = cell
+    return _NUMBER_BYTES + sum(len(text) + _TEXT_BYTES for text in itertools.chain(members, *labels))
 
 
 def _key(epoch: str, table: Stored | Wanted) -> str:

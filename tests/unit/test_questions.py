@@ -6,8 +6,10 @@ from federation.core.errors import Reason
 from federation.overlap.questions import Question
 from federation.policy.specs import AdHocSpec, CubeSpec, SumSpec
 from federation.privacy.noise import calibrate_sigma
+from gateway.overlap import tables
 from gateway.overlap.prices import price_list
-from tests.kits.questions import Asking, Exact, Log, counts, person
+from gateway.rpc.port import MAX_MESSAGE_BYTES
+from tests.kits.questions import Asking, Exact, Log, People, counts, person
 from tests.kits.refused import refused
 
 PEOPLE = [
@@ -21,6 +23,7 @@ PEOPLE = [
 CROSS = CubeSpec(
     name="cross", partners=("bank", "airline"), by=("bank.tier", "airline.activity"), epsilon=0.5, min_count=0
 )
+BY = ["bank.tier", "bank.value", "airline.activity"]
 STRATEGIC = {"where": {"bank.tier": "high"}, "by": ["airline.activity"]}
 
 
@@ -234,3 +237,26 @@ def test_what_does_not_fit_is_told_with_what_there_is(
     assert told.endswith(f": {says}")
     assert "nothing, of cross" in refused(Reason.UNKNOWN_CUBE, lambda: desk.cube("nothing"))
     assert "e9; the newest is e1" in refused(Reason.UNKNOWN_EPOCH, lambda: desk.cube("cross", epoch="e9"))
+
+
+def test_a_table_that_no_message_carries_is_refused_before_it_is_paid() -> None:
+    """80,000 cells of six columns: 22 MiB."""
+    columns = {
+        party: {name: tuple(f"{name}_{at}" for at in range(size)) for name, size in (("first", 7), ("second", 6))}
+        for party in ("bank", "insurer", "airline")
+    }
+    desk = Asking([], index=People([], columns=columns))
+    by = [f"{party}.{name}" for party, names in columns.items() for name in names]
+    told = refused(Reason.QUESTION_MISFIT, lambda: desk.ask(*columns, by=by))
+    assert told.endswith("79,506 cells, too large for one answer")
+    assert (desk.spent, desk.index.reads) == (0, 0)
+    assert desk.ask(*columns, by=by[:4]).ByteSize() < MAX_MESSAGE_BYTES
+
+
+@pytest.mark.parametrize("least", [0, 10**12])
+def test_no_cell_is_larger_on_the_wire_than_it_is_taken_for(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = AdHocSpec(allowed=True, min_count=least)
+    sent = Asking(PEOPLE, ad_hoc=rules).ask("bank", "airline", by=BY)
+    taken = sum(cell.ByteSize() + 3 for cell in sent.cells)  # 3: the cell's own tag and length
+    monkeypatch.setattr(tables, "MAX_ANSWER_BYTES", taken - 1)
+    refused(Reason.QUESTION_MISFIT, lambda: Asking(PEOPLE, ad_hoc=rules).ask("bank", "airline", by=BY))
