@@ -169,8 +169,10 @@ class ReleasePath:
         self._audit.append("outcome", {"intent": intent, "result": dict(digest(result))})
         return result
 
-    def check(self, caller: Caller, leaving: Exit) -> None:
+    def check(self, caller: Caller, leaving: Exit) -> tuple[Decision, ...]:
         """Raises, and logs, what ``release`` would refuse by now (steps 2 and 3); spends nothing, and nothing leaves.
+
+        Returns what the policy decided, with its obligations.
 
         For what depends on the people in the data and has to come before ``release``: whoever would be refused anyway
         is refused here, and learns nothing of it.
@@ -180,7 +182,7 @@ class ReleasePath:
             BudgetError: see Ledger.
             AuditError: AUDIT_UNAVAILABLE.
         """
-        self._decide(leaving, _about(caller, leaving))
+        decisions = self._decide(leaving, _about(caller, leaving))
         if leaving.cost is not None:
             cost = leaving.cost
             try:
@@ -188,6 +190,7 @@ class ReleasePath:
             except EntenteError as exc:
                 self.refuse(caller, leaving, exc)
                 raise
+        return decisions
 
     def refuse(self, caller: Caller, leaving: Exit, error: EntenteError) -> None:
         """Logs a refusal of what policy permits. Raises AuditError."""

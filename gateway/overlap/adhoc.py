@@ -82,26 +82,29 @@ class AdHocRelease:
 
         return self._tables.release(caller, found.wanted, answer, digest, find=find)
 
-    def preview(self, asked: pb.TableQuestion) -> pb.PreviewTableResponse:
-        """What ``query`` would do. Looks at declared labels, released tables and the ledger, at no count.
+    def preview(self, caller: Caller, asked: pb.TableQuestion) -> pb.PreviewTableResponse:
+        """What ``query`` would do. Looks at policy, declared labels, released tables and the ledger, at no count.
 
         Raises:
             DataError: BAD_FIELD.
             OverlapError: UNKNOWN_EPOCH, EPOCH_INCOMPLETE, QUESTION_MISFIT; EPOCH_REPLACED where nothing that is
                 stored answers it.
-            PolicyError: POLICY_DENIED where ad hoc questions are not allowed or cost too much.
+            PolicyError: POLICY_DENIED, also where ad hoc questions are not allowed or cost too much.
+            BudgetError: BAD_COST for an epsilon that no noise reaches.
+            AuditError: a refusal could not be logged.
         """
         found = self._read(asked)
         wanted = found.wanted
         cells = self._tables.cells(found.question, wanted.epoch, wanted.what)
         stored = self._find(found)
-        least = self._least(found, stored)
+        if stored is None:
+            _allow(found)
+        least = max(self._least(found, stored), self._tables.permit(caller, wanted, stored))
         seen = pb.PreviewTableResponse(epoch=wanted.epoch, delta=wanted.delta, cells=len(cells), min_count=least)
         if stored is not None:
             seen.read_from, seen.fits, seen.sigma = stored.name, True, stored.answer.sigma
             seen.expected_error = half_width(seen.sigma, widest(stored, found.question))
             return seen
-        _allow(found)
         self._tables.current(wanted.epoch)
         scopes = self._prices.preview(wanted.purpose, self._tables.event(wanted))
         seen.epsilon, seen.sigma = wanted.epsilon, self._tables.sigma(wanted)

@@ -36,6 +36,7 @@ second time for nothing.
 import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -47,7 +48,7 @@ from federation.core.errors import BudgetError, OverlapError, Reason
 from federation.core.ids import EpochId
 from federation.overlap.plan import key_types_of
 from federation.overlap.questions import Cell, Question, Sum, domain, misfits, owner, parts
-from federation.policy.facts import Facts
+from federation.policy.facts import Decision, Facts
 from federation.privacy import noise as opendp_noise
 from gateway.identity.caller import Caller
 from gateway.overlap.answers import Answer, AnswerStore, Stored
@@ -142,6 +143,15 @@ class Tables:
         """What drawing it loses."""
         return self.noise.gaussian_event(self.sigma(wanted), wanted.sensitivity)
 
+    def permit(self, caller: Caller, wanted: Wanted, known: Stored | None) -> int:
+        """The policy's floor in people, for what ``release`` would give; nothing is spent, and nothing leaves.
+
+        Raises:
+            PolicyError: the policy denies it, as ``release`` would; that is in the log.
+            AuditError: it could not be logged.
+        """
+        return _floor(self._path.check(caller, replace(self._leaving(caller, wanted, known), cost=None)))
+
     def release(
         self,
         caller: Caller,
@@ -219,8 +229,7 @@ class Tables:
             version = released.decisions[0].version
             if stored is None:
                 stored, drawn = self._draw(wanted, cells, version)
-            floors = [decision.obligations.min_k or 0 for decision in released.decisions]
-            return respond(Made(stored, max(floors), drawn))
+            return respond(Made(stored, _floor(released.decisions), drawn))
 
         return self._path.release(caller, self._leaving(caller, wanted, known), do, digest)
 
@@ -315,6 +324,11 @@ class Tables:
 
 def _worth(measure: Sum, region: Cell) -> int:
     return dict(measure.values)[dict(region[1])[measure.column]]
+
+
+def _floor(decisions: Sequence[Decision]) -> int:
+    """The fewest people that may be shown, by every decision about a table."""
+    return max(decision.obligations.min_k or 0 for decision in decisions)
 
 
 def _wire_bytes(cell: Cell) -> int:

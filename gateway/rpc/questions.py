@@ -48,8 +48,8 @@ class QuestionServicer(OverlapServiceServicer):
 
     async def PreviewTable(self, request: pb.PreviewTableRequest, _context: Context) -> pb.PreviewTableResponse:
         """What an ad hoc table would cost."""
-        current_caller()
-        return await asyncio.to_thread(self._questions.preview, request.question)
+        caller = current_caller()
+        return await self._threads.run(caller.party, self._questions.preview, caller, request.question)
 
     async def QueryLinks(self, request: pb.QueryLinksRequest, _context: Context) -> pb.QueryLinksResponse:
         """Products that go together."""

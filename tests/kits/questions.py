@@ -193,7 +193,7 @@ class Asking:
         return self.questions.query(self.caller(party), pb.TableQuestion(partners=partners, **rest))
 
     def preview(self, *partners: str, **rest: Any) -> pb.PreviewTableResponse:
-        return self.questions.preview(pb.TableQuestion(partners=partners, **rest))
+        return self.questions.preview(self.caller("mkt"), pb.TableQuestion(partners=partners, **rest))
 
     @property
     def spent(self) -> float:

@@ -156,6 +156,17 @@ def test_policy_says_whether_for_what_and_for_how_much() -> None:
     refused(Reason.POLICY_DENIED, lambda: desk.ask("bank", "airline"))
 
 
+def test_a_preview_is_refused_by_the_rules_as_the_question_is_and_says_their_threshold(desk: Asking) -> None:
+    desk.policy.min_k = 50
+    assert desk.preview("bank", "airline").min_count == 50
+    desk.cube("cross")
+    assert desk.preview("bank", "airline").min_count == desk.ask("bank", "airline").min_count == 50
+    desk.policy.permitted = False
+    for partners in (("bank", "airline"), ("bank", "insurer")):  # what is stored, and what would be drawn
+        assert refused(Reason.POLICY_DENIED, lambda asked=partners: desk.preview(*asked)) == "forbidden"
+        assert desk.log.entries[-1][0] == "refused"
+
+
 @pytest.mark.parametrize(
     ("partners", "rest", "reason"),
     [
