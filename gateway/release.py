@@ -193,7 +193,7 @@ class ReleasePath:
         return decisions
 
     def refuse(self, caller: Caller, leaving: Exit, error: EntenteError) -> None:
-        """Logs a refusal of what policy permits. Raises AuditError."""
+        """Logs a refusal that is not the rules'. Raises AuditError."""
         self._audit.append("refused", {**_about(caller, leaving), "reason": str(error.reason), "item": error.item})
 
     def mark(self, key: str) -> None:

@@ -74,7 +74,7 @@ class AdHocRelease:
             return self._find(found)
 
         if find() is None:
-            _allow(found)
+            self._allow(caller, found)
 
         def answer(made: Made) -> pb.QueryCubeResponse:
             least = self._least(found, made.stored)
@@ -98,7 +98,7 @@ class AdHocRelease:
         cells = self._tables.cells(found.question, wanted.epoch, wanted.what)
         stored = self._find(found)
         if stored is None:
-            _allow(found)
+            self._allow(caller, found)
         least = max(self._least(found, stored), self._tables.permit(caller, wanted, stored))
         seen = pb.PreviewTableResponse(epoch=wanted.epoch, delta=wanted.delta, cells=len(cells), min_count=least)
         if stored is not None:
@@ -120,6 +120,20 @@ class AdHocRelease:
             for scope in scopes
         )
         return seen
+
+    def _allow(self, caller: Caller, found: _Asked) -> None:
+        """Raises PolicyError (POLICY_DENIED), and logs it, where the policy has no place for a question that costs."""
+        rules, wanted, beyond = found.rules, found.wanted, ""
+        if not rules.allowed:
+            beyond = "ad hoc questions are not allowed"
+        elif wanted.purpose not in rules.purposes:
+            beyond = f"ad hoc questions for {wanted.purpose[:48]}"
+        elif wanted.epsilon > rules.max_epsilon:
+            beyond = f"epsilon {wanted.epsilon:g}; one ad hoc question may cost {rules.max_epsilon:g}"
+        if beyond:
+            error = PolicyError(Reason.POLICY_DENIED, item=beyond)
+            self._tables.refuse(caller, wanted, error)
+            raise error
 
     def _find(self, found: _Asked) -> Stored | None:
         """The first table of the epoch that answers the question."""
@@ -171,15 +185,3 @@ def describe(question: Question) -> str:
     text += f" by {', '.join(question.by)}" if question.by else ""
     text += f" where {', '.join(f'{column}={value}' for column, value in question.where)}" if question.where else ""
     return text[:300]
-
-
-def _allow(found: _Asked) -> None:
-    """Raises PolicyError (POLICY_DENIED) where the policy has no place for a question that costs."""
-    rules, wanted = found.rules, found.wanted
-    if not rules.allowed:
-        raise PolicyError(Reason.POLICY_DENIED, item="ad hoc questions are not allowed")
-    if wanted.purpose not in rules.purposes:
-        raise PolicyError(Reason.POLICY_DENIED, item=f"ad hoc questions for {wanted.purpose[:48]}")
-    if wanted.epsilon > rules.max_epsilon:
-        item = f"epsilon {wanted.epsilon:g}; one ad hoc question may cost {rules.max_epsilon:g}"
-        raise PolicyError(Reason.POLICY_DENIED, item=item)

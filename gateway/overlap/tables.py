@@ -44,7 +44,7 @@ import structlog
 from dp_accounting import DpEvent
 
 from federation.core.clock import Clock, to_text
-from federation.core.errors import BudgetError, OverlapError, Reason
+from federation.core.errors import BudgetError, OverlapError, PolicyError, Reason
 from federation.core.ids import EpochId
 from federation.overlap.plan import key_types_of
 from federation.overlap.questions import Cell, Question, Sum, domain, misfits, owner, parts
@@ -152,6 +152,10 @@ class Tables:
         """
         return _floor(self._path.check(caller, replace(self._leaving(caller, wanted, known), cost=None)))
 
+    def refuse(self, caller: Caller, wanted: Wanted, error: PolicyError) -> None:
+        """Logs that a question is beyond what the policy has a place for. Raises AuditError."""
+        self._path.refuse(caller, Exit("table", _subject(wanted), ()), error)
+
     def release(
         self,
         caller: Caller,
@@ -251,8 +255,7 @@ class Tables:
             )
             for party in self._origins(wanted)
         ]
-        subject = {"table": wanted.name, "epoch": wanted.epoch, "question": question.canonical()}
-        return Exit("table", subject, facts, cost, kept=key)
+        return Exit("table", _subject(wanted), facts, cost, kept=key)
 
     def _origins(self, wanted: Wanted) -> Sequence[str]:
         """Every party whose rows the table is made of: with several key types a row of any partner may join others'."""
@@ -324,6 +327,11 @@ class Tables:
 
 def _worth(measure: Sum, region: Cell) -> int:
     return dict(measure.values)[dict(region[1])[measure.column]]
+
+
+def _subject(wanted: Wanted) -> dict[str, object]:
+    """What the log says of a table."""
+    return {"table": wanted.name, "epoch": wanted.epoch, "question": wanted.question.canonical()}
 
 
 def _floor(decisions: Sequence[Decision]) -> int:

@@ -152,6 +152,8 @@ def test_policy_says_whether_for_what_and_for_how_much() -> None:
     assert "0.2" in refused(Reason.POLICY_DENIED, lambda: desk.ask("bank", "insurer", epsilon=0.3))
     refused(Reason.POLICY_DENIED, lambda: desk.preview("bank", "insurer", epsilon=0.3))
     refused(Reason.POLICY_DENIED, lambda: desk.ask("bank", "insurer", purpose="offer_sharing"))
+    items = [body.get("item", "")[:7] for kind, body in desk.log.entries if kind == "refused"]
+    assert items == ["ad hoc ", "epsilon", "epsilon", "ad hoc "]  # each is a decision, so each is in the log
     desk.policy.permitted = False
     refused(Reason.POLICY_DENIED, lambda: desk.ask("bank", "airline"))
 
