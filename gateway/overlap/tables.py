@@ -346,8 +346,13 @@ def _wire_bytes(cell: Cell) -> int:
 
 
 def _key(epoch: str, table: Stored | Wanted) -> str:
-    """Names a table's release in the ledger."""
-    return f"{table.name}/{epoch}/{table.shape}"
+    """Names a table's release in the ledger.
+
+    With its delta: after a crash, and a new delta in the policy, what is drawn costs something else, so it is another
+    spend.
+    """
+    delta = table.answer.delta if isinstance(table, Stored) else table.delta
+    return f"{table.name}/{epoch}/{table.shape}/{delta!r}"
 
 
 def _columns(question: Question) -> set[str]:

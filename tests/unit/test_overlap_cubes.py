@@ -113,6 +113,18 @@ def desk(built: World) -> Desk:
     return Desk(built)
 
 
+def crash_before_it_is_stored(desk: Desk) -> None:
+    put = desk.store.put
+
+    def crash(*_args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    desk.store.put = crash  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        desk.ask()
+    desk.store.put = put  # type: ignore[method-assign]
+
+
 def test_the_atoms_are_the_exclusive_regions_and_cover_the_whole_domain(desk: Desk) -> None:
     answer = desk.ask()
     assert {tuple(cell.members): cell.count for cell in answer.cells} == {
@@ -279,19 +291,22 @@ def test_without_the_outcome_in_the_log_nobody_gets_the_answer_and_it_is_not_dra
 
 
 def test_a_crash_between_spend_and_store_is_paid_once(desk: Desk) -> None:
-    put = desk.store.put
-
-    def crash(*_args: Any) -> Any:
-        raise KeyboardInterrupt
-
-    desk.store.put = crash  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        desk.ask()
+    crash_before_it_is_stored(desk)
     spent = desk.spent
-    desk.store.put = put  # type: ignore[method-assign]
     assert desk.ask().spent_now
     assert desk.spent == spent == pytest.approx(1.0, rel=1e-6)
     assert len(desk.ledger.overview().entries) == 1
+
+
+def test_after_a_crash_and_with_another_delta_it_is_another_spend(desk: Desk) -> None:
+    crash_before_it_is_stored(desk)
+    desk.policy.budget = desk.policy.budget.model_copy(update={"delta": 1e-7})
+    answer = desk.ask()
+    assert (answer.spent_now, answer.delta) == (True, 1e-7)
+    assert sorted(entry.state for entry in desk.ledger.overview().entries) == ["committed", "released"]
+    desk.policy.budget = desk.policy.budget.model_copy(update={"delta": 1e-6})
+    assert (desk.ask().spent_now, desk.ask().delta) == (False, 1e-7)  # what is stored stays the answer
+    assert desk.noise.draws == 2
 
 
 def test_answers_that_are_lost_are_not_drawn_a_second_time_for_nothing(desk: Desk) -> None:
