@@ -187,7 +187,11 @@ def _largest_remainder(estimate: Floats, family: _Family) -> Ints:
     # Sums of floats may end just under a whole number; a cell at 6.9999999 is a 7.
     low = np.floor(estimate + 1e-6).astype(np.int64)
     short = np.rint(family.totals).astype(np.int64) - np.bincount(family.groups, low, len(family.totals)).astype(int)
-    order = np.lexsort((low - estimate, family.groups))
+    # All cells of a group lost the same to its negative ones, so nearly all remainders are equal. Who gets the ones
+    # that are left is drawn: by place, the first region would get all, and its sum be off by more than noise is. The
+    # seed is fixed, so equal numbers give equal tables.
+    drawn = np.random.default_rng(len(estimate)).random(len(estimate))
+    order = np.lexsort((drawn, np.round(low - estimate, 6), family.groups))
     groups = family.groups[order]
     starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
     rank = np.arange(len(groups)) - np.repeat(starts, np.diff(np.r_[starts, len(groups)]))

@@ -48,6 +48,16 @@ def test_a_table_alone_keeps_its_total_and_is_the_nearest_such_table(noisy: list
         assert givers.max() - gap.min() <= 2
 
 
+@pytest.mark.parametrize("apart", [1, 2, 500])
+def test_rounding_does_not_favour_cells_by_their_place(apart: int) -> None:
+    """A thousand cells of 10 give way for one of -500 by a half each: every second one is rounded down, anywhere."""
+    found = np.array(fit([10] * 1000 + [-500]).estimates[:1000])
+    assert set(found) == {9, 10}
+    for half in (0, 1):
+        mine = found[np.arange(1000) // apart % 2 == half]
+        assert abs(mine.sum() - 4750) < 40
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.integers(2, 5), st.integers(2, 5))
 def test_margins_of_crossing_tables_are_kept_exactly(seed: int, rows: int, columns: int) -> None:

@@ -235,7 +235,7 @@ def test_thresholds_are_on_the_noisy_number_and_hold_for_stored_answers(desk: De
     desk.change("venn", min_count=5)
     answer = desk.ask()
     shown = [(cell.count, cell.suppressed) for cell in answer.cells]  # 22 people as drawn: the sevens give way
-    assert shown == [(6, False), (6, False), (5, False)] + [(0, True)] * 3 + [(5, False)]
+    assert sorted(shown) == [(0, True)] * 3 + [(5, False)] * 2 + [(6, False)] * 2
     assert all((cell.low, cell.high) == (0, 0) for cell in answer.cells if cell.suppressed)
     assert {cell.reason for cell in answer.cells if cell.suppressed} == {
         "the noisy number is under the policy's threshold of 5 people"
