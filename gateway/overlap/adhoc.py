@@ -29,6 +29,9 @@ from gateway.overlap.wanted import Made, Wanted
 MAX_PARTNERS = 8
 MAX_COLUMNS = 6
 MAX_CHARS = 100
+MIN_EPSILON = 0.01
+"""Of a question, unless the policy's default is lower. Next to nothing would buy tables without end, each of them kept;
+and a table of nothing but noise would be the epoch's answer to every part of its question."""
 
 
 class Prices(Protocol):
@@ -124,12 +127,15 @@ class AdHocRelease:
     def _allow(self, caller: Caller, found: _Asked) -> None:
         """Raises PolicyError (POLICY_DENIED), and logs it, where the policy has no place for a question that costs."""
         rules, wanted, beyond = found.rules, found.wanted, ""
+        least = min(MIN_EPSILON, rules.default_epsilon)
         if not rules.allowed:
             beyond = "ad hoc questions are not allowed"
         elif wanted.purpose not in rules.purposes:
             beyond = f"ad hoc questions for {wanted.purpose[:48]}"
         elif wanted.epsilon > rules.max_epsilon:
             beyond = f"epsilon {wanted.epsilon:g}; one ad hoc question may cost {rules.max_epsilon:g}"
+        elif wanted.epsilon < least:
+            beyond = f"epsilon {wanted.epsilon:g}; one ad hoc question costs at least {least:g}"
         if beyond:
             error = PolicyError(Reason.POLICY_DENIED, item=beyond)
             self._tables.refuse(caller, wanted, error)

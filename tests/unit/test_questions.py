@@ -158,6 +158,18 @@ def test_policy_says_whether_for_what_and_for_how_much() -> None:
     refused(Reason.POLICY_DENIED, lambda: desk.ask("bank", "airline"))
 
 
+def test_a_question_for_next_to_nothing_is_refused() -> None:
+    """It would cost no budget, fill the store, and be the epoch's answer to all of its parts."""
+    desk = Asking(PEOPLE)
+    for ask in (desk.ask, desk.preview):
+        told = refused(Reason.POLICY_DENIED, lambda ask=ask: ask("bank", "airline", by=["bank.tier"], epsilon=1e-9))
+        assert told == "epsilon 1e-09; one ad hoc question costs at least 0.01"
+    assert not desk.store.released("e1")
+    desk.policy.ad_hoc = AdHocSpec(allowed=True, default_epsilon=0.005)
+    assert desk.ask("bank", "airline").epsilon == 0.005  # what the policy itself names
+    refused(Reason.POLICY_DENIED, lambda: desk.ask("bank", "insurer", epsilon=0.004))
+
+
 def test_a_preview_is_refused_by_the_rules_as_the_question_is_and_says_their_threshold(desk: Asking) -> None:
     desk.policy.min_k = 50
     assert desk.preview("bank", "airline").min_count == 50
