@@ -10,7 +10,8 @@ intervals are computed from the noisy cells, which are kept beside them.
 
 A published number never changes; so a later table is fitted to earlier ones, not the other way round. A margin that is
 much less precise than the new table's own would make it worse, and margins of three or more crossing tables may admit
-no whole, non-negative solution; such a margin is left out, and the answer says with which tables it agrees.
+no whole, non-negative solution; such a margin is left out, and so is what comes after a few that cross each other. The
+answer says with which tables it agrees.
 
 Sources: projection on a simplex: Duchi et al. 2008, Figure 1; several at once: Dykstra's alternating projections
 (Boyle, Dykstra 1986), which converges to the nearest point of the intersection; rounding with one family of disjoint
@@ -33,6 +34,9 @@ MAX_SWEEPS = 500
 TOLERANCE = 0.01  # people; far under what rounding moves
 MAX_PROGRAMME_CELLS = 20_000
 PROGRAMME_TIME_S = 5.0
+MAX_FAMILIES, MAX_TRIED = 4, 8
+"""Margins that cross each other and are kept at once; that are tried at all. Each takes seconds in a large table, while
+every other question waits."""
 MAX_VARIANCE_RATIO = 4.0
 """A published margin whose variance is more times the new table's own would make the new one worse: not kept."""
 
@@ -74,18 +78,21 @@ def fit(noisy: Sequence[int], margins: Sequence[Margin] = ()) -> Fit:
     if best is None:
         raise AssertionError("a table without margins has a solution")
     chosen: list[_Family] = []
-    kept = []
+    kept, tried = [], 0
     for margin in margins:
         family = _Family(np.asarray(margin.groups, dtype=np.int64), np.asarray(margin.totals, dtype=np.float64))
         if any(_refines(other, family) for other in chosen):
             kept.append(bool(np.array_equal(_made(best.astype(np.float64), family), family.totals)))
             continue
-        finer = [other for other in chosen if not _refines(family, other)]
+        crossing = [other for other in chosen if not _refines(family, other)]
         coarser = [other for other in chosen if _refines(family, other)]
-        found = _solve(cells, [*finer, family]) if all(_agree(family, other) for other in coarser) else None
+        found = None
+        if len(crossing) < MAX_FAMILIES and tried < MAX_TRIED and all(_agree(family, other) for other in coarser):
+            found = _solve(cells, [*crossing, family])
+            tried += bool(crossing)
         kept.append(found is not None)
         if found is not None:
-            best, chosen = found, [*finer, family]
+            best, chosen = found, [*crossing, family]
     return Fit(tuple(int(value) for value in best), tuple(kept))
 
 
