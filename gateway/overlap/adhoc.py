@@ -180,6 +180,7 @@ class AdHocRelease:
             tokens=rules.max_tokens_per_person,
             purpose=asked.purpose or PURPOSE,
             what=f"question {describe(question)}",
+            terms=policy,
         )
         self._tables.cells(question, epoch, wanted.what)
         return _Asked(question, wanted, rules)

@@ -17,11 +17,12 @@ from gateway.overlap.answers import Stored
 from gateway.overlap.figures import respond
 from gateway.overlap.tables import MAX_ITEM, Tables
 from gateway.overlap.wanted import Made, Wanted
+from gateway.release import Terms
 
 PURPOSE = "overlap_statistics"
 
 
-class CubePolicy(Protocol):
+class CubePolicy(Terms, Protocol):
     """The part of a policy set that questions need."""
 
     @property
@@ -112,6 +113,7 @@ class CubeRelease:
             tokens=cube.max_tokens_per_person,
             purpose=PURPOSE,
             what=f"cube {name}",
+            terms=policy,
             min_count=cube.min_count,
         )
 

@@ -255,7 +255,7 @@ class Tables:
             )
             for party in self._origins(wanted)
         ]
-        return Exit("table", _subject(wanted), facts, cost, kept=key)
+        return Exit("table", _subject(wanted), facts, cost, kept=key, terms=wanted.terms)
 
     def _origins(self, wanted: Wanted) -> Sequence[str]:
         """Every party whose rows the table is made of: with several key types a row of any partner may join others'."""

@@ -10,6 +10,7 @@ from federation.core.ids import EpochId
 from federation.overlap.matching import l2_sensitivity
 from federation.overlap.questions import Cell, Columns, Question
 from gateway.overlap.answers import Stored
+from gateway.release import Terms
 
 
 class Noise(Protocol):
@@ -58,6 +59,7 @@ class Wanted:
     tokens: int
     purpose: str
     what: str  # for people: "cube venn"
+    terms: Terms  # the policy version that declares it, or its price
     min_count: int = 0  # a cube's declared threshold, in people
 
     @property

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -182,6 +184,27 @@ def test_real_noise_is_in_every_cell_and_stays(desk: Desk) -> None:
     answer = desk.ask()
     assert any(cell.count != 2 for cell in answer.cells)
     assert desk.ask().cells == answer.cells
+
+
+def test_what_is_drawn_is_decided_under_the_version_that_declares_it(desk: Desk) -> None:
+    """Another version comes into force while partners confirm: the request finishes under its own."""
+    later = replace(desk.policy, version="v2", cubes={"venn": VENN.model_copy(update={"epsilon": 0.1})}, asked=[])
+    versions = SimpleNamespace(active=desk.policy)
+    path = ReleasePath(versions, desk.ledger, desk.log)
+    coordinator = desk.world.coordinator
+    tables = Tables(
+        epochs=coordinator.epochs,
+        index=coordinator.index,
+        store=desk.store,
+        path=path,
+        clock=desk.world.clock,
+        confirm=lambda _epoch, _partners: setattr(versions, "active", later),
+        noise=desk.noise,
+    )
+    desk.cubes = CubeRelease(tables, versions)
+    first, again = desk.ask(), desk.ask()
+    assert (first.policy_version, first.epsilon, again.policy_version, again.epsilon) == ("v1", 1.0, "v2", 0.1)
+    assert [body["policy"] for kind, body in desk.log.entries if kind == "intent"] == [["v1"], ["v2"]]
 
 
 def test_the_policy_is_asked_for_every_partner_every_time(desk: Desk) -> None:
