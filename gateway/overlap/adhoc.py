@@ -13,6 +13,7 @@ from typing import Protocol
 
 from dp_accounting import DpEvent
 
+from federation.core.canonical import digest_hex
 from federation.core.errors import DataError, PolicyError, Reason
 from federation.overlap.answers import half_width
 from federation.overlap.questions import Question, answers
@@ -167,18 +168,19 @@ class AdHocRelease:
         fixed = {column for column, _ in where}
         question = Question(tuple(asked.partners), tuple(column for column in asked.by if column not in fixed), where)
         epoch, key_type = self._tables.complete(asked.epoch)
-        name = f"ad-hoc-{question.digest()[:12]}"
+        name, purpose = f"ad-hoc-{question.digest()[:12]}", asked.purpose or PURPOSE
+        paid = digest_hex({**question.canonical(), "purpose": purpose})[:24]
         wanted = Wanted(
             name=name,
             question=question,
-            # The price is in the shape, and so in the ledger's key: after a crash another price is another spend.
-            shape=f"{question.digest()[:24]}-{epsilon!r}-{rules.max_tokens_per_person}",
+            # Purpose and price are in the shape, so in the ledger's key: after a crash another one is another spend.
+            shape=f"{paid}-{epsilon!r}-{rules.max_tokens_per_person}",
             epoch=epoch,
             key_type=key_type,
             epsilon=epsilon,
             delta=policy.budget.delta,
             tokens=rules.max_tokens_per_person,
-            purpose=asked.purpose or PURPOSE,
+            purpose=purpose,
             what=f"question {describe(question)}",
             terms=policy,
         )

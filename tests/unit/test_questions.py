@@ -170,6 +170,26 @@ def test_a_question_for_next_to_nothing_is_refused() -> None:
     refused(Reason.POLICY_DENIED, lambda: desk.ask("bank", "insurer", epsilon=0.004))
 
 
+def test_after_a_crash_the_question_may_be_asked_for_another_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = ("overlap_statistics", "campaigns")
+    desk = Asking(PEOPLE, ad_hoc=AdHocSpec(allowed=True, purposes=both), noise=Exact())
+    desk.policy.budget = desk.policy.budget.model_copy(update={"purposes": dict.fromkeys(both, 2.0)})
+
+    def crash(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.store, "put", crash)
+        with pytest.raises(KeyboardInterrupt):
+            desk.ask("bank", "airline")
+    assert desk.ask("bank", "airline", purpose="campaigns").spent_now
+    assert {(entry.purpose, entry.state) for entry in desk.ledger.overview().entries} == {
+        ("overlap_statistics", "committed"),
+        ("campaigns", "released"),
+    }
+    assert not desk.ask("bank", "airline").spent_now
+
+
 def test_a_preview_is_refused_by_the_rules_as_the_question_is_and_says_their_threshold(desk: Asking) -> None:
     desk.policy.min_k = 50
     assert desk.preview("bank", "airline").min_count == 50
