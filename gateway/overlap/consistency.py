@@ -209,20 +209,25 @@ def _largest_remainder(estimate: Floats, family: _Family) -> Ints:
 def _programme(estimate: Floats, families: Sequence[_Family]) -> Ints | None:
     """Rounds every cell up or down so that all groups keep their totals, moving as little as possible."""
     low = np.floor(estimate - 2 * TOLERANCE).clip(0)
-    high = np.ceil(estimate + 2 * TOLERANCE)
     cells = np.arange(len(estimate))
+    # Between two whole neighbours the squared distance is linear: one more costs 1 - 2 (estimate - low), and one more
+    # after that, which only a cell at a whole number may need, costs 2 on top.
+    steps = np.concatenate((cells, cells[np.ceil(estimate + 2 * TOLERANCE) - low > 1]))
+    cost = 1 - 2 * (estimate - low)[steps]
+    cost[len(cells) :] += 2
     rows = []
     for family in families:
-        inside = family.groups >= 0
-        at = (family.groups[inside], cells[inside])
-        rows.append(csr_array((np.ones(len(at[0])), at), shape=(len(family.totals), len(cells))))
-    totals = np.concatenate([np.rint(family.totals) for family in families])
-    # Between two whole neighbours the squared distance is linear: one more costs 1 - 2 (estimate - low).
+        groups = family.groups[steps]
+        inside = np.flatnonzero(groups >= 0)
+        rows.append(csr_array((np.ones(len(inside)), (groups[inside], inside)), shape=(len(family.totals), len(steps))))
+    totals = np.concatenate([np.rint(family.totals) - _made(low, family) for family in families])
     found = milp(
-        1 - 2 * (estimate - low),
+        cost,
         constraints=LinearConstraint(vstack(rows), totals, totals),
-        bounds=Bounds(low, high),
-        integrality=np.ones(len(cells)),
+        bounds=Bounds(0, 1),
+        integrality=np.ones(len(steps)),
         options={"time_limit": PROGRAMME_TIME_S},
     )
-    return np.rint(found.x).astype(np.int64) if found.x is not None else None
+    if found.x is None:
+        return None
+    return (low + np.bincount(steps, np.rint(found.x), len(cells))).astype(np.int64)

@@ -79,6 +79,18 @@ def test_margins_of_crossing_tables_are_kept_exactly(seed: int, rows: int, colum
     assert sums(found.estimates, column, columns) == margins[1].totals
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_whole_and_adds_up_already_stays_as_it_is(seed: int) -> None:
+    truth = np.random.default_rng(seed).integers(0, 9, (3, 4, 2)).ravel().tolist()
+    at = np.arange(len(truth))
+    margins = [
+        Margin(tuple(groups.tolist()), sums(truth, groups.tolist(), number))
+        for groups, number in ((at // 8, 3), (at // 2 % 4, 4), (at % 2, 2))
+    ]
+    found = fit(truth, margins)
+    assert (found.kept, list(found.estimates)) == ((True, True, True), truth)
+
+
 def test_many_crossing_margins_are_not_all_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """21 of them took 45 seconds for a thousand cells, 95 for seven thousand; meanwhile nobody else got an answer."""
     tried = []
