@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -40,6 +40,8 @@ SOON_S = 2.0
 """Longer than this nobody waits for the gateway without being told."""
 MAX_WORD = 26
 """Longer words are folded; the longest name of a segment's column and every id of a run are shorter."""
+GAP = 2
+"""Between two columns of a table."""
 _FRACTION = re.compile(r"(?<=:\d\d)\.\d+")
 _NUMBER = re.compile(r"\d[\d,.]*")
 
@@ -112,6 +114,11 @@ class _Whole(Table):
             parts = plain.splitlines() if column.no_wrap else plain.split()
             longest = max(map(cell_len, parts), default=0)
             column.min_width = max(column.min_width or 0, min(longest, MAX_WORD))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Runs over the edge of a terminal that is too narrow for the longest words: rich would leave out columns."""
+        least = sum((column.min_width or 0) + GAP for column in self.columns) - GAP
+        return super().__rich_console__(console, options.update(max_width=max(options.max_width, least)))
 
 
 def table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:

@@ -1,9 +1,9 @@
-"""What somebody may have meant by a key that a file's model does not know."""
+"""What somebody may have meant by a name that is not known."""
 
 import difflib
 import types
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,6 +16,11 @@ def nearest(word: str, known: Collection[str]) -> str:
     """The known word that is spelt most like this one, "" where none is close."""
     found = difflib.get_close_matches(word, sorted(known), n=1) if len(word) <= MAX_WORD else []
     return found[0] if found else ""
+
+
+def unknown(what: str, word: str, known: Iterable[str]) -> str:
+    """What to say of a name that is not one of a few, all of which may be told."""
+    return f'unknown {what} "{word}"; known: {", ".join(known) or "none"}'
 
 
 def unknown_key(kind: Any, path: Sequence[str | int]) -> str:

@@ -93,15 +93,13 @@ def domain(question: Question, columns: Columns) -> Iterator[Cell]:
 
 def misfits(question: Question, columns: Columns) -> list[str]:
     """What in a question does not exist in an epoch, with what there is instead, or stands twice; empty if it fits."""
-    wrong = [f"{party}, of {', '.join(columns)}" for party in question.partners if party not in columns]
+    wrong = [unknown("partner", party, columns) for party in question.partners if party not in columns]
     needed = [*question.by, *(column for column, _ in question.where)]
     if question.measure:
         needed.append(question.measure.column)
+    wrong += [_misfit(question, columns, column) for column in needed if not _fits(question, columns, column)]
     wrong += [
-        f"{column}, {_instead(question, columns, column)}" for column in needed if not _fits(question, columns, column)
-    ]
-    wrong += [
-        f"{column}={value}, of {', '.join(_values(columns, column))}"
+        unknown(f"value of {column}", value, _values(columns, column))
         for column, value in question.where
         if _fits(question, columns, column) and value not in _values(columns, column)
     ]
@@ -117,14 +115,14 @@ def _fits(question: Question, columns: Columns, column: str) -> bool:
     return owner(column) in question.partners and bool(_values(columns, column))
 
 
-def _instead(question: Question, columns: Columns, column: str) -> str:
-    """What might have been meant by a column that does not fit."""
+def _misfit(question: Question, columns: Columns, column: str) -> str:
+    """What is wrong with a column that does not fit, and what might have been meant."""
     party = owner(column)
     if party in columns and party not in question.partners:
-        return f"whose partner {party} is not asked for"
+        return f"{column}, whose partner {party} is not asked for"
     there = [f"{name}.{found}" for name in question.partners for found in columns.get(name, ())]
     mine = [found for found in there if owner(found) == party]
-    return f"of {', '.join(mine or there) or 'no columns'}"
+    return unknown("column", column, mine or there)
 
 
 def answers(table: Question, asked: Question) -> bool:

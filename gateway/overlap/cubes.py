@@ -98,7 +98,7 @@ class CubeRelease:
         policy = self.policy
         cube = policy.cubes.get(name)
         if cube is None:
-            item = f"{name[:48]}, of {', '.join(sorted(policy.cubes))}"
+            item = unknown("cube", name[:48], sorted(policy.cubes))
             raise OverlapError(Reason.UNKNOWN_CUBE, item=item[:MAX_ITEM])
         current, key_type = self._tables.complete(epoch)
         question = question_of(cube)

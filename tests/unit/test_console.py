@@ -47,3 +47,16 @@ def test_no_command_puts_markup_into_a_cell() -> None:
 def test_a_time_is_told_to_the_second_with_its_zone() -> None:
     assert moment("2026-11-29T08:16:46.750734+00:00") == "2026-11-29T08:16:46+00:00"
     assert moment("epsilon 1.926, 10:28") == "epsilon 1.926, 10:28"
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80])
+def test_a_narrow_terminal_hides_no_column(width: int) -> None:
+    made = table(
+        "Links", "who holds", "also holds", "people", "confidence", "lift", right=["people", "confidence", "lift"]
+    )
+    made.add_row("airline miles_card", "bank gold_card", "101", "0.61 (0.46-0.79)", "1.53 (1.05-2.24)")
+    screen = Console(width=width, highlight=False, soft_wrap=True)
+    with screen.capture() as captured:
+        screen.print(made)
+    words = captured.get().split()
+    assert {"who", "also", "miles_card", "gold_card", "101", "(0.46-0.79)", "(1.05-2.24)"} <= set(words)
