@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from federation.core.canonical import digest_hex
+from federation.core.nearest import unknown
 
 Labels = tuple[tuple[str, str], ...]
 Cell = tuple[tuple[str, ...], Labels]

@@ -132,7 +132,7 @@ class AdHocRelease:
         if not rules.allowed:
             beyond = "ad hoc questions are not allowed"
         elif wanted.purpose not in rules.purposes:
-            beyond = f"ad hoc questions for {wanted.purpose[:48]}"
+            beyond = f"ad hoc questions are for {', '.join(sorted(rules.purposes))}, not for {wanted.purpose[:48]}"
         elif wanted.epsilon > rules.max_epsilon:
             beyond = f"epsilon {wanted.epsilon:g}; one ad hoc question may cost {rules.max_epsilon:g}"
         elif wanted.epsilon < least:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from federation.core.canonical import digest_hex
 from federation.core.errors import OverlapError, Reason
+from federation.core.nearest import unknown
 from federation.overlap.questions import Question, Sum
 from federation.policy.specs import AdHocSpec, BudgetSpec, CubeSpec
 from federation.v1 import overlap_pb2 as pb

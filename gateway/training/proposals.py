@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from federation.core.errors import DataError, PolicyError, Reason, TrainingError
+from federation.core.nearest import unknown
 from federation.policy.specs import JudgingSpec, TrainingSpec
 from federation.training.accounting import calibrate_steps, calibrate_sums
 from federation.training.joint_noise import best_scale_bits
@@ -11,6 +12,8 @@ from federation.training.judging import REGION, Grouping, Judging, write_judging
 from federation.training.plan import PURPOSE, Plan
 from federation.v1 import training_pb2 as pb
 
+MAX_TOLD = 96
+"""Of what somebody asked for no more letters are told back."""
 TRUSTS = {"secure_sum": pb.TRUST_SECURE_SUM, "local": pb.TRUST_LOCAL}
 
 
@@ -78,13 +81,14 @@ def complete(asked: pb.TrainingProposal, rules: TrainingRules, connected: frozen
         "epsilon": 0 < filled.epsilon <= spec.max_epsilon,
         "delta": 0 < filled.delta <= rules.delta,
     }
-    bounds = {  # what the policy allows is no secret among the parties
-        "model": f", of {', '.join(spec.models)}",
-        "features": f", of {', '.join(spec.features)}",
-        "rounds": f", at most {spec.max_rounds}",
-        "epsilon": f", at most {spec.max_epsilon:g}",
+    strange = ", ".join(feature for feature in filled.features if feature not in spec.features)
+    told = {  # what the policy allows is no secret among the parties
+        "model": f'model "{filled.model[:MAX_TOLD]}"; allowed: {", ".join(spec.models)}',
+        "features": f'features "{strange[:MAX_TOLD]}"; allowed: {", ".join(spec.features)}',
+        "rounds": f"rounds, at most {spec.max_rounds}",
+        "epsilon": f"epsilon, at most {spec.max_epsilon:g}",
     }
-    wrong = [f"{name}{bounds.get(name, '')}" for name, fine in allowed.items() if not fine]
+    wrong = [told.get(name, name) for name, fine in allowed.items() if not fine]
     if wrong:
         raise DataError(Reason.BAD_FIELD, item=f"proposal: {', '.join(wrong)}")
     filled.rounds += filled.judging.rounds
@@ -138,9 +142,11 @@ def _judged_by(spec: JudgingSpec | None) -> set[str]:
 
 def _choose(asked: Sequence[str], rules: TrainingRules, connected: frozenset[str]) -> list[str]:
     """The partners of the run. Raises DataError, TrainingError."""
-    strangers = sorted(set(asked) - set(rules.partners))
-    if strangers or len(set(asked)) != len(asked):
-        raise DataError(Reason.BAD_FIELD, item="proposal: partners unknown or repeated")
+    if strangers := ", ".join(sorted(set(asked) - set(rules.partners))):
+        item = f"proposal: {unknown('partner', strangers[:MAX_TOLD], rules.partners)}"
+        raise DataError(Reason.BAD_FIELD, item=item)
+    if len(set(asked)) != len(asked):
+        raise DataError(Reason.BAD_FIELD, item="proposal: a partner twice")
     fewest = rules.spec.min_partners
     if len(rules.partners) < fewest or (asked and len(asked) < fewest):
         raise TrainingError(Reason.TOO_FEW_PARTNERS, item=f"at least {fewest}")

@@ -151,7 +151,8 @@ def test_policy_says_whether_for_what_and_for_how_much() -> None:
     desk.policy.ad_hoc = AdHocSpec(allowed=True, max_epsilon=0.2)
     assert "0.2" in refused(Reason.POLICY_DENIED, lambda: desk.ask("bank", "insurer", epsilon=0.3))
     refused(Reason.POLICY_DENIED, lambda: desk.preview("bank", "insurer", epsilon=0.3))
-    refused(Reason.POLICY_DENIED, lambda: desk.ask("bank", "insurer", purpose="offer_sharing"))
+    told = refused(Reason.POLICY_DENIED, lambda: desk.ask("bank", "insurer", purpose="offer_sharing"))
+    assert told.endswith("are for overlap_statistics, not for offer_sharing")
     items = [body.get("item", "")[:7] for kind, body in desk.log.entries if kind == "refused"]
     assert items == ["ad hoc ", "epsilon", "epsilon", "ad hoc "]  # each is a decision, so each is in the log
     desk.policy.permitted = False
@@ -267,11 +268,11 @@ def test_the_price_list_says_what_the_next_release_adds() -> None:
 @pytest.mark.parametrize(
     ("partners", "rest", "says"),
     [
-        (("bank", "mallory"), {}, "mallory, of bank, insurer, airline"),
-        (("bank",), {"by": ["bank.teir"]}, "bank.teir, of bank.tier, bank.holds_gold, bank.value"),
-        (("airline",), {"by": ["activity"]}, "activity, of airline.activity"),
+        (("bank", "mallory"), {}, 'unknown partner "mallory"; known: bank, insurer, airline'),
+        (("bank",), {"by": ["bank.teir"]}, 'unknown column "bank.teir"; known: bank.tier, bank.holds_gold, bank.value'),
+        (("airline",), {"by": ["activity"]}, 'unknown column "activity"; known: airline.activity'),
         (("bank",), {"by": ["airline.activity"]}, "airline.activity, whose partner airline is not asked for"),
-        (("bank",), {"where": {"bank.tier": "golden"}}, "bank.tier=golden, of basic, high"),
+        (("bank",), {"where": {"bank.tier": "golden"}}, 'unknown value of bank.tier "golden"; known: basic, high'),
         (("bank", "bank"), {}, "bank twice"),
     ],
 )
@@ -280,7 +281,7 @@ def test_what_does_not_fit_is_told_with_what_there_is(
 ) -> None:
     told = refused(Reason.QUESTION_MISFIT, lambda: desk.ask(*partners, **rest))
     assert told.endswith(f": {says}")
-    assert "nothing, of cross" in refused(Reason.UNKNOWN_CUBE, lambda: desk.cube("nothing"))
+    assert 'unknown cube "nothing"; known: cross' in refused(Reason.UNKNOWN_CUBE, lambda: desk.cube("nothing"))
     assert "e9; the newest is e1" in refused(Reason.UNKNOWN_EPOCH, lambda: desk.cube("cross", epoch="e9"))
 
 

@@ -30,14 +30,15 @@ def test_silent_proposal_takes_the_defaults_and_the_noise_that_keeps_them_true()
     [
         ({"run_id": "mine"}, Reason.BAD_FIELD, "run_id"),
         ({"noise_multiplier": 0.1}, Reason.BAD_FIELD, "noise_multiplier"),
-        ({"features": ["job"]}, Reason.BAD_FIELD, "features"),
+        ({"features": ["job"]}, Reason.BAD_FIELD, 'features "job"; allowed: age'),
         ({"label": "age"}, Reason.BAD_FIELD, "label"),
         ({"rounds": 11}, Reason.BAD_FIELD, "rounds"),
         ({"epsilon": 3.1}, Reason.BAD_FIELD, "epsilon"),
-        ({"model": "perceptron"}, Reason.BAD_FIELD, "model"),
+        ({"model": "perceptron"}, Reason.BAD_FIELD, 'model "perceptron"; allowed: '),
         ({"epsilon": float("nan")}, Reason.BAD_FIELD, "epsilon"),
         ({"delta": 1e-5}, Reason.BAD_FIELD, "delta"),
-        ({"partners": ["bank", "stranger"]}, Reason.BAD_FIELD, "partners"),
+        ({"partners": ["bank", "stranger"]}, Reason.BAD_FIELD, 'unknown partner "stranger"; known: airline, bank'),
+        ({"partners": ["bank", "bank"]}, Reason.BAD_FIELD, "a partner twice"),
         ({"partners": ["bank"]}, Reason.TOO_FEW_PARTNERS, "at least 2"),
     ],
 )
