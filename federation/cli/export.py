@@ -15,12 +15,14 @@ def check_targets(plot: Path | None, parquet: Path | None, csv: Path | None = No
     """Says what is missing before anything is asked or spent.
 
     Raises:
-        ConfigError: BAD_FIELD for another kind of picture; MISSING_FILE where a folder is not there or a library is not
-            installed.
+        ConfigError: BAD_FIELD for another kind of picture, or a folder; MISSING_FILE where a folder is not there or a
+            library is not installed.
     """
     for wanted in (plot, parquet, csv):
         if wanted is not None and not wanted.absolute().parent.is_dir():
             raise ConfigError(Reason.MISSING_FILE, item=f"folder {wanted.parent}", fix="Make it, or name another one.")
+        if wanted is not None and wanted.is_dir():
+            raise ConfigError(Reason.BAD_FIELD, item=f"{wanted} is a folder", fix="Name a file.")
     if plot is not None and plot.suffix.lower() not in PLOTS:
         raise ConfigError(Reason.BAD_FIELD, item=f"--plot {plot}", fix="Name a file that ends in .svg or .png.")
     for wanted, module in ((plot, "matplotlib"), (parquet, "pyarrow")):

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out, table
+from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, err, out, table
 from federation.cli.export import check_targets, to_json, write_csv, write_parquet, write_plot
 from federation.core.errors import ConfigError, Reason
 from federation.v1 import overlap_pb2 as pb
@@ -64,6 +64,8 @@ def query(
     for path, write in ((plot, write_plot), (csv, write_csv), (parquet, write_parquet)):
         if path is not None:
             write(answer, path)
+            if not as_json:
+                err.print(f"Written: {path}", markup=False)
     emit(as_json, to_json(answer), lambda: show(answer))
 
 

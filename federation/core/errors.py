@@ -130,7 +130,7 @@ CATALOG: dict[Reason, Entry] = {
         "FAILED_PRECONDITION",
         "Far fewer people are in the files than were sent: more likely a broken file than a fact.",
     ),
-    Reason.MISSING_FILE: Entry("FAILED_PRECONDITION", "A file is missing or cannot be read."),
+    Reason.MISSING_FILE: Entry("FAILED_PRECONDITION", "A file is missing, or cannot be read or written."),
     Reason.BAD_CONFIG: Entry("FAILED_PRECONDITION", "The configuration is not valid."),
     Reason.POLICY_INVALID: Entry("FAILED_PRECONDITION", "The policy files are not valid."),
     Reason.POLICY_DENIED: Entry("PERMISSION_DENIED", "The policy does not permit this."),

@@ -179,6 +179,24 @@ def test_a_wrong_target_is_refused_before_anything_is_asked(tmp_path: Path) -> N
     with pytest.raises(ConfigError) as caught:
         check_targets(None, None, tmp_path / "nowhere" / "a.csv")
     assert caught.value.reason is Reason.MISSING_FILE
+    with pytest.raises(ConfigError, match="is a folder"):
+        check_targets(None, None, tmp_path)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_files_that_were_written_are_named_beside_the_answer(
+    answer: pb.QueryCubeResponse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, as_json: bool
+) -> None:
+    answers(monkeypatch, "QueryCube", answer)
+    file = tmp_path / "a.csv"
+    done = CliRunner().invoke(
+        app, ["query", "cross", "--csv", str(file), "--config", "none", *["--json"] * as_json], catch_exceptions=False
+    )
+    assert file.exists()
+    if as_json:
+        assert (json.loads(done.stdout)["cube"], done.stderr) == ("cross", "")
+    else:
+        assert done.stderr == f"Written: {file}\n"
 
 
 @pytest.mark.parametrize(
@@ -189,14 +207,19 @@ def test_a_question_is_a_cube_or_its_own(arguments: list[str], tmp_path: Path) -
     assert CliRunner().invoke(app, ["query", *arguments, "--config", str(tmp_path)]).exit_code == 2
 
 
-def dry_run(monkeypatch: pytest.MonkeyPatch, seen: pb.PreviewTableResponse, *more: str) -> Any:
-    """A dry run to which the gateway answers this."""
+def answers(monkeypatch: pytest.MonkeyPatch, method: str, message: object) -> None:
+    """The gateway answers this to one method."""
 
     @contextmanager
     def connect(_config: Path) -> Iterator[Any]:
-        yield SimpleNamespace(overlap=SimpleNamespace(PreviewTable=lambda _request, timeout: seen))
+        yield SimpleNamespace(overlap=SimpleNamespace(**{method: lambda _request, timeout: message}))
 
     monkeypatch.setattr(questions, "connect", connect)
+
+
+def dry_run(monkeypatch: pytest.MonkeyPatch, seen: pb.PreviewTableResponse, *more: str) -> Any:
+    """A dry run to which the gateway answers this."""
+    answers(monkeypatch, "PreviewTable", seen)
     arguments = ["query", "--partners", "bank,airline", "--dry-run", "--config", "none", *more]
     with console.out.capture() as captured:
         result = CliRunner().invoke(app, arguments)
