@@ -50,6 +50,9 @@ def draw_answer(answer: pb.QueryCubeResponse, path: Path) -> None:
 def title_of(answer: pb.QueryCubeResponse) -> str:
     """Which release it is, of whom, what the numbers are, and why some are missing, one line each."""
     lines = [f"{answer.cube}, epoch {answer.epoch}, epsilon {answer.epsilon:g}"]
+    owners = dict.fromkeys(name.partition(".")[0] for cell in answer.cells for name in sorted(cell.labels))
+    if len(owners) > 1:  # who is at one of them alone has not all labels, and is not in the picture
+        lines.append(f"customers of {' and '.join(owners)}")
     lines += [f"only where {column} is {value}" for column, value in sorted(answer.where.items())]
     lines.append(f"{answer.unit}, noisy, with {answer.coverage:.0%} intervals")
     lines += list({f"not shown: {cell.reason}" for cell in answer.cells if cell.suppressed and cell.reason})[:1]

@@ -90,6 +90,7 @@ def test_a_picture_says_which_release_it_is(tmp_path: Path) -> None:
         text = (tmp_path / "a.svg").read_text()
         assert f"{answer.cube}, epoch e1, epsilon {answer.epsilon:g}" in text
         assert ("only where bank.tier is high" in text) == bool(answer.where)
+        assert ("customers of bank and airline" in text) == (answer.cube == "cross")  # and of no single one's alone
 
 
 def test_a_heat_map_shows_intervals_and_no_bound_for_what_is_withheld(
