@@ -15,8 +15,10 @@ import typer
 
 from federation.cli import score
 from federation.cli.console import (
+    FAULT,
     INTERRUPTED,
     RPC_TIMEOUT_S,
+    UNREAD,
     ConfigOption,
     JsonOption,
     Left,
@@ -285,6 +287,8 @@ def main() -> None:
         report(DataError(Reason.MISSING_FILE, item=str(error.filename or ""), detail=error.strerror or str(error)))
         sys.exit(3)
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            sys.exit(UNREAD)
         if end.code != INTERRUPTED:
             raise
         if not isinstance(end, Left):  # typer made it of the KeyboardInterrupt
@@ -300,4 +304,4 @@ def main() -> None:
         sys.exit(3)
     except Exception:
         traceback.print_exc()
-        sys.exit(5)  # Python's own code would be 1, which says that a gate said no
+        sys.exit(FAULT)  # Python's own 1 would say that a gate refused

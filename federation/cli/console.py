@@ -1,7 +1,8 @@
 """What all commands share: options, output as text or JSON, progress, and how an error ends a command.
 
 Exit codes, for scripts: 0 done; 1 a gate said no (identity, policy, budget, audit); 2 wrong usage; 3 bad input or
-configuration; 4 not reachable or not now, try again; 5 a fault of ours; 130 interrupted.
+configuration; 4 not reachable or not now, try again; 5 a fault of ours; 130 interrupted; 141 nobody read the output to
+its end.
 """
 
 import json
@@ -61,6 +62,9 @@ _EXIT = {
 
 
 INTERRUPTED = 130
+UNREAD = 141
+"""What a shell says of a command whose reader, as ``head``, went first. Rich and click would end it with 1."""
+FAULT = 5
 
 
 class Left(SystemExit):
@@ -72,7 +76,8 @@ class Left(SystemExit):
 
 def exit_code(error: EntenteError) -> int:
     """The exit code that tells a script what kind of error it was."""
-    return _EXIT[CATALOG[error.reason].status]
+    entry = CATALOG[error.reason]
+    return _EXIT["UNAVAILABLE" if entry.retryable else entry.status]
 
 
 def report(error: EntenteError) -> None:
@@ -92,7 +97,7 @@ def report(error: EntenteError) -> None:
 def emit(as_json: bool, value: Any, text: Callable[[], None]) -> None:
     """Prints a result: the value as one JSON object, or the text form."""
     if as_json:
-        print(json.dumps(value, ensure_ascii=False, sort_keys=True))
+        print(json.dumps(value, ensure_ascii=False, sort_keys=True), flush=True)
     else:
         text()
 

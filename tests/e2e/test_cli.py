@@ -1,6 +1,7 @@
 """The command line as a script meets it: exit codes, JSON, and errors that say what, where and what to do."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from federation.cli import groups
+from federation.cli.console import exit_code
 from federation.core.clock import FixedClock
+from federation.core.errors import EntenteError, Reason
 from federation.policy.load import load_policy
+from gateway import cli
 from gateway.alliance import create_alliance, shipped_policies
 from tests.kits.command import entente
 
@@ -116,6 +120,32 @@ def test_a_wrong_configuration_key_is_named(tmp_path: Path, line: str, says: str
     wrong = entente("partner", "status", "--config", str(tmp_path), "--json")
     assert wrong.returncode == 3
     assert says in json.loads(wrong.stderr)["error"]["item"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["policy", "check", "--help"], ["init", "new", "--json"]])
+def test_a_reader_that_went_first_is_exit_code_141_and_no_gates_no(arguments: list[str], tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*ENTENTE, *arguments], stdout=writing, stderr=subprocess.PIPE, cwd=tmp_path, timeout=60, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_fault_of_ours_is_exit_code_5(monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty() -> None:
+        raise ValueError("nobody thought of this")
+
+    monkeypatch.setattr(cli, "app", faulty)
+    done = entente("budget", "show")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "nobody thought of this" in done.stderr
+
+
+def test_what_may_be_tried_again_is_exit_code_4() -> None:
+    assert exit_code(EntenteError(Reason.RUN_BUSY)) == exit_code(EntenteError(Reason.TOO_MANY_OFFERS)) == 4
+    assert exit_code(EntenteError(Reason.BUDGET_EXHAUSTED)) == 1
 
 
 def test_wrong_usage_is_exit_code_2() -> None:
