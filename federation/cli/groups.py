@@ -5,11 +5,12 @@ line of each group, so that line stands here as well; a test holds it to what th
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, get_args, get_type_hints
 
 from typer import Typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup
 from typer.main import get_group
+from typer.models import ArgumentInfo
 
 if TYPE_CHECKING:
     from click import Command, Context
@@ -58,6 +59,20 @@ def reflow(command: "Command") -> None:
         reflow(part)
 
 
+def explain_arguments(command: "Command") -> None:
+    """Gives arguments their help, and those of a group's commands: click 8.5 loses it under typer before 0.21.
+
+    Flower asks for such a typer.
+    """
+    hints = get_type_hints(command.callback, include_extras=True) if command.callback else {}
+    for param in command.params:
+        for info in get_args(hints.get(param.name or "")):
+            if isinstance(info, ArgumentInfo) and isinstance(param, TyperArgument):
+                param.help = info.help
+    for part in getattr(command, "commands", {}).values():
+        explain_arguments(part)
+
+
 class LazyRoot(TyperGroup):
     """The root: lists groups by what is known of them here, and loads the one that the arguments name."""
 
@@ -68,6 +83,7 @@ class LazyRoot(TyperGroup):
         found = load_group(name) if name in GROUPS else command
         if found is not None:
             reflow(found)
+            explain_arguments(found)
         if isinstance(found, TyperGroup):
             found.suggest_commands = False
         return name, found, rest

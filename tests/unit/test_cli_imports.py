@@ -64,3 +64,20 @@ def test_a_misspelt_command_gets_one_piece_of_advice(words: list[str], meant: st
 
     said = CliRunner().invoke(app, words).output
     assert said.count(f"'{meant}'") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("init", "Folder to make."),
+        ("operator approve", "Request ids, as the parties told you."),
+        ("partner enrol", "Invitation file from the operator."),
+    ],
+)
+def test_help_says_what_an_argument_is(words: str, meant: str) -> None:
+    from typer.testing import CliRunner
+
+    from gateway.cli import app
+
+    said = CliRunner().invoke(app, [*words.split(), "--help"], env={"COLUMNS": "200"}).output
+    assert meant in said
