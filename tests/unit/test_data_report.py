@@ -65,6 +65,7 @@ class World:
         self.customers["region"] = rng.choice(["DE", "FR", "SG"], count)
         self.purposes = ["overlap_statistics", "model_training", "offer_sharing"]
         self.expires = NOW + timedelta(days=300)
+        (folder / "holdings.csv").write_text("customer_id,product\nB00001,gold_card\n")
 
     def report(self, earlier: dict[str, Any] | None = None) -> DataReport:
         data = self.folder
@@ -87,7 +88,8 @@ class World:
             for customer, region in zip(ids, self.customers["region"], strict=True)
         ]
         pd.DataFrame(rows).to_csv(data / "consents.csv", index=False)
-        config = DataConfig(customers=data / "customers.csv", consents=data / "consents.csv")
+        files = {name: data / f"{name}.csv" for name in ("customers", "consents", "holdings")}
+        config = DataConfig(**files)
         clock = FixedClock(NOW)
         book = ConsentBook(config.consents, open_database(data / "state.db"), clock)
         return make_report(PartnerData(config, "bank", POLICY, book, clock), POLICY, book, NOW, earlier)
@@ -110,6 +112,15 @@ def test_complete_data_needs_no_advice(world: World) -> None:
     assert coverage["model_training"].permitted == 2000
     assert set(coverage["model_training"].by_region) == {"EEA", "SG"}
     assert sum(of[IN_FORCE] for of in coverage["model_training"].by_region.values()) == 2000
+
+
+def test_holdings_that_would_stop_a_build_stop_the_report(world: World) -> None:
+    (world.folder / "holdings.csv").write_text("customer_id,produkt\n")
+    with pytest.raises(DataError, match="holdings.csv, column product"):
+        world.report()
+    (world.folder / "holdings.csv").unlink()
+    with pytest.raises(DataError, match="holdings.csv"):
+        world.report()
 
 
 def change_income(customers: pd.DataFrame) -> None:

@@ -19,6 +19,7 @@ import pyarrow as pa
 from federation.client.consent.book import ConsentBook
 from federation.client.data import PartnerData
 from federation.client.digests import IN_PROCESS
+from federation.client.overlap.labels import derived
 from federation.client.report.columns import (
     FeatureReport,
     IdentifierReport,
@@ -125,7 +126,7 @@ def make_report(
         earlier: A kept report to compare with.
 
     Raises:
-        DataError: a file is missing or cannot be read.
+        DataError: a file is missing or cannot be read; the holdings only where labels come from them.
     """
     spec, names = policy.training, data.config.columns
     schema = find_schema(spec.feature_schema)
@@ -134,6 +135,8 @@ def make_report(
     wanted = (*(feature.name for feature in features), spec.label, *kinds.values())
     table = data.columns((names.region,), wanted)
     columns = {name: table[name].combine_chunks() for name in table.column_names}
+    # As a build does it: where labels come from the holdings, one that cannot be read stops the partner.
+    derived(policy.parties[data.party], names, columns[names.id], data.holdings)
     before = _places_of(earlier) if earlier is not None and earlier.get("schema") == schema.version else {}
     learned = [columns[name] for name in (*spec.features, spec.label) if name in columns]
     identifiers = [columns[name] for name in kinds.values() if name in columns]
