@@ -116,10 +116,10 @@ def test_complete_data_needs_no_advice(world: World) -> None:
 
 def test_holdings_that_would_stop_a_build_stop_the_report(world: World) -> None:
     (world.folder / "holdings.csv").write_text("customer_id,produkt\n")
-    with pytest.raises(DataError, match="holdings.csv, column product"):
+    with pytest.raises(DataError, match=r"holdings\.csv, column product"):
         world.report()
     (world.folder / "holdings.csv").unlink()
-    with pytest.raises(DataError, match="holdings.csv"):
+    with pytest.raises(DataError, match=r"holdings\.csv"):
         world.report()
 
 

@@ -81,6 +81,25 @@ def test_text_that_is_not_utf8_is_named_by_row(partner: Partner) -> None:
         partner.data.customers()
 
 
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        (HEADER.replace(",", ";") + "\n1;a@x.org;1;PT\n", "with commas"),
+        (HEADER.replace(",", "\t") + "\n1\ta@x.org\t1\tPT\n", "with commas"),
+        ("customer\n1\n", ""),
+        (HEADER + "\n1,\xff,1,PT\n", "as UTF-8"),
+    ],
+)
+def test_what_a_spreadsheet_exports_otherwise_is_told_with_what_to_choose(
+    partner: Partner, content: str, advice: str
+) -> None:
+    (partner.folder / "customers.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(DataError) as caught:
+        partner.data.customers()
+    assert advice in caught.value.fix
+    assert bool(advice) == bool(caught.value.fix)
+
+
 def test_a_missing_file_is_named(partner: Partner) -> None:
     (partner.folder / "holdings.csv").unlink()
     with pytest.raises(DataError) as caught:

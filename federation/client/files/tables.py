@@ -26,6 +26,8 @@ from federation.core.errors import DataError, Reason
 
 FileStamp = tuple[int, ...]
 """Size, and times of content and entry in nanoseconds; equal stamps mean an unchanged file."""
+WITH_COMMAS = "Export the file with commas between its fields: its header is one field."
+AS_UTF8 = "Export the file as UTF-8; a spreadsheet calls it CSV UTF-8."
 _SLOW_ROWS = 8192
 
 
@@ -184,7 +186,8 @@ def _plain(path: Path) -> list[str] | None:
 
 def _place(path: Path, header: Sequence[str], column: str) -> int:
     if column not in header:
-        raise DataError(Reason.MISSING_COLUMN, item=f"{path.name}, column {column}")
+        fix = WITH_COMMAS if len(header) == 1 and set(header[0]) & set(";\t|") else ""
+        raise DataError(Reason.MISSING_COLUMN, item=f"{path.name}, column {column}", fix=fix)
     return header.index(column)
 
 
@@ -194,7 +197,7 @@ def _decode(path: Path) -> str:
     except OSError as exc:
         raise missing(path, exc) from exc
     except UnicodeDecodeError as exc:
-        raise _broken(path, exc.object.count(b"\n", 0, exc.start) + 1, "not UTF-8") from exc
+        raise _broken(path, exc.object.count(b"\n", 0, exc.start) + 1, "not UTF-8", AS_UTF8) from exc
 
 
 def _checked(path: Path, lines: Iterable[str]) -> Iterator[list[str]]:
@@ -237,8 +240,8 @@ def check_key(path: Path, keys: "pd.Series[str]") -> None:
     raise _broken(path, at + 2, f"{keys.name} is the same as in row {first + 2}, and must be unique")
 
 
-def _broken(path: Path, row: int, what: str) -> DataError:
-    return DataError(Reason.BROKEN_ROW, item=f"{path.name}, row {row}: {what}")
+def _broken(path: Path, row: int, what: str, fix: str = "") -> DataError:
+    return DataError(Reason.BROKEN_ROW, item=f"{path.name}, row {row}: {what}", fix=fix)
 
 
 def missing(path: Path, exc: OSError) -> DataError:
