@@ -28,6 +28,8 @@ from federation.policy.facts import Decision, Facts
 from gateway.identity.caller import Caller
 
 T = TypeVar("T")
+MAX_ITEM = 300
+"""Letters that a caller is told of the reasons; the log has all."""
 
 
 class Terms(Protocol):
@@ -132,7 +134,7 @@ class ReleasePath:
             digest: What the log keeps of the result: hashes and counts, never people.
 
         Raises:
-            PolicyError: POLICY_DENIED, with the reasons' codes as the item; the refusal is in the log.
+            PolicyError: POLICY_DENIED, with the reasons as the item; the refusal is in the log.
             BudgetError: see Ledger.
             AuditError: AUDIT_UNAVAILABLE; then nothing has left.
         """
@@ -209,11 +211,14 @@ class ReleasePath:
         if decisions and all(d.permitted for d in decisions) and len(versions) == 1:
             return decisions
         reasons = [given for d in decisions if not d.permitted for given in d.reasons]
-        codes = ", ".join(dict.fromkeys(given.code for given in reasons)) or "no single policy version permits it"
+        # Of an offer only codes are told: its reasons speak of a person. An aggregate's name columns and rules.
+        nobody = all(facts.subject_region is None and facts.consent is None for facts in leaving.facts)
+        words = [f"{given.code}: {given.text}" if nobody else given.code for given in reasons]
+        item = ", ".join(dict.fromkeys(words))[:MAX_ITEM] or "no single policy version permits it"
         facts = [facts.to_json() for facts in leaving.facts]
         given = [reason.to_json() for reason in reasons]
         self._audit.append("refused", {**about, "facts": facts, "reasons": given, "policy": sorted(versions)})
-        raise PolicyError(Reason.POLICY_DENIED, item=codes)
+        raise PolicyError(Reason.POLICY_DENIED, item=item.removesuffix("."))
 
 
 def _about(caller: Caller, leaving: Exit) -> dict[str, Any]:

@@ -61,6 +61,17 @@ _EXIT = {
 }
 
 
+_ADVICE = {
+    Reason.CERTIFICATE_REVOKED: "Ask the operator for a new invitation (entente operator invite); then: partner enrol.",
+    Reason.ROLE_NOT_ALLOWED: "Name the folder of an identity that may with --config.",
+    Reason.POLICY_DENIED: "Ask for less, or ask compliance, who can change the policy.",
+    Reason.UNKNOWN_RUN: "See: entente train list, entente model list.",
+    Reason.RUN_BUSY: "Wait for its end (entente train list), or end it: entente train stop RUN.",
+    Reason.PARTNER_UNAVAILABLE: "The partner starts its agent (entente partner run); then run this again.",
+    Reason.WITHDRAWALS_UNCONFIRMED: "Ask again once the agents of all partners are connected.",
+    Reason.BUILD_FAILED: "The partner sees what to mend by entente partner status; then run this again.",
+}
+"""What to do about a reason where the error says nothing of it: a gateway's seldom do."""
 INTERRUPTED = 130
 UNREAD = 141
 """What a shell says of a command whose reader, as ``head``, went first. Rich and click would end it with 1."""
@@ -82,13 +93,13 @@ def exit_code(error: EntenteError) -> int:
 
 def report(error: EntenteError) -> None:
     """Prints what is wrong, where, and what to do, on standard error; as JSON where the command was asked for it."""
-    entry = CATALOG[error.reason]
+    entry, fix = CATALOG[error.reason], error.fix or _ADVICE.get(error.reason, "")
     if "--json" in sys.argv:
-        body = {"reason": str(error.reason), "message": entry.message, "item": error.item, "fix": error.fix}
+        body = {"reason": str(error.reason), "message": entry.message, "item": error.item, "fix": fix}
         print(json.dumps({"error": {**body, "detail": error.detail, "retryable": entry.retryable}}), file=sys.stderr)
         return
     err.print(f"[bold red]Error[/] {entry.message}  [dim]{error.reason}[/]")
-    for name, text in (("where", error.item), ("detail", error.detail), ("do", error.fix)):
+    for name, text in (("where", error.item), ("detail", error.detail), ("do", fix)):
         if text:
             err.print(f"  [bold]{name}[/]: ", end="")
             err.print(text, markup=False)

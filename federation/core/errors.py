@@ -206,7 +206,8 @@ class EntenteError(Exception):
         reason: Why.
         item: What it is about, in public words ("row 17", "column email", "field hops"). Never personal data.
         detail: For the local log only.
-        fix: What to do, one imperative sentence; shown by the command line. That of a BudgetError travels to the peer.
+        fix: What to do, one imperative sentence; shown by the command line, which has its own for some reasons where it
+            is empty. That of a BudgetError travels to the peer.
     """
 
     def __init__(self, reason: Reason, *, item: str = "", detail: str = "", fix: str = "") -> None:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from federation.cli import console
 from federation.cli.console import moment, styled, table
+from federation.core.errors import EntenteError, Reason
 
 CLI = Path(console.__file__).parent
 
@@ -60,3 +61,15 @@ def test_a_narrow_terminal_hides_no_column(width: int) -> None:
         screen.print(made)
     words = captured.get().split()
     assert {"who", "also", "miles_card", "gold_card", "101", "(0.46-0.79)", "(1.05-2.24)"} <= set(words)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_gateways_no_comes_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, as_json: bool
+) -> None:
+    monkeypatch.setattr("sys.argv", ["entente", "overlap", "query", *["--json"] * as_json])
+    console.report(EntenteError(Reason.POLICY_DENIED, item="field_not_allowed: These fields may not pass: bank.tier"))
+    console.report(EntenteError(Reason.POLICY_DENIED, fix="Read the letter."))
+    first, second = capsys.readouterr().err.split("Read the letter")
+    assert "ask compliance" in first
+    assert "ask compliance" not in second

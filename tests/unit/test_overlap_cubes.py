@@ -213,8 +213,8 @@ def test_the_policy_is_asked_for_every_partner_every_time(desk: Desk) -> None:
     once = [("overlap_statistics", "aggregate_statistics", p, "mkt") for p in ("bank", "airline")]
     assert asked == once * 2  # before the partners are asked to confirm, and when it leaves
     desk.policy.permitted = False
-    assert refused(Reason.POLICY_DENIED, lambda: desk.ask("tiers")) == "forbidden"
-    assert refused(Reason.POLICY_DENIED, desk.ask) == "forbidden"
+    assert refused(Reason.POLICY_DENIED, lambda: desk.ask("tiers")) == "forbidden: as the test says"
+    assert refused(Reason.POLICY_DENIED, desk.ask) == "forbidden: as the test says"
     assert desk.spent == pytest.approx(0.5, rel=1e-6)
 
 

@@ -1,6 +1,7 @@
 """The one path by which anything leaves: the order of its gates, and what each failure leaves behind."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -141,12 +142,21 @@ def test_what_cannot_be_marked_is_given_to_nobody() -> None:
     assert gates.calls[-3:] == ["do", "mark", "failed"]
 
 
+def test_of_what_is_about_a_person_only_the_codes_of_a_denial_are_told() -> None:
+    gates = Gates()
+    gates.answers["airline"] = NO
+    about = replace(facts("airline"), subject_region="DE")
+    error = gates.refused(Exit("offer", {}, (facts("bank"), about)))
+    assert isinstance(error, PolicyError)
+    assert error.item == "consent_withdrawn"
+
+
 def test_one_denial_stops_all_and_is_logged_with_its_reasons() -> None:
     gates = Gates()
     gates.answers["airline"] = NO
     error = gates.refused()
     assert isinstance(error, PolicyError)
-    assert (error.reason, error.item) == (Reason.POLICY_DENIED, "consent_withdrawn")
+    assert (error.reason, error.item) == (Reason.POLICY_DENIED, "consent_withdrawn: no")
     assert gates.calls == [*ASKED, "refused"]
     entry = gates.entries[0][1]
     assert entry["reasons"] == [{"rule": "r2", "code": "consent_withdrawn", "text": "no", "legal_ref": "GDPR 7"}]
