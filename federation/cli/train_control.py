@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect
-from federation.cli.train_runs import show_run
+from federation.cli.train_runs import OVER, STATES, show_run
 from federation.cli.workplace import workplace
 from federation.client.connection import translated
 from federation.core.errors import EntenteError, Reason, TrainingError
@@ -95,9 +95,11 @@ def _decide(config: Path, run_id: str, reason: str, *, approved: bool, as_json: 
         training, settings = place.connection.training, place.config
         place.connection.wait_ready(10)
         with translated():
-            proposal = _find(training.ListRuns(pb.ListRunsRequest(), timeout=RPC_TIMEOUT_S), run_id).proposal
-        digest = proposal_digest(proposal)
+            run = _find(training.ListRuns(pb.ListRunsRequest(), timeout=RPC_TIMEOUT_S), run_id)
+        proposal, digest = run.proposal, proposal_digest(run.proposal)
         if approved:
+            if run.state in OVER:
+                raise TrainingError(Reason.WRONG_STEP, item=f"{run_id[:64]} is {STATES[run.state]}")
             rules = ProposalRules(settings.party, settings.limits, place.policy, RunMemory(place.engine))
             rules.check(proposal)
         Approvals(place.engine, place.clock).decide(proposal, digest, approved=approved)

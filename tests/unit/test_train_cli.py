@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from federation.cli import train_runs
+from federation.cli import train_control, train_runs
 from federation.cli.console import INTERRUPTED, Left, exit_code
-from federation.core.errors import EntenteError, Reason, TransportError
+from federation.core.errors import EntenteError, Reason, TrainingError, TransportError
 from federation.v1 import common_pb2
 from federation.v1 import training_pb2 as pb
 
@@ -125,3 +125,18 @@ def test_whoever_leaves_a_run_is_told_how_to_come_back_to_it(
 def test_whoever_leaves_before_the_run_has_a_name_is_told_nothing_of_it(script: list[Any]) -> None:
     with pytest.raises(KeyboardInterrupt):
         play(script, KeyboardInterrupt())
+
+
+def test_a_run_that_is_over_cannot_be_approved_and_no_limit_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = pb.ListRunsResponse(runs=[pb.RunInfo(run_id="run-1", state=pb.RUN_STATE_FINISHED)])
+    training = SimpleNamespace(ListRuns=lambda _request, timeout: over)
+    connection = SimpleNamespace(training=training, wait_ready=lambda _timeout_s: None)
+
+    @contextmanager
+    def workplace(_config: Path) -> Iterator[Any]:
+        yield SimpleNamespace(connection=connection, config=None)
+
+    monkeypatch.setattr(train_control, "workplace", workplace)
+    with pytest.raises(TrainingError, match="run-1 is finished") as caught:
+        train_control.approve(Path("bank"), "run-1")
+    assert caught.value.reason is Reason.WRONG_STEP
