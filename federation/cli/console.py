@@ -62,7 +62,9 @@ _EXIT = {
 
 
 _ADVICE = {
-    Reason.CERTIFICATE_REVOKED: "Ask the operator for a new invitation (entente operator invite); then: partner enrol.",
+    # The key is struck with its certificates, and to enrol again would take up the same one.
+    Reason.CERTIFICATE_REVOKED: "Ask the operator for a new invitation, move `identity` away, and enrol again.",
+    Reason.BAD_INVITATION: "Ask the operator for a new one (entente operator invite).",
     Reason.ROLE_NOT_ALLOWED: "Name the folder of an identity that may with --config.",
     Reason.POLICY_DENIED: "Ask for less, or ask compliance, who can change the policy.",
     Reason.UNKNOWN_RUN: "See: entente train list, entente model list.",
