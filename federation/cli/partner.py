@@ -23,6 +23,7 @@ from federation.core.identity import Role
 if TYPE_CHECKING:
     from federation.client.workplace import Workplace
 
+PHONE_NUMBERS = ("valid", "possible")
 app = typer.Typer(no_args_is_help=True, help="A partner institution's agent, beside its own data.")
 app.command(epilog="Example: entente partner report --config bank --html report.html")(report)
 app.command(epilog="Example: entente partner supernode --config bank --runtime 127.0.0.1:9094")(supernode)
@@ -57,6 +58,8 @@ def enrol_command(
     from federation.client.enrolment import copy_policy, enrol, load_invitation, starting_terms
     from federation.policy.load import load_policy
 
+    if phone_numbers not in PHONE_NUMBERS:
+        raise typer.BadParameter(f"one of {', '.join(PHONE_NUMBERS)}", param_hint="--phone-numbers")
     invited = load_invitation(invitation)
     person = invited.role is not Role.PARTNER
     data = data or Path()

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import yaml
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
@@ -30,6 +31,7 @@ from federation.core.identity import (
     new_key,
     private_pem,
     request_id_of,
+    subject_of,
     verify_certificate,
 )
 from federation.core.ids import PartyId
@@ -70,8 +72,9 @@ def load_invitation(path: Path) -> Invitation:
         raise ConfigError(Reason.TOO_LARGE, item=str(path))
     try:
         return Invitation.model_validate(yaml.safe_load(raw))
-    except (yaml.YAMLError, ValidationError) as exc:
-        raise ConfigError(Reason.BAD_CONFIG, item=str(path), detail=str(exc)) from exc
+    except (yaml.YAMLError, ValidationError) as exc:  # whose text may quote the invitation's code
+        fix = "Take the operator's file as it came; its code is good for one party, once."
+        raise ConfigError(Reason.BAD_CONFIG, item=f"{path}: not an invitation", fix=fix) from exc
 
 
 def enrol(
@@ -86,10 +89,18 @@ def enrol(
         on_waiting: Told the request's id once, when the operator has to act; it is computed here, from the key.
 
     Raises:
+        ConfigError: BAD_CONFIG where ``folder`` holds another party's certificate, which would be overwritten.
         IdentityError, EntenteError: as the gateway answers.
         TransportError: UNAVAILABLE when the time is over; calling again continues.
     """
     subject = Subject(invitation.alliance, invitation.role, PartyId(invitation.party))
+    before = folder / "certificate.pem"
+    if (
+        before.exists()
+        and (held := subject_of(x509.load_pem_x509_certificate(before.read_bytes()).extensions)) != subject
+    ):
+        fix = "Name another folder by --dir."
+        raise ConfigError(Reason.BAD_CONFIG, item=f"{folder} holds the certificate of {held.uri}", fix=fix)
     key = _key(folder / "key.pem")
     request_id = request_id_of(key.public_key(), subject)
     request = enrolment_pb2.RequestCertificateRequest(
