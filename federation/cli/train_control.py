@@ -48,6 +48,9 @@ def pause(config: ConfigOption, run_id: RunArgument, reason: ReasonOption = "", 
             place.connection.wait_ready(10)
             with translated():  # first, so that the round under way can end in good order
                 paused = place.connection.training.PauseRun(request, timeout=RPC_TIMEOUT_S).run
+        except EntenteError as error:
+            error.fix = f"The pause holds here all the same, until: entente train resume {run_id}"
+            raise
         finally:
             Approvals(place.engine, place.clock).pause(run_id, paused=True)
         show_run(paused, as_json=as_json)

@@ -11,9 +11,13 @@ import pytest
 
 from federation.cli import train_control, train_runs
 from federation.cli.console import INTERRUPTED, Left, exit_code
+from federation.client.training.approvals import Approvals
+from federation.core.clock import FixedClock
+from federation.core.database import open_database
 from federation.core.errors import EntenteError, Reason, TrainingError, TransportError
 from federation.v1 import common_pb2
 from federation.v1 import training_pb2 as pb
+from tests.conftest import NOW
 
 
 def told(state: int, done: int = 0, reason: str = "", seconds_left: float = 0) -> pb.StartRunResponse:
@@ -140,3 +144,25 @@ def test_a_run_that_is_over_cannot_be_approved_and_no_limit_is_blamed(monkeypatc
     with pytest.raises(TrainingError, match="run-1 is finished") as caught:
         train_control.approve(Path("bank"), "run-1")
     assert caught.value.reason is Reason.WRONG_STEP
+
+
+@pytest.mark.parametrize("reason", [Reason.UNAVAILABLE, Reason.WRONG_STEP])
+def test_a_pause_that_the_gateway_does_not_take_holds_at_the_partner_and_says_so(
+    reason: Reason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_timeout_s: float) -> None:
+        raise EntenteError(reason)
+
+    place = SimpleNamespace(engine=open_database(tmp_path / "state.db"), clock=FixedClock(NOW))
+    place.connection = SimpleNamespace(wait_ready=refuse)
+
+    @contextmanager
+    def workplace(_config: Path) -> Iterator[Any]:
+        yield place
+
+    (tmp_path / "partner.yaml").touch()
+    monkeypatch.setattr(train_control, "workplace", workplace)
+    with pytest.raises(EntenteError) as caught:
+        train_control.pause(tmp_path, "run-1")
+    assert "holds here all the same" in caught.value.fix
+    assert Approvals(place.engine, place.clock).paused("run-1")
