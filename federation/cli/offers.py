@@ -45,7 +45,7 @@ def propose(
     from federation.client.offers.proposer import MASK_KEY_FILE, OfferProposer
 
     with workplace(config) as place:
-        _check_terms(place, product, recipient, channel)
+        _check_terms(place, product, recipient, channel, benefit)
         scores = _score(place, run_id)
         mask_key = keep_secret(place.config.state / MASK_KEY_FILE)
         proposer = OfferProposer(place.connection.offers, place.data, place.handles, place.engine, mask_key)
@@ -79,8 +79,10 @@ def propose(
     emit(as_json, value, text)
 
 
-def _check_terms(place: "Workplace", product: str, recipient: str, channel: str) -> None:
+def _check_terms(place: "Workplace", product: str, recipient: str, channel: str, benefit: str) -> None:
     """Raises DataError for a slip of the pen, before a hundred proposals leave that nobody can take."""
+    from federation.offers.offer import benefit_problem
+
     spec = place.policy.offers
     sold = [one.id for one in spec.products if one.owner == recipient]
     if product not in sold:
@@ -89,6 +91,8 @@ def _check_terms(place: "Workplace", product: str, recipient: str, channel: str)
         raise DataError(Reason.BAD_FIELD, item=item, fix=f"The policy lists: {every}.")
     if channel not in spec.channels:
         raise DataError(Reason.BAD_FIELD, item=f"channel {channel[:48]!r}", fix=f"Use {', '.join(spec.channels)}.")
+    if problem := benefit_problem(benefit):
+        raise DataError(Reason.BAD_FIELD, item="benefit", fix=problem[1])
 
 
 def _score(place: "Workplace", run_id: str) -> "pd.Series[float]":

@@ -124,10 +124,8 @@ def violations(
         say("unknown_score_band", f"The score band is not one of: {', '.join(SCORE_BANDS)}.")
     if extra := sorted(set(offer.attributes) - set(spec.attributes)):
         say("attribute_not_allowed", f"{len(extra)} attributes are not among those that an offer may carry.")
-    if not offer.benefit.strip():
-        say("no_benefit", "An offer states the customer's benefit.")
-    elif len(offer.benefit) > MAX_BENEFIT_CHARS or not _LINE.fullmatch(offer.benefit):
-        say("bad_benefit", f"The benefit is one line of at most {MAX_BENEFIT_CHARS} characters.")
+    if problem := benefit_problem(offer.benefit):
+        say(*problem)
     for name, held in _identifiers(offer, offer.attributes if masked else {*extra, *_pseudonyms(offer, masks)}):
         say("identifier_in_text", f"The field {name} holds: {', '.join(held)}.")
     if offer.expires_at <= at:
@@ -135,6 +133,15 @@ def violations(
     elif offer.expires_at > proposed_at + timedelta(days=spec.max_valid_days):
         say("valid_too_long", f"An offer is valid for at most {spec.max_valid_days} days.")
     return tuple(found)
+
+
+def benefit_problem(benefit: str) -> tuple[str, str] | None:
+    """Why a benefit is none: a code and a sentence; None for one that an offer may state."""
+    if not benefit.strip():
+        return "no_benefit", "An offer states the customer's benefit."
+    if len(benefit) > MAX_BENEFIT_CHARS or not _LINE.fullmatch(benefit):
+        return "bad_benefit", f"The benefit is one line of at most {MAX_BENEFIT_CHARS} characters."
+    return None
 
 
 def _pseudonyms(offer: Offer, masks: Mapping[str, str]) -> Iterator[str]:

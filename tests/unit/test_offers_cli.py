@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from federation.cli import offers
+from federation.core.errors import DataError
+from federation.policy.load import load_policy
 from federation.v1 import offers_pb2 as pb
+from gateway.alliance import shipped_policies
 from tests.kits.command import entente
 
 DECIDED = [pb.Decision(audit_index=10 + number, permitted=number > 0) for number in range(3)]
@@ -42,3 +45,17 @@ def test_an_index_that_no_log_has_is_wrong_usage(words: tuple[str, ...], index: 
     done = entente(*words, index, "--config", "anywhere")
     assert done.returncode == 2
     assert words[-1] in done.stderr
+
+
+@pytest.mark.parametrize("benefit", ["", "  ", "two\nlines", "x" * 201])
+def test_a_benefit_that_no_offer_may_state_is_refused_before_anything_is_scored(
+    benefit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def workplace(_: Path) -> Iterator[Any]:
+        yield SimpleNamespace(policy=load_policy(shipped_policies()))
+
+    monkeypatch.setattr(offers, "workplace", workplace)
+    with pytest.raises(DataError, match="benefit") as caught:
+        offers.propose(Path(), product="home", recipient="insurer", benefit=benefit)
+    assert "benefit" in caught.value.fix
