@@ -45,6 +45,8 @@ def query(
             "--where, --by, --epsilon, --purpose and --dry-run are for a question of your own: name --partners instead "
             "of a cube. What a cube costs: entente overlap cubes"
         )
+    if dry_run and (plot or parquet or csv):
+        raise typer.BadParameter("--dry-run has no answer that --plot, --csv or --parquet could write")
     check_targets(plot, parquet, csv)
     asked = pb.TableQuestion(
         partners=_names(partners), by=_names(by), where=_pairs(where), epoch=epoch, epsilon=epsilon, purpose=purpose

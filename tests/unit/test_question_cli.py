@@ -202,7 +202,13 @@ def test_files_that_were_written_are_named_beside_the_answer(
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["venn", "--partners", "bank"], ["venn", "--dry-run"], ["venn", "--by", "bank.tier"]],
+    [
+        [],
+        ["venn", "--partners", "bank"],
+        ["venn", "--dry-run"],
+        ["venn", "--by", "bank.tier"],
+        ["--partners", "bank", "--dry-run", "--csv", "a.csv"],
+    ],
 )
 def test_a_question_is_a_cube_or_its_own(arguments: list[str], tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["query", *arguments, "--config", str(tmp_path)]).exit_code == 2
