@@ -70,7 +70,7 @@ _ADVICE = {
     Reason.UNKNOWN_RUN: "See: entente train list, entente model list.",
     Reason.RUN_BUSY: "Wait for its end (entente train list), or end it: entente train stop RUN.",
     Reason.PARTNER_UNAVAILABLE: "The partner starts its agent (entente partner run); then run this again.",
-    Reason.WITHDRAWALS_UNCONFIRMED: "Ask again once the agents of all partners are connected.",
+    Reason.WITHDRAWALS_UNCONFIRMED: "Ask again once all partners' agents are there and can read their files.",
     Reason.BUILD_FAILED: "The partner sees what to mend by entente partner status; then run this again.",
 }
 """What to do about a reason where the error says nothing of it: a gateway's seldom do."""

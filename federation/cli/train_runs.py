@@ -37,7 +37,9 @@ OVER = frozenset({pb.RUN_STATE_FINISHED, pb.RUN_STATE_FAILED, pb.RUN_STATE_STOPP
 AWAY_S, AGAIN_S = 120.0, 1.0
 """How long a gateway may be away while a run is followed, and how often it is looked for."""
 
-RoundsOption = Annotated[int, typer.Option(min=0, help="0: as the policy says.")]
+RoundsOption = Annotated[
+    int, typer.Option(min=0, help="That learn; those that judge the model come on top. 0: as the policy says.")
+]
 EpsilonOption = Annotated[float, typer.Option(min=0, help="For one person, over all partners; 0: as the policy says.")]
 ModelOption = Annotated[str, typer.Option(help="Kind of model; empty: as the policy says.")]
 FeaturesOption = Annotated[str, typer.Option(help="Columns, separated by commas; empty: as the policy says.")]
