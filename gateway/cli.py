@@ -17,6 +17,7 @@ from federation.cli import score
 from federation.cli.console import (
     FAULT,
     INTERRUPTED,
+    MAX_NUMBER,
     RPC_TIMEOUT_S,
     UNREAD,
     ConfigOption,
@@ -229,10 +230,10 @@ def invite(
 def flower_run(
     folder: Annotated[Path, typer.Argument(help="Folder to make; its name is the run's.")],
     policies: Annotated[Path, typer.Option(help="The alliance's policy.")],
-    epsilon: Annotated[float, typer.Option(help="For a person, all partners together; 0: the policy's.")] = 0,
-    rounds: Annotated[int, typer.Option(help="0: the policy's.")] = 0,
+    epsilon: Annotated[float, typer.Option(min=0, help="For a person, all partners together; 0: the policy's.")] = 0,
+    rounds: Annotated[int, typer.Option(min=0, max=MAX_NUMBER, help="0: the policy's.")] = 0,
     model: Annotated[str, typer.Option(help="Kind of model; empty: the policy's.")] = "",
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds for one phase of a round.")] = 300,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=1, help="Seconds for one phase of a round.")] = 300,
     as_json: JsonOption = False,
 ) -> None:
     """Propose a training run for a stock Flower SuperLink: the folder that `flwr run` takes, without code.

@@ -35,8 +35,8 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 RPC_TIMEOUT_S = 30.0
-MAX_INDEX = 10**12
-"""Of an entry of the audit log that may be asked for; none is so long."""
+MAX_NUMBER = 2**31 - 1
+"""Every number of the contract holds as much; protobuf raises for more than a number holds, and below 0."""
 SOON_S = 2.0
 """Longer than this nobody waits for the gateway without being told."""
 MAX_WORD = 26

@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, moment, out, styled, table
+from federation.cli.console import (
+    MAX_NUMBER,
+    RPC_TIMEOUT_S,
+    ConfigOption,
+    JsonOption,
+    connect,
+    emit,
+    moment,
+    out,
+    styled,
+    table,
+)
 from federation.v1 import models_pb2 as pb
 
 if TYPE_CHECKING:
@@ -13,7 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Versions of models: which is in use, and how they compare.")
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the record; one line, about nobody.")]
-VersionArgument = Annotated[int, typer.Argument(min=1, help="Version, from: entente model list.")]
+VersionArgument = Annotated[int, typer.Argument(min=1, max=MAX_NUMBER, help="Version, from: entente model list.")]
 COMPARE_S = 120.0
 
 

@@ -4,7 +4,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federation.cli.console import MAX_INDEX, RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out, styled, table
+from federation.cli.console import (
+    MAX_NUMBER,
+    RPC_TIMEOUT_S,
+    ConfigOption,
+    JsonOption,
+    connect,
+    emit,
+    out,
+    styled,
+    table,
+)
 from federation.cli.workplace import workplace
 from federation.client.connection import translated
 from federation.core.clock import to_text
@@ -143,7 +153,7 @@ def inbox(
 @app.command(epilog="Example: entente offers decisions --config people/compliance")
 def decisions(
     config: ConfigOption,
-    after: Annotated[int, typer.Option(min=0, max=MAX_INDEX, help="Only decisions after this audit index.")] = 0,
+    after: Annotated[int, typer.Option(min=0, max=MAX_NUMBER, help="Only decisions after this audit index.")] = 0,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many.")] = 1_000,
     as_json: JsonOption = False,
 ) -> None:

@@ -45,7 +45,7 @@ def enrol_command(
     notice: Annotated[
         str, typer.Option(help="The privacy notice that customers saw, by address; not for people.")
     ] = "",
-    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the operator's signature.")] = 600,
+    wait_s: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for the operator's signature.")] = 600,
     phone_numbers: Annotated[str, typer.Option(help="valid, or possible for invented test numbers.")] = "valid",
     as_json: JsonOption = False,
 ) -> None:
@@ -102,7 +102,7 @@ def enrol_command(
 @app.command("renew", epilog="Example: entente partner renew --config bank")
 def renew_command(
     config: ConfigOption,
-    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the operator's signature.")] = 600,
+    wait_s: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for the operator's signature.")] = 600,
     as_json: JsonOption = False,
 ) -> None:
     """Renew the certificate of a partner or a person, for the same key, from ten days after it was issued on.

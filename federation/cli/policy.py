@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from federation.cli import policy_changes, policy_export, policy_versions
-from federation.cli.console import MAX_INDEX, RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, moment, out
+from federation.cli.console import MAX_NUMBER, RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, moment, out
 from federation.cli.policy_tools import decision_at, versions_at
 from federation.client.connection import Connection
 from federation.core.errors import ConfigError, DataError, Reason
@@ -84,7 +84,7 @@ def explain(
     config: ConfigOption,
     facts: Annotated[Path | None, typer.Argument(help="JSON file with the facts of a request: would it pass?")] = None,
     index: Annotated[
-        int | None, typer.Option(min=0, max=MAX_INDEX, help="Of a decision in the audit log: why?")
+        int | None, typer.Option(min=0, max=MAX_NUMBER, help="Of a decision in the audit log: why?")
     ] = None,
     lang: Annotated[str, typer.Option(help="en or zh.")] = "en",
     as_json: JsonOption = False,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from federation.cli.console import ConfigOption, JsonOption, emit, err, out, table
+from federation.cli.console import MAX_NUMBER, ConfigOption, JsonOption, emit, err, out, table
 
 
 def score(
@@ -40,7 +40,8 @@ def score(
                 if not model:
                     chosen = shelf.in_use()
                 else:
-                    chosen = shelf.of_version(int(model)) if model.isdecimal() else shelf.of_run(model)
+                    is_version = model.isdecimal() and int(model) <= MAX_NUMBER
+                    chosen = shelf.of_version(int(model)) if is_version else shelf.of_run(model)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=err, disable=as_json or not err.is_terminal) as bars:
             stages: dict[str, TaskID] = {}

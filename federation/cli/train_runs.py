@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from federation.cli.console import (
+    MAX_NUMBER,
     RPC_TIMEOUT_S,
     ConfigOption,
     JsonOption,
@@ -38,7 +39,10 @@ AWAY_S, AGAIN_S = 120.0, 1.0
 """How long a gateway may be away while a run is followed, and how often it is looked for."""
 
 RoundsOption = Annotated[
-    int, typer.Option(min=0, help="That learn; those that judge the model come on top. 0: as the policy says.")
+    int,
+    typer.Option(
+        min=0, max=MAX_NUMBER, help="That learn; those that judge the model come on top. 0: as the policy says."
+    ),
 ]
 EpsilonOption = Annotated[float, typer.Option(min=0, help="For one person, over all partners; 0: as the policy says.")]
 ModelOption = Annotated[str, typer.Option(help="Kind of model; empty: as the policy says.")]

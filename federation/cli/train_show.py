@@ -6,14 +6,16 @@ from typing import Annotated
 
 import typer
 
-from federation.cli.console import RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out
+from federation.cli.console import MAX_NUMBER, RPC_TIMEOUT_S, ConfigOption, JsonOption, connect, emit, out
 from federation.v1 import training_pb2 as pb
 
 
 def show(
     config: ConfigOption,
     run_id: Annotated[str, typer.Argument(help="Empty for the newest finished run.")] = "",
-    version: Annotated[int, typer.Option(min=0, help="A version instead of a run, from: entente model list.")] = 0,
+    version: Annotated[
+        int, typer.Option(min=0, max=MAX_NUMBER, help="A version instead of a run, from: entente model list.")
+    ] = 0,
     save: Annotated[
         Path | None, typer.Option(help="Write model.safetensors, the signed card.json and the plots to this folder.")
     ] = None,

@@ -148,6 +148,22 @@ def test_what_may_be_tried_again_is_exit_code_4() -> None:
     assert exit_code(EntenteError(Reason.BUDGET_EXHAUSTED)) == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "offers decisions --after -5",
+        "model use 99999999999 --reason x",
+        "model compare 1 99999999999",
+        "train propose --rounds 99999999999",
+        "train show --version 99999999999",
+        "operator flower-run new --policies none --rounds -1",
+    ],
+)
+def test_a_number_that_no_message_holds_is_wrong_usage(words: str) -> None:
+    given = [] if "flower-run" in words else ["--config", "none"]
+    assert entente(*words.split(), *given).returncode == 2
+
+
 def test_wrong_usage_is_exit_code_2() -> None:
     assert entente("overlap", "query").returncode == 2
     assert in_a_shell("nonsense").returncode == 2
