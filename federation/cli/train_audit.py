@@ -176,7 +176,7 @@ def _own_rows(config: Path, plan: "Plan") -> list["Rows"]:
 @contextmanager
 def _steps(quiet: bool) -> Iterator[Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, disable=quiet, transient=not err.is_terminal) as bars:
+    with Progress(*columns, console=err, disable=quiet or not err.is_terminal) as bars:
         task = bars.add_task("audit", total=None)
         yield lambda done, total, what: bars.update(task, completed=done, total=total, description=what or "audit")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from federation.cli import train_control, train_runs
+from federation.cli import train_audit, train_control, train_runs
 from federation.cli.console import INTERRUPTED, Left, exit_code
 from federation.client.training.approvals import Approvals
 from federation.core.clock import FixedClock
@@ -166,3 +166,9 @@ def test_a_pause_that_the_gateway_does_not_take_holds_at_the_partner_and_says_so
         train_control.pause(tmp_path, "run-1")
     assert "holds here all the same" in caught.value.fix
     assert Approvals(place.engine, place.clock).paused("run-1")
+
+
+def test_an_audits_progress_writes_nothing_where_nobody_sees_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with train_audit._steps(quiet=False) as step:
+        step(1, 2, "canaries")
+    assert capsys.readouterr().err == ""
