@@ -123,6 +123,14 @@ def test_holdings_that_would_stop_a_build_stop_the_report(world: World) -> None:
         world.report()
 
 
+def test_of_a_handful_of_customers_nothing_is_said_to_have_moved(world: World) -> None:
+    before = world.report().to_json()
+    world.customers = world.customers.head(3)
+    about = {name for _, name in findings(world.report(before)) if name.startswith("feature")}
+    texts = [advice.text for advice in advise(world.report(before), DataConfig()) if advice.about in about]
+    assert not any("stability index" in text for text in texts)
+
+
 def change_income(customers: pd.DataFrame) -> None:
     customers.loc[: 0.23 * len(customers), "balance"] = ""
 

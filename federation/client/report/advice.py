@@ -107,7 +107,8 @@ def _about_feature(feature: FeatureReport, compared_with: str) -> Iterator[Advic
             f"{most:.1%} have the same value: it tells nothing about your customers, and takes its part of the noise."
         )
         yield Advice(NOTE, name, text)
-    if feature.psi is not None and feature.psi >= PSI_MOVED:
+    by_chance = len(feature.counts) / max(sum(feature.counts), 1)  # about what few customers make of no change at all
+    if feature.psi is not None and feature.psi >= PSI_MOVED and by_chance < PSI_MOVED:
         grave = feature.psi >= PSI_CHANGED
         text = f"Not as in {compared_with}: stability index {feature.psi:.2f}, "
         text += f"{'above' if grave else 'near'} {PSI_CHANGED:g}. "

@@ -142,7 +142,7 @@ def make_report(
     identifiers = [columns[name] for name in kinds.values() if name in columns]
     return DataReport(
         party=data.party,
-        at=to_text(at),
+        at=to_text(at.replace(microsecond=0)),  # people read it
         schema=schema.version,
         policy_version=str(policy.version),
         customers=len(table),
