@@ -147,7 +147,7 @@ def load_section(kind: type[S], path: Path, file_name: str, fix: str) -> S:
     if len(raw) > MAX_CONFIG_BYTES:
         raise ConfigError(Reason.TOO_LARGE, item=str(path))
     try:
-        config = kind.model_validate(yaml.safe_load(raw))
+        config = kind.model_validate(yaml.safe_load(raw) or {})  # of an empty file: which keys it lacks
     except yaml.YAMLError as exc:
         detail = " ".join(str(exc).replace('"<byte string>", ', "").split())
         raise ConfigError(Reason.BAD_CONFIG, item=str(path), detail=detail, fix="Mend the YAML there.") from exc

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from federation.client.agent import Agent, Status
-from federation.client.config import load_partner_config
+from federation.client.config import load_client_config, load_partner_config
 from federation.client.files.tables import missing
 from federation.core.clock import FixedClock
 from federation.core.errors import ConfigError, OverlapError, Reason
@@ -61,3 +61,9 @@ def test_the_agents_own_status_names_the_path_of_a_missing_file(
     monkeypatch.setattr(status, "set", lambda _part, _state, text="": told.append(text))
     Agent({"overlap": Part()}, status, lambda: None).run()
     assert any(f"{path}: No such file or directory" in text for text in told)
+
+
+def test_of_an_empty_file_the_first_key_that_it_lacks_is_named(tmp_path: Path) -> None:
+    (tmp_path / "client.yaml").touch()
+    with pytest.raises(ConfigError, match=r"client\.yaml: gateway: "):
+        load_client_config(tmp_path)
