@@ -28,6 +28,8 @@ from federation.policy.facts import Decision, Facts
 from gateway.identity.caller import Caller
 
 T = TypeVar("T")
+AGGREGATES = frozenset({"table", "model", "training_attempt"})
+"""Kinds of exits whose reasons name columns and rules. Of others only codes are told: their reasons are a person's."""
 MAX_ITEM = 300
 """Letters that a caller is told of the reasons; the log has all."""
 
@@ -99,7 +101,7 @@ class Cost:
 class Exit:
     """One thing that is about to leave."""
 
-    kind: str  # "cube", "model", "offer"
+    kind: str  # "table", "model", "training_attempt" or "offer"
     subject: Mapping[str, Any]  # what it is, for the log: names and digests, no handle
     facts: Sequence[Facts]  # one per party whose data is in it; all must be permitted
     cost: Cost | None = None  # None: nothing statistical leaves
@@ -211,9 +213,7 @@ class ReleasePath:
         if decisions and all(d.permitted for d in decisions) and len(versions) == 1:
             return decisions
         reasons = [given for d in decisions if not d.permitted for given in d.reasons]
-        # Of an offer only codes are told: its reasons speak of a person. An aggregate's name columns and rules.
-        nobody = all(facts.subject_region is None and facts.consent is None for facts in leaving.facts)
-        words = [f"{given.code}: {given.text}" if nobody else given.code for given in reasons]
+        words = [f"{given.code}: {given.text}" if leaving.kind in AGGREGATES else given.code for given in reasons]
         item = ", ".join(dict.fromkeys(words))[:MAX_ITEM] or "no single policy version permits it"
         facts = [facts.to_json() for facts in leaving.facts]
         given = [reason.to_json() for reason in reasons]

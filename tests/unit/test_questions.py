@@ -198,7 +198,9 @@ def test_a_preview_is_refused_by_the_rules_as_the_question_is_and_says_their_thr
     assert desk.preview("bank", "airline").min_count == desk.ask("bank", "airline").min_count == 50
     desk.policy.permitted = False
     for partners in (("bank", "airline"), ("bank", "insurer")):  # what is stored, and what would be drawn
-        assert refused(Reason.POLICY_DENIED, lambda asked=partners: desk.preview(*asked)) == "forbidden"
+        assert (
+            refused(Reason.POLICY_DENIED, lambda asked=partners: desk.preview(*asked)) == "forbidden: as the test says"
+        )
         assert desk.log.entries[-1][0] == "refused"
 
 
