@@ -12,7 +12,17 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from federation.policy.limits import TransferLimit
-from federation.policy.specs import AdHocSpec, BudgetSpec, CubeSpec, Name, OfferSpec, PartySpec, Spec, TrainingSpec
+from federation.policy.specs import (
+    MAX_FLOOR,
+    AdHocSpec,
+    BudgetSpec,
+    CubeSpec,
+    Name,
+    OfferSpec,
+    PartySpec,
+    Spec,
+    TrainingSpec,
+)
 from federation.policy.terms import (
     Area,
     Category,
@@ -182,7 +192,7 @@ class Requirements(Conditions):
     """Fields that may pass masked. A field in neither list may not pass."""
     cap: dict[FieldName, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
     """Largest number that one of ``fields`` may show."""
-    min_k: int | None = Field(default=None, ge=1)
+    min_k: int | None = Field(default=None, ge=1, le=MAX_FLOOR)
     """Smallest noisy count that may be shown, in people."""
 
     @model_validator(mode="after")

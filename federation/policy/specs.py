@@ -22,6 +22,8 @@ MAX_LABELS = 256
 MAX_BANDS = 16
 MAX_AMOUNT = 10**9
 Delta = Annotated[float, Field(gt=0, le=1e-4, allow_inf_nan=False)]
+MAX_FLOOR = 10**9
+"""Of a smallest number that may be shown, in people: more than any alliance has, and no more than a message holds."""
 
 
 class Spec(BaseModel):
@@ -138,7 +140,7 @@ class CubeSpec(Spec):
     sum: SumSpec | None = None
     """None counts people."""
     epsilon: Epsilon
-    min_count: int = Field(default=20, ge=0)
+    min_count: int = Field(default=20, ge=0, le=MAX_FLOOR)
     """Smallest noisy count that is shown, in people."""
     max_tokens_per_person: int = Field(default=1, ge=1, le=8)
     description: str = Field(default="", max_length=400)
@@ -151,7 +153,7 @@ class AdHocSpec(Spec):
     max_epsilon: Epsilon = 0.1
     """What one question may cost at most."""
     default_epsilon: Epsilon = 0.1
-    min_count: int = Field(default=20, ge=0)
+    min_count: int = Field(default=20, ge=0, le=MAX_FLOOR)
     max_tokens_per_person: int = Field(default=1, ge=1, le=8)
     purposes: tuple[Name, ...] = ("overlap_statistics",)
     """What they may be asked for."""

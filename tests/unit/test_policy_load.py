@@ -85,6 +85,8 @@ def test_norway_is_a_country():
         ({"rules": ("effect: permit", "effect: allow")}, "rules.0.effect: "),
         ({"rules": ("min_k: 20", "min_k: 20\n      max_k: 3")}, "rules.1.require.max_k: unknown key"),
         ({"rules": ("min_k: 20", 'min_k: "20"')}, "rules.1.require.min_k: "),
+        ({"rules": ("min_k: 20", "min_k: 18446744073709551616")}, "rules.1.require.min_k: "),
+        ({"cubes": ("min_count: 20", "min_count: 18446744073709551616")}, "cubes.0.min_count: "),
         ({"rules": ("age: band(18,30,45,60,75)", "age: blur")}, "rules.6.require.mask.age: unknown mask"),
         ({"rules": ("channel: [phone]", "channel: [fax]")}, "unknown channel fax"),
         ({"rules": ("subject_region: [DE]", "subject_region: [EU]")}, "unknown subject_region EU"),
