@@ -5,6 +5,7 @@ answers too, and the estimates that were published. They are as safe to keep as 
 """
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -38,6 +39,8 @@ _TABLES = Table(
     Column("body", Text, nullable=False),
     UniqueConstraint("epoch", "name", "shape"),
 )
+KEPT_EPOCHS = 4
+"""Answers of the epochs that were asked for last are kept in memory."""
 _PLACES = select(_TABLES.c.place).where(_TABLES.c.epoch == bindparam("of_epoch")).order_by(_TABLES.c.place)
 
 
@@ -94,11 +97,12 @@ class AnswerStore(Protocol):
 
 
 class SqlAnswerStore:
-    """Answers in a SQL database. An answer never changes, so what was read once is kept in memory."""
+    """Answers in a SQL database. An answer never changes, so what was read is kept in memory for a while."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reading = engine, reading(engine)
-        self._known: dict[int, Stored] = {}
+        self._known: dict[str, dict[int, Stored]] = {}  # by epoch, the last that was asked for at the end
+        self._lock = threading.Lock()
         _META.create_all(engine)
 
     def get(self, name: str, epoch: str, shape: str) -> Answer | None:
@@ -124,11 +128,15 @@ class SqlAnswerStore:
             return self._all(db, epoch)
 
     def _all(self, db: Connection, epoch: str) -> Sequence[Stored]:
+        with self._lock:
+            known = self._known[epoch] = self._known.pop(epoch, {})
+            for other in list(self._known)[:-KEPT_EPOCHS]:
+                del self._known[other]
         places = list(db.scalars(_PLACES, {"of_epoch": epoch}))
-        new = [place for place in places if place not in self._known]
+        new = [place for place in places if place not in known]
         for row in db.execute(select(_TABLES).where(_TABLES.c.place.in_(new))) if new else ():
-            self._known[row.place] = Stored(row.name, row.shape, _read(row.body))
-        return [self._known[place] for place in places]
+            known[row.place] = Stored(row.name, row.shape, _read(row.body))
+        return [known[place] for place in places]
 
 
 def _read(body: str) -> Answer:

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from federation.core.database import open_database
 from federation.overlap.questions import Question, Sum
-from gateway.overlap.answers import Answer, SqlAnswerStore
+from gateway.overlap.answers import KEPT_EPOCHS, Answer, SqlAnswerStore
 
 Reopen = Callable[[], Engine]
 
@@ -56,6 +56,15 @@ def test_the_order_of_release_is_kept_and_shown_to_the_next(reopen: Reopen) -> N
     assert seen == [[], ["z"], ["z", "a"], []]
     released = SqlAnswerStore(reopen()).released("e1")
     assert [(one.name, one.answer.noisy[0]) for one in released] == [("z", 0), ("a", 1), ("m", 2)]
+
+
+def test_old_epochs_are_answered_and_do_not_stay_in_memory(reopen: Reopen) -> None:
+    store, epochs = SqlAnswerStore(reopen()), [f"e{number}" for number in range(3 * KEPT_EPOCHS)]
+    for number, epoch in enumerate(epochs):
+        store.put("venn", epoch, "s", lambda _, count=number: answer(count))
+    for _ in range(2):
+        assert [store.get("venn", epoch, "s") for epoch in epochs] == [answer(number) for number in range(len(epochs))]
+    assert len(store._known) == KEPT_EPOCHS
 
 
 def test_a_table_that_could_not_be_made_leaves_no_trace(reopen: Reopen) -> None:
