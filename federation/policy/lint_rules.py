@@ -10,6 +10,8 @@ from federation.policy.documents import RULE_FILES, Rule
 ENDS_SOON = timedelta(days=30)
 STATISTICS = "overlap_statistics"
 """What declared cubes are paid for."""
+ABOUT_NOBODY = frozenset({"aggregate_statistics", "model"})
+"""Categories in which nobody's own data leaves."""
 ABSURD_COUNT = 1_000_000
 """A threshold above which a table of people shows next to nothing."""
 UNSERVED = "Add a permit to rules.yaml, or take it out."
@@ -20,6 +22,7 @@ def warnings(bundle: Bundle, tables: Alliance, at: datetime) -> Iterator[Problem
     yield from _ends(bundle, at)
     yield from _unpayable(bundle)
     yield from _unshown(bundle)
+    yield from _unasked(bundle)
     yield from _idle_rules(bundle, tables, at)
     yield from _shadowed(bundle, tables)
     yield from _unserved(bundle, tables)
@@ -100,6 +103,17 @@ def _idle_rules(bundle: Bundle, tables: Alliance, at: datetime) -> Iterator[Prob
                 text = "no purpose of the rule has one of its legal bases for anybody it covers; it can never match"
                 fix = "Give the purpose the basis in purposes.yaml, or name the basis that it has."
                 yield Problem(file, ("rules", place, "require", "legal_basis"), text, rule.id, fix)
+
+
+def _unasked(bundle: Bundle) -> Iterator[Problem]:
+    """Permits for people's own data that ask for nobody's consent."""
+    for file in RULE_FILES:
+        for place, rule in enumerate(bundle.rules[file].rules):
+            personal = sorted(set(rule.match.data_category or ()) - ABOUT_NOBODY)
+            if rule.effect == "permit" and personal and (rule.require is None or rule.require.consent is None):
+                text = f"lets {', '.join(personal)} go without the person's consent"
+                fix = "Ask for it under require, unless the law has another basis for it."
+                yield Problem(file, ("rules", place, "require"), text, rule.id, fix)
 
 
 def _recipients(rule: Rule, tables: Alliance) -> frozenset[str]:

@@ -123,6 +123,11 @@ def test_an_unknown_party_in_a_rule_names_the_rule(tmp_path):
         ({"budget": ("  overlap_statistics: 2.0\n", "")}, "cubes.yaml", "overlap_statistics may spend 0 in"),
         ({"cubes": ("max_epsilon: 0.2", "max_epsilon: 2.5")}, "cubes.yaml", "question of one's own costs epsilon 2.5"),
         ({"cubes": ("min_count: 20", "min_count: 5000000")}, "cubes.yaml", "under 5,000,000 people"),
+        (
+            {"rules": ("      consent: {status: given, at: origin}\n", "")},
+            "rules.yaml",
+            "lets blinded_identifier go without the person's consent",
+        ),
         ({"rules": ("        job: drop\n", "")}, "offers.yaml", "lets an offer carry job"),
         ({"consent": ("recipient_outside: CN", "recipient_outside: CN\n      recipient: [auditor]")}, "", ""),
         (
