@@ -117,7 +117,7 @@ def entry_of(connection: Connection, index: int) -> bytes:
     except EntenteError as exc:
         if exc.reason is not Reason.BAD_FIELD:
             raise
-        fix = "Take an index from: entente offers decisions."
+        fix = "Take an index from: entente audit list."
         raise DataError(Reason.BAD_FIELD, item=f"the log has no entry {index}", fix=fix) from exc
     entries = [entry for page in pages for entry in page.entries]
     if len(entries) != 1:
@@ -137,7 +137,7 @@ def decision_at(connection: Connection, index: int) -> Recorded:
         if found is not None and (other := ended_by(entry)):
             found = replace(found, permitted=False, other=other)
     if found is None:
-        fix = "Find one with: entente offers decisions."
+        fix = "Find one with: entente audit list."
         raise DataError(Reason.BAD_FIELD, item=f"entry {index} holds no decision of the policy", fix=fix)
     return found
 
