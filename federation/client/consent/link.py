@@ -2,8 +2,8 @@
 
 Only states of people who have a handle go up, by handle, and only for purposes that an offer needs: what a person said
 of statistics or training is carried out here, and beside a token that goes soon after would say whose it was. They go
-before their people come onto the switchboard, and once more, in the background, when the partner's files changed:
-whoever is on it may live elsewhere by now, or have agreed to other things.
+before their people come onto the switchboard, and in the background where they are others since the partner's files
+changed: whoever is on it may live elsewhere by now, or have agreed to other things.
 
 A withdrawal is in force at this partner before anything is sent; the message to the gateway waits in a durable outbox,
 written in the same transaction, until it is acknowledged. What the gateway has not acknowledged, it does not know: the
@@ -22,6 +22,7 @@ import structlog
 from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String, Table, func, select
 
 from federation.client.consent.imported import ImportedConsents, mark_uploaded
+from federation.client.consent.sent import SentStates
 from federation.client.data import PartnerData
 from federation.client.handles import HandleBook
 from federation.consent.message import to_message
@@ -90,7 +91,7 @@ class ConsentLink:
     ) -> None:
         self._stub, self._data, self._handles, self._engine = stub, data, handles, engine
         self._book, self._clock = data.consents, data.clock
-        self._imports = ImportedConsents(engine)
+        self._imports, self._sent = ImportedConsents(engine), SentStates(engine)
         metadata.create_all(engine)
 
     def upload(self, people: Sequence[tuple[CustomerId, Handle]], purposes: Iterable[str] = OFFER_PURPOSES) -> int:
@@ -106,7 +107,7 @@ class ConsentLink:
         return sent
 
     def upload_imported(self, purposes: Iterable[str] = OFFER_PURPOSES) -> int:
-        """After an import: sends the states of everybody who has a handle. Returns how many; 0 if nothing is new.
+        """After an import: sends what is new of everybody who has a handle. Returns how many states went up.
 
         Raises:
             DataError: the partner's files are not usable.
@@ -130,9 +131,11 @@ class ConsentLink:
         return sent
 
     def _send_all(self, purposes: tuple[str, ...]) -> int:
-        return sum(self._send_states(pairs, purposes) for pairs in self._handles.pages(STATES_PER_CALL))
+        return sum(self._send_states(pairs, purposes, new=True) for pairs in self._handles.pages(STATES_PER_CALL))
 
-    def _send_states(self, pairs: Sequence[tuple[CustomerId, Handle]], purposes: tuple[str, ...]) -> int:
+    def _send_states(
+        self, pairs: Sequence[tuple[CustomerId, Handle]], purposes: tuple[str, ...], *, new: bool = False
+    ) -> int:
         sent, customers = 0, [customer for customer, _ in pairs]
         regions = self._data.regions(customers)
         for purpose in purposes:
@@ -141,8 +144,10 @@ class ConsentLink:
             # A consent of somebody who is not in the customers' file goes nowhere: the file may be copied half.
             told = {c: fact for c, fact in facts.items() if c in regions or fact.status != "given"}
             states = [self._state(handle, purpose, told[c], regions.get(c)) for c, handle in pairs if c in told]
+            states = self._sent.others(states) if new else states
             if states:
                 self._stub.RecordConsents(pb.RecordConsentsRequest(states=states), timeout=CALL_TIMEOUT_S)
+                self._sent.note(states)
                 sent += len(states)
         return sent
 
