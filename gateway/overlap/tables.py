@@ -301,9 +301,8 @@ class Tables:
         while True:
             try:
                 answer, drawn = self.store.put(wanted.name, wanted.epoch, wanted.shape, make)
-            except (
-                _UnmarkedError
-            ):  # whoever sees this table will see sums of those, which may be stored and no more yet
+            except _UnmarkedError:
+                # Whoever sees this table will see sums of those, which may be stored and no more yet.
                 for key in {_key(wanted.epoch, one) for one in self.store.released(wanted.epoch)} - marked:
                     self._path.mark(key)
                     marked.add(key)
