@@ -44,7 +44,7 @@ GROUPS = {
         "show",
     ),
     "budget": ("show",),
-    "audit": ("verify", "export"),
+    "audit": ("verify", "list", "export"),
 }
 
 

@@ -152,6 +152,8 @@ def test_run_waits_for_a_person_survives_a_kill_and_a_pause_and_is_paid_truly(to
     assert card["attempts"] == card["rounds"] + len(retries)
     assert card["epsilon_per_person"] <= 2.0
     assert tour.run("audit", "verify", party="auditor")
+    listed = tour.run("audit", "list", party="compliance")["entries"]
+    assert {"training_proposed", "training_paused", "intent: model"} <= {line["kind"] for line in listed}
 
 
 def test_proposal_is_refused_by_a_person_or_stopped_by_who_made_it(tour: Tour) -> None:
