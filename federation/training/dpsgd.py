@@ -6,17 +6,22 @@ noise is added in every step, an empty one too. That is the event the accountant
 is the caller's duty.
 
 Clipping: a first pass backwards gives every row's gradient norm, a second the sum of the clipped gradients, with each
-row's loss scaled by its clipping factor. Norms are float32, so rows are clipped a little below the norm that noise is
-made for (``CLIP_ROOM``).
+row's loss scaled by its clipping factor.
 
-The noise is ``federation.training.draws``' own, added in float64.
+All of it is float64, though models are float32. A float32 sum of many rows is rounded by more than clipping leaves
+room for, and one row more can move all its roundings. And whatever float32 weights the gateway sends, nothing
+overflows: a score that is not a number would pass clipping and noise, and show which rows have it. What rounding is
+left is far below ``CLIP_ROOM``, by which rows are clipped below the norm that noise is made for.
+
+The noise is ``federation.training.draws``' own.
 
 Source: Abadi et al. 2016, arXiv:1607.00133; Goodfellow 2015, arXiv:1510.01799, and Li et al. 2022, arXiv:2110.05679
-(ghost clipping).
+(ghost clipping); Casacuberta, Shoemate, Vadhan, Wagaman 2022, arXiv:2207.10635 (sums in floating point).
 """
 
 import warnings
 
+import numpy as np
 import torch
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from opacus.optimizers import DPOptimizerFastGradientClipping
@@ -59,12 +64,12 @@ class SecureOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
         self._random_bytes = random_bytes
 
     def add_noise(self) -> None:
-        """Sets each parameter's gradient to the clipped sum plus noise, added in float64."""
+        """Sets each parameter's gradient to the clipped sum plus noise."""
         scale = self.noise_multiplier * self.max_grad_norm
         for parameter in self.params:
-            clipped = parameter.summed_grad.detach().to(torch.float64)
+            clipped = parameter.summed_grad.detach()
             noise = torch.from_numpy(standard_gaussians(clipped.numel(), self._random_bytes)).reshape(clipped.shape)
-            parameter.grad = (clipped + scale * noise).to(parameter.dtype).view_as(parameter)
+            parameter.grad = (clipped + scale * noise).view_as(parameter)
 
 
 def train_round(
@@ -76,7 +81,7 @@ def train_round(
     size: float,
     random_bytes: RandomBytes,
 ) -> Weights:
-    """Takes the steps of one round and returns how the weights moved.
+    """Takes the steps of one round and returns how the weights moved, as float32.
 
     Args:
         kind: Model kind.
@@ -88,7 +93,7 @@ def train_round(
     """
     torch.set_num_threads(1)  # small matrices: more threads only fight with the neighbours
     x, y = rows
-    network = build_network(kind, weights)
+    network = build_network(kind, weights).double()
     module = GradSampleModuleFastGradientClipping(
         network, loss_reduction="sum", max_grad_norm=settings.clipping_norm * CLIP_ROOM
     )
@@ -103,8 +108,8 @@ def train_round(
         chosen = poisson_sample(len(x), settings.sampling_rate, random_bytes)
         optimizer.zero_grad(set_to_none=True)
         if len(chosen):
-            logits = module(torch.from_numpy(x[chosen]))[:, 0]
-            losses = loss_of(logits, torch.from_numpy(y[chosen]))
+            logits = module(torch.from_numpy(x[chosen]).double())[:, 0]
+            losses = loss_of(logits, torch.from_numpy(y[chosen]).double())
             losses.sum().backward(retain_graph=True)
             optimizer.zero_grad(set_to_none=True)
             module.disable_hooks()
@@ -116,4 +121,4 @@ def train_round(
         optimizer.step()
     module.remove_hooks()
     moved = {name: value.detach().numpy() for name, value in network.named_parameters()}
-    return {name: moved[name] - weights[name] for name in weights}
+    return {name: (moved[name] - weights[name]).astype(np.float32) for name in weights}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from federation.training.dpsgd import train_round
+from federation.training.dpsgd import SecureOptimizer, train_round
 from federation.training.draws import poisson_sample, standard_gaussians
 from federation.training.models import PERCEPTRON, Weights, initial, predict
 from federation.training.networks import build_network
@@ -87,6 +87,39 @@ def test_one_customer_moves_a_noiseless_step_by_no_more_than_the_clipping_norm(k
 
     for count in range(1, 40):
         assert np.linalg.norm(move(count) - move(count - 1)) <= 0.25 + 1e-5
+
+
+def test_one_customer_among_many_moves_their_sum_by_no_more_than_the_clipping_norm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sums: list[np.ndarray] = []
+    add_noise = SecureOptimizer.add_noise
+
+    def watched(self: SecureOptimizer) -> None:
+        sums.append(np.concatenate([each.summed_grad.numpy().astype(np.float64).reshape(-1) for each in self.params]))
+        add_noise(self)
+
+    monkeypatch.setattr(SecureOptimizer, "add_noise", watched)
+    count, norm = 393_292, 0.3427066743205173  # in float32 they are 1.0106 norms apart
+    x, y = np.zeros((count, 81), dtype=np.float32), np.zeros(count, dtype=np.float32)
+    x[:, :11] = 1 / np.sqrt(11)
+    settings = Settings(steps=1, sampling_rate=1.0, clipping_norm=norm, noise_multiplier=1.0, learning_rate=1.0)
+    for rows_of in ((x, y), (x[1:], y[1:])):
+        train_round(KIND, initial(KIND, 81), rows_of, settings=settings, size=1.0, random_bytes=fixed_bytes("many"))
+    assert 0.99 * norm < np.linalg.norm(sums[0] - sums[1]) <= norm
+
+
+@pytest.mark.parametrize("kind", [KIND, PERCEPTRON])
+def test_no_model_that_the_gateway_sends_makes_an_update_that_is_no_number(kind: str) -> None:
+    """It would be one with certain rows only, whatever the noise."""
+    rng = np.random.default_rng(6)
+    x, y = rows(40)
+    settings = Settings(steps=2, sampling_rate=1.0, clipping_norm=1.0, noise_multiplier=1.0, learning_rate=1.0)
+    largest = np.finfo(np.float32).max
+    for _ in range(20):
+        sent = {n: largest * rng.choice(np.float32([-1, 1]), array.shape) for n, array in initial(kind, 5).items()}
+        update = train_round(kind, sent, (x, y), settings=settings, size=40, random_bytes=fixed_bytes("sent"))
+        assert np.isfinite(flat(update)).all()
 
 
 @pytest.mark.parametrize("norm", [0.05, 0.5, 100.0])
