@@ -138,7 +138,9 @@ def test_array_that_claims_more_than_it_holds_is_refused_before_it_is_made() -> 
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (2**50,)})
     record = to_record({"weight": np.zeros(3, np.float32)})
-    for data in (buffer.getvalue(), b"\x93NUMPY", b"", b"\x93NUMPY\x01\x00\x04\x00nope"):
+    deep = [text.encode() for text in ("(" * 9000, "{'shape': " + "-" * 9000 + "1}")]  # for a parser to fail at
+    headers = [b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text for text in (b"nope", *deep)]
+    for data in (buffer.getvalue(), b"\x93NUMPY", b"", *headers):
         record["weight"].data = data
         with pytest.raises(TrainingError, match="bank") as caught:
             from_record(record, item="bank")
