@@ -134,6 +134,7 @@ class FrameData:
 @dataclass
 class OwnRules:
     training: TrainingSpec = SPEC
+    partners: tuple[str, ...] = PARTNERS
     region_of: Mapping[str, str] = field(default_factory=lambda: {"DE": "EEA", "PT": "EEA", "CN": "CN", "SG": "SG"})
 
 

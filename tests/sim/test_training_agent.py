@@ -42,6 +42,7 @@ def told(agent: Any, **changes: Any) -> tuple[pb.ExchangeMessagesRequest, str]:
         ({"features": [*FEATURES, "job"]}, "job"),
         ({"label": "housing_loan"}, "housing_loan"),
         ({"partners": ["airline", "insurer"]}, "this partner is not in it"),
+        ({"partners": ["airline", "bank", "stranger"]}, "partners stranger"),  # whoever the CA once knew
         ({"rounds": 11, "epsilon": 3.0}, "rounds"),
         ({"noise_multiplier": 0.5 * NOISE}, "not true"),
         ({"model": "neural_oracle"}, "neural_oracle"),

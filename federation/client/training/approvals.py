@@ -60,6 +60,11 @@ class OwnRules(Protocol):
         ...
 
     @property
+    def partners(self) -> tuple[str, ...]:
+        """The partners of the agreement as it has it."""
+        ...
+
+    @property
     def region_of(self) -> Mapping[str, str]:
         """Which region a country of residence belongs to."""
         ...
@@ -187,10 +192,13 @@ class ProposalRules:
         plan = read_plan(proposal)
         limits, spec = self._limits, self._policy.training
         allowed = set(spec.features if limits.features is None else limits.features)
+        # What one partner's part is hidden behind is the others: a gateway must not choose them from outside.
+        strangers = set(plan.partners) - set(self._policy.partners)
         models = set(spec.models if limits.models is None else limits.models) & set(spec.models)
         checks = {
             "run has ended": not self._memory.ended(plan.run_id),
             "this partner is not in it": self._party in plan.partners,
+            f"partners {', '.join(sorted(strangers))[:96]}": not strangers,
             "too few partners": len(plan.partners) >= spec.min_partners,
             f"features {', '.join(sorted(set(plan.features) - allowed))}": set(plan.features) <= allowed,
             f"model {plan.kind}": plan.kind in models,
