@@ -190,7 +190,7 @@ def test_a_partner_that_approves_by_hand_is_asked_again_after_its_person_said_ye
     assert [charges(site, party, "sim-by-hand") for party in PARTNERS] == [1, 1, 1]
 
 
-def test_message_before_the_proposal_is_refused_and_no_exception_leaves(site: Site) -> None:
+def test_message_before_the_proposal_is_refused_and_no_exception_leaves(site: Site, tmp_path: Path) -> None:
     from federation.training.flower import RecordDict, become, refusal_of, stamp
 
     become(5)
@@ -205,10 +205,13 @@ def test_message_before_the_proposal_is_refused_and_no_exception_leaves(site: Si
     said = refusal_of(app(message, context(partner=str(site.partner("bank")))))
     assert said == "bank: PROPOSAL_REFUSED: a message before the proposal"
     nowhere = refusal_of(app(message, context()))
-    assert nowhere == 'a partner: BAD_CONFIG: the node configuration names no "partner"'
+    assert nowhere == "a partner: BAD_CONFIG"
 
     elsewhere = refusal_of(app(message, context(partner=str(site.partner("bank") / "moved" / "partner.yaml"))))
     assert elsewhere == "a partner: MISSING_FILE"  # and not where
+    (tmp_path / "partner.yaml").write_text("party: bank\ngateway: 127.0.0.1:1\nlimits: {epsilon_per_customer: -1}\n")
+    wrong = refusal_of(app(message, context(partner=str(tmp_path / "partner.yaml"))))
+    assert wrong == "a partner: BAD_CONFIG"  # and neither which file nor what in it
 
     def broken(_context: Context) -> Path:
         raise ValueError("customer B00000017")

@@ -92,14 +92,14 @@ def _reply(place: Workplace, message: Message, context: Context) -> Message:
 
 
 def _refusal(message: Message, party: str, exc: Exception) -> Message:
-    """The reply where something was raised: the public words of our own errors, of others not even that."""
+    """The reply where something was raised: what our own errors say of the run, of others not even that."""
     if not isinstance(exc, EntenteError):
         _log.error("stock_failed", party=party, error=type(exc).__name__)
         return refused(message, f"{party}: {Reason.INTERNAL}")
     _log.warning("stock_refused", party=party, reason=str(exc.reason), item=exc.item, detail=exc.detail)
-    # Where this partner keeps its files, and where one is broken, is for its own log.
-    own = exc.reason in {Reason.MISSING_FILE, Reason.BROKEN_ROW}
-    return refused(message, f"{party}: {exc.reason}" if own else f"{party}: {exc.reason}: {exc.item or exc.public}")
+    # Where this partner keeps its files, and what is wrong in which of them, is for its own log.
+    told = f": {exc.item or exc.public}" if isinstance(exc, TrainingError) else ""
+    return refused(message, f"{party}: {exc.reason}{told}")
 
 
 class _Partner:
