@@ -113,6 +113,19 @@ def test_persons_no_holds_in_the_middle_of_a_run(setup: Setup) -> None:
     assert agent.accountant.spent() == 0
 
 
+@pytest.mark.parametrize("expires_at", ["2999-01-01T00:00:00+00:00", "zzz", "", "2026-11-08T00:00:00"])
+def test_gateway_cannot_have_a_proposal_wait_for_longer_than_a_week(setup: Setup, expires_at: str) -> None:
+    setup.limits = Limits(training_approval="manual")
+    asked = pb.ProposedRun(proposal=proposal(), proposed_by="marketing", expires_at=expires_at)
+    answer = setup.restart().answer(pb.ExchangeMessagesResponse(proposed=asked))
+    waiting = [each.expires_at for each in Approvals(setup.engine, FixedClock(NOW)).waiting()]
+    if expires_at.startswith("2999"):
+        assert (answer, waiting) == (None, ["2026-11-08T00:00:00+00:00"])
+    else:
+        assert answer is not None
+        assert (answer.refusal.reason, waiting) == ("BAD_TIME", [])
+
+
 def test_few_proposals_wait_for_a_person_and_old_ones_make_room(setup: Setup) -> None:
     setup.limits = Limits(training_approval="manual")
     agent = setup.restart()

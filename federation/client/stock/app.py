@@ -16,7 +16,6 @@ to the SuperLink, and the text of some other library's error may hold data.
 
 import os
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import structlog
@@ -24,6 +23,7 @@ import structlog
 from federation.client.config import load_partner_config
 from federation.client.stock.keys import SplitKeys
 from federation.client.training.agent import TrainingAgent
+from federation.client.training.approvals import MAX_WAIT
 from federation.client.workplace import Workplace, open_workplace
 from federation.core.clock import Clock, SystemClock, to_text
 from federation.core.errors import ConfigError, DataError, EntenteError, Reason, TrainingError
@@ -39,8 +39,6 @@ MEMORY = "entente"
 """Our record in ``Context.state``."""
 EGRESS_PREFIX = "/flower/"
 PROPOSER = "flower-superlink"
-PERSON_TIME = timedelta(days=7)
-"""How long a proposal waits for a person."""
 _log = structlog.get_logger()
 
 
@@ -151,7 +149,7 @@ class _Partner:
 
         What waits for a person can be approved by ``entente train approve``; then the same proposal is run again.
         """
-        expires_at = to_text(self._place.clock.now() + PERSON_TIME)
+        expires_at = to_text(self._place.clock.now() + MAX_WAIT)
         asked = pb.ProposedRun(proposal=proposal, proposed_by=PROPOSER, expires_at=expires_at)
         answer = self._tell(pb.ExchangeMessagesResponse(proposed=asked))
         if answer is None:

@@ -10,13 +10,14 @@ What a partner's limits forbid outright is refused at once, and no person can ap
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 from sqlalchemy import Boolean, Column, Engine, LargeBinary, MetaData, Row, String, Table, delete, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from federation.client.config import Limits
-from federation.core.clock import Clock, to_text
+from federation.core.clock import Clock, from_text, to_text
 from federation.core.errors import Reason, TrainingError
 from federation.policy.specs import JudgingSpec, TrainingSpec
 from federation.privacy.composition import epsilon_of
@@ -29,6 +30,8 @@ CLAIM_SLACK = 1.02
 """Recomputed epsilon may be this much above the claimed one: calibrations stop at a tolerance."""
 MAX_PENDING = 32
 """Proposals that may wait here for a person; the gateway can only add to them."""
+MAX_WAIT = timedelta(days=7)
+"""How long one waits here at most, whatever the gateway says."""
 PENDING, YES, NO = "pending", "approved", "refused"
 
 _metadata = MetaData()
@@ -97,11 +100,12 @@ class Approvals:
 
         Raises:
             TrainingError: PROPOSAL_REFUSED for other content under a known id, TOO_MANY_PROPOSALS.
+            DataError: BAD_TIME.
         """
-        run_id = asked.proposal.run_id
+        run_id, now = asked.proposal.run_id, to_text(self._clock.now())
+        end = min(from_text(asked.expires_at, item="expires_at"), self._clock.now() + MAX_WAIT)
         row = {"run_id": run_id, "digest": digest, "proposal": asked.proposal.SerializeToString(), "state": PENDING}
-        row |= {"proposed_by": asked.proposed_by[:48], "expires_at": asked.expires_at[:48]}
-        now = to_text(self._clock.now())
+        row |= {"proposed_by": asked.proposed_by[:48], "expires_at": to_text(end)}
         pending = _proposals.c.state == PENDING
         with self._engine.begin() as connection:
             connection.execute(delete(_proposals).where(pending, _proposals.c.expires_at <= now))
