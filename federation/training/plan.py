@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass, replace
 
 from dp_accounting import DpEvent
@@ -18,6 +19,8 @@ from federation.training.secure_sum import MIN_PARTIES
 from federation.v1 import training_pb2 as pb
 
 PURPOSE = "model_training"
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""A file name, and on every terminal what it looks like: people approve a run by it."""
 MAX_ROUNDS, MAX_STEPS, MAX_PARTNERS = 1_000, 1_000, 64
 MAX_ROW_NORM = 1.5
 """Of the gradient of one row of a linear model before clipping: an encoded row has norm 1, so has the constant term."""
@@ -148,7 +151,7 @@ def read_plan(proposal: pb.TrainingProposal) -> Plan:
     in_range = {
         "purpose": proposal.purpose == PURPOSE,
         "model": proposal.trust != pb.TRUST_LOCAL or proposal.model in STEPPED,
-        "run_id": 0 < len(proposal.run_id) <= 64,
+        "run_id": RUN_ID.fullmatch(proposal.run_id) is not None,
         "label": 0 < len(proposal.label) <= 48 and proposal.label not in features,
         "rounds": 1 <= proposal.rounds <= MAX_ROUNDS,
         "steps_per_round": 1 <= proposal.steps_per_round <= MAX_STEPS,

@@ -198,6 +198,9 @@ def test_gateway_side_loads_neither_torch_nor_opacus_and_flower_stays_silent() -
         ("partners", ["bank"]),
         ("partners", ["bank", "bank"]),
         ("run_id", ""),
+        ("run_id", "run-1\u200b"),  # looks like run-1
+        ("run_id", "run-1\x1b[2J"),  # clears the terminal of whoever looks at what waits
+        ("run_id", "../run-1"),
     ],
 )
 def test_proposal_that_makes_no_sense_is_refused(field: str, value: Any) -> None:

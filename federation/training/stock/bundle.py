@@ -8,7 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from federation.core.errors import ConfigError, Reason
-from federation.training.stock.server_app import RUN_ID, proposal_text
+from federation.training.plan import RUN_ID
+from federation.training.stock.server_app import proposal_text
 from federation.v1 import training_pb2 as pb
 
 SERVER_APP = "federation.training.stock.server_app:app"

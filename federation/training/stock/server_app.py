@@ -35,7 +35,6 @@ import base64
 import binascii
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +51,7 @@ from federation.core.logs import configure_logs
 from federation.privacy.composition import epsilon_of
 from federation.training.flower import ArrayRecord, Context, Grid, ServerApp, to_record
 from federation.training.models import Weights, initial, save_weights, weights_digest
-from federation.training.plan import Plan, read_plan
+from federation.training.plan import RUN_ID, Plan, read_plan
 from federation.training.stock.nodes import PartnerGrid, introduce
 from federation.training.strategy import AllOrNothing, TrainOnly, run_rounds
 from federation.training.summed import SummedTraining
@@ -62,7 +61,6 @@ HOME_VARIABLE = "ENTENTE_SUPERLINK_HOME"
 """Names the operator's folder: ``ca.pem`` of the alliance is in it, models go to it."""
 MAX_PROPOSAL_BYTES = 65_536
 ROUND_TIMEOUT_S = 300.0
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _log = structlog.get_logger()
 
 
