@@ -45,6 +45,7 @@ def told(agent: Any, **changes: Any) -> tuple[pb.ExchangeMessagesRequest, str]:
         ({"partners": ["airline", "bank", "stranger"]}, "partners stranger"),  # whoever the CA once knew
         ({"rounds": 11, "epsilon": 3.0}, "rounds"),
         ({"noise_multiplier": 0.5 * NOISE}, "not true"),
+        ({"noise_multiplier": 0.995 * NOISE}, "not true"),  # costs 2.012 instead of 2
         ({"model": "neural_oracle"}, "neural_oracle"),
         ({"model": "perceptron"}, "model perceptron"),  # known, but not in this partner's policy
         ({"model": "linear_discriminant"}, "model"),  # has no steps to take under local noise

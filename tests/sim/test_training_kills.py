@@ -53,7 +53,7 @@ def check_books(world: World, record: RunRecord, spec: TrainingSpec) -> None:
     retries = len(paid) - 1
     attempts = len(left.attempts) if spec.trust == "secure_sum" else len(left.rounds)
     assert attempts <= plan.rounds + retries
-    assert epsilon_of([plan.person_event(plan.rounds + retries)], DELTA) <= plan.epsilon * 1.02
+    assert epsilon_of([plan.person_event(plan.rounds + retries)], DELTA) <= plan.epsilon
     for party in PARTNERS:
         answered = len([name for name in left.replies if name[0] == party])
         with world.look_into(party) as accountant:

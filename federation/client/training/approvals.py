@@ -26,8 +26,9 @@ from federation.training.memory import RunMemory
 from federation.training.plan import Plan, read_plan
 from federation.v1 import training_pb2 as pb
 
-CLAIM_SLACK = 1.02
-"""Recomputed epsilon may be this much above the claimed one: calibrations stop at a tolerance."""
+CLAIM_SLACK = 1 + 1e-6
+"""Recomputed epsilon may be this much above the claimed one, for another machine's arithmetic: calibrations stop on
+the side of more noise."""
 MAX_PENDING = 32
 """Proposals that may wait here for a person; the gateway can only add to them."""
 MAX_WAIT = timedelta(days=7)
