@@ -26,8 +26,19 @@ def approve(config: ConfigOption, run_id: RunArgument, as_json: JsonOption = Fal
 
 
 def refuse(config: ConfigOption, run_id: RunArgument, reason: ReasonOption = "", as_json: JsonOption = False) -> None:
-    """Refuse a proposed run, as a person at a partner; that ends it for everybody."""
-    _decide(config, run_id, reason, approved=False, as_json=as_json)
+    """Refuse a run, as a person at a partner; that ends it for everybody.
+
+    The partner's agent answers nothing of the run from then on, even if the gateway cannot be reached now.
+    """
+    from federation.client.training.approvals import Approvals
+
+    with workplace(config) as place:
+        Approvals(place.engine, place.clock).refuse(run_id)
+    try:
+        _decide(config, run_id, reason, approved=False, as_json=as_json)
+    except EntenteError as error:
+        error.fix = f"The refusal holds here all the same, until: entente train approve {run_id}"
+        raise
 
 
 def pause(config: ConfigOption, run_id: RunArgument, reason: ReasonOption = "", as_json: JsonOption = False) -> None:

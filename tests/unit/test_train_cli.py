@@ -11,13 +11,17 @@ import pytest
 
 from federation.cli import train_audit, train_control, train_runs
 from federation.cli.console import INTERRUPTED, Left, exit_code
+from federation.client.config import Limits
 from federation.client.training.approvals import Approvals
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.errors import EntenteError, Reason, TrainingError, TransportError
+from federation.training.plan import proposal_digest
 from federation.v1 import common_pb2
 from federation.v1 import training_pb2 as pb
 from tests.conftest import NOW
+from tests.kits.agent import Setup, message, proposal, propose
+from tests.kits.training import FrameData, make_rows
 
 
 def told(state: int, done: int = 0, reason: str = "", seconds_left: float = 0) -> pb.StartRunResponse:
@@ -144,6 +148,33 @@ def test_a_run_that_is_over_cannot_be_approved_and_no_limit_is_blamed(monkeypatc
     with pytest.raises(TrainingError, match="run-1 is finished") as caught:
         train_control.approve(Path("bank"), "run-1")
     assert caught.value.reason is Reason.WRONG_STEP
+
+
+def test_a_refusal_holds_at_the_partner_without_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_timeout_s: float) -> None:
+        raise TransportError(Reason.UNAVAILABLE)
+
+    setup = Setup(open_database(None), FrameData(make_rows(2000, 1)), Limits())
+    place = SimpleNamespace(engine=setup.engine, clock=FixedClock(NOW), config=None)
+    place.connection = SimpleNamespace(wait_ready=away, training=None)
+
+    @contextmanager
+    def workplace(_config: Path) -> Iterator[Any]:
+        yield place
+
+    monkeypatch.setattr(train_control, "workplace", workplace)
+    agent = setup.restart()
+    assert propose(agent) is None
+    with pytest.raises(TransportError) as caught:
+        train_control.refuse(Path("bank"), "run-1")
+    assert "holds here all the same" in caught.value.fix
+    for answer in (agent.answer(message("a")), propose(agent), propose(setup.restart(), learning_rate=2.0)):
+        assert answer is not None
+        assert answer.refusal.reason == "PROPOSAL_REFUSED"
+    assert agent.accountant.spent() == 0
+    Approvals(setup.engine, place.clock).decide(proposal(), proposal_digest(proposal()), approved=True)
+    assert propose(setup.restart()) is None
+    assert propose(setup.restart(), learning_rate=2.0) is not None  # what was approved is this proposal alone
 
 
 @pytest.mark.parametrize("reason", [Reason.UNAVAILABLE, Reason.WRONG_STEP])

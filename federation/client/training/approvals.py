@@ -13,7 +13,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
-from sqlalchemy import Boolean, Column, Engine, LargeBinary, MetaData, Row, String, Table, delete, func, select
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    LargeBinary,
+    MetaData,
+    Row,
+    String,
+    Table,
+    delete,
+    func,
+    select,
+)
 from sqlalchemy.dialects.sqlite import insert
 
 from federation.client.config import Limits
@@ -123,17 +136,21 @@ class Approvals:
 
     def decide(self, proposal: pb.TrainingProposal, digest: str, *, approved: bool) -> None:
         """A person's word. Raises TrainingError (PROPOSAL_REFUSED) for other content under a known id."""
-        row = {"run_id": proposal.run_id, "digest": digest, "proposal": proposal.SerializeToString()}
-        said = {"state": YES if approved else NO, "decided_at": to_text(self._clock.now())}
+        said = {"digest": digest, "proposal": proposal.SerializeToString(), "state": YES if approved else NO}
         with self._engine.begin() as connection:
             known = connection.execute(select(_proposals).where(_proposals.c.run_id == proposal.run_id)).one_or_none()
             if known is not None:
                 _state(known, digest)
-            written = insert(_proposals).values(**row, **said, proposed_by="", expires_at="")
-            connection.execute(written.on_conflict_do_update(index_elements=["run_id"], set_=said))
+            self._write(connection, proposal.run_id, said)
+
+    def refuse(self, run_id: str) -> None:
+        """A person's no to a run, whatever it proposes; needs no proposal, which only the gateway could give."""
+        with self._engine.begin() as connection:
+            self._write(connection, run_id, {"state": NO}, digest="", proposal=b"")
 
     def state(self, run_id: str, digest: str) -> str:
-        """PENDING, YES or NO for a proposal. Raises TrainingError (PROPOSAL_REFUSED) for other content."""
+        """PENDING, YES or NO for a proposal; a no is to the run. Raises TrainingError (PROPOSAL_REFUSED) for other
+        content."""
         with self._engine.begin() as connection:
             known = connection.execute(select(_proposals).where(_proposals.c.run_id == run_id)).one_or_none()
             return PENDING if known is None else _state(known, digest)
@@ -164,12 +181,18 @@ class Approvals:
         with self._engine.begin() as connection:
             return bool(connection.scalar(select(_pauses.c.paused).where(_pauses.c.run_id == run_id)))
 
+    def _write(self, connection: Connection, run_id: str, said: Mapping[str, object], **unknown: object) -> None:
+        """Keeps a person's word; ``unknown`` is what to write beside it where nothing is known of the run."""
+        said = {**said, "decided_at": self._now()}
+        written = insert(_proposals).values(run_id=run_id, proposed_by="", expires_at="", **unknown, **said)
+        connection.execute(written.on_conflict_do_update(index_elements=["run_id"], set_=said))
+
     def _now(self) -> str:
         return to_text(self._clock.now())
 
 
 def _state(known: Row[tuple[object, ...]], digest: str) -> str:
-    if known.digest != digest:
+    if known.state != NO and known.digest != digest:
         raise TrainingError(Reason.PROPOSAL_REFUSED, item="the run was proposed with other content before")
     return str(known.state)
 
