@@ -96,10 +96,18 @@ Feature = Banded | Categorical | Flag
 def find_places(feature: Feature, column: Any) -> npt.NDArray[np.int64]:
     """The place of each value of a column: int64 (n,); after the feature's own places come missing and unseen."""
     values = np.asarray(column)
-    distinct, codes = np.unique(values.astype(str) if values.dtype.kind not in "biuf" else values, return_inverse=True)
+    if values.dtype.kind in "biuf":
+        found, codes = np.unique(values, return_inverse=True)
+        distinct = found.tolist()
+    else:
+        # In a dictionary: in an array of text every value takes the room of the longest one.
+        texts = map(str, (values if values.dtype.kind in "OU" else values.astype(str)).tolist())
+        known: dict[str, int] = {}
+        codes = np.fromiter((known.setdefault(text, len(known)) for text in texts), dtype=np.int64, count=values.size)
+        distinct = list(known)
     own = len(feature.places)
     table = np.empty(len(distinct), dtype=np.int64)
-    for index, value in enumerate(distinct.tolist()):
+    for index, value in enumerate(distinct):
         word = str(value).strip().casefold()
         place = feature.place(word)
         table[index] = own if word in EMPTY_WORDS else own + 1 if place is None else place

@@ -1,5 +1,6 @@
 """Encoding: every value has one place, the missing and the unseen too, and a row's norm is bounded."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,16 @@ def test_rows_have_norm_one_whatever_they_hold() -> None:
 def test_order_of_names_does_not_matter_and_other_columns_are_not_read() -> None:
     table = {"age": [30], "loan": [1], "email": [object()]}
     assert (MARKETING_V1.encode(table, ["loan", "age"]) == MARKETING_V1.encode(table, ["age", "loan"])).all()
+
+
+def test_one_long_word_does_not_make_all_others_long() -> None:
+    words = np.array(["admin.", "retired"] * 5_000 + ["x" * 20_000], dtype=object)
+    tracemalloc.start()
+    places = find_places(Categorical("job", ("admin.", "retired")), words)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (places.tolist()[:2], places[-1]) == ([0, 1], 3)
+    assert most < 10_000_000  # as one array of text: 800 million bytes, and as much again to sort it
 
 
 def test_no_rows_are_no_rows() -> None:
