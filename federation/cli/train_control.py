@@ -30,15 +30,7 @@ def refuse(config: ConfigOption, run_id: RunArgument, reason: ReasonOption = "",
 
     The partner's agent answers nothing of the run from then on, even if the gateway cannot be reached now.
     """
-    from federation.client.training.approvals import Approvals
-
-    with workplace(config) as place:
-        Approvals(place.engine, place.clock).refuse(run_id)
-    try:
-        _decide(config, run_id, reason, approved=False, as_json=as_json)
-    except EntenteError as error:
-        error.fix = f"The refusal holds here all the same, until: entente train approve {run_id}"
-        raise
+    _decide(config, run_id, reason, approved=False, as_json=as_json)
 
 
 def pause(config: ConfigOption, run_id: RunArgument, reason: ReasonOption = "", as_json: JsonOption = False) -> None:
@@ -100,26 +92,49 @@ def stop(config: ConfigOption, run_id: RunArgument, reason: ReasonOption = "", a
 
 
 def _decide(config: Path, run_id: str, reason: str, *, approved: bool, as_json: bool) -> None:
-    """A person's word: checked against the partner's limits, kept here, then told to the gateway."""
+    """A person's word: kept here, an approval within the partner's limits only, then told to the gateway.
+
+    What is approved is the proposal that waits here, as ``entente partner status`` shows it; the gateway's is taken
+    only where none does. One that came over a SuperLink the gateway does not know.
+    """
     from federation.client.training.approvals import Approvals, ProposalRules
     from federation.training.memory import RunMemory
     from federation.training.plan import proposal_digest
 
     with workplace(config) as place:
         training, settings = place.connection.training, place.config
-        place.connection.wait_ready(10)
-        with translated():
-            run = _find(training.ListRuns(pb.ListRunsRequest(), timeout=RPC_TIMEOUT_S), run_id)
-        proposal, digest = run.proposal, proposal_digest(run.proposal)
-        if approved:
-            if run.state in OVER:
-                raise TrainingError(Reason.WRONG_STEP, item=f"{run_id[:64]} is {STATES[run.state]}")
-            rules = ProposalRules(settings.party, settings.limits, place.policy, RunMemory(place.engine))
-            rules.check(proposal)
-        Approvals(place.engine, place.clock).decide(proposal, digest, approved=approved)
-        word = pb.DecideRunRequest(run_id=run_id, proposal_sha256=digest, approved=approved, reason=reason)
-        with translated():
-            show_run(training.DecideRun(word, timeout=RPC_TIMEOUT_S).run, as_json=as_json)
+        approvals = Approvals(place.engine, place.clock)
+        waiting = next((each for each in approvals.waiting() if each.run_id == run_id), None)
+
+        def approve(proposal: pb.TrainingProposal) -> None:
+            ProposalRules(settings.party, settings.limits, place.policy, RunMemory(place.engine)).check(proposal)
+            approvals.decide(proposal, proposal_digest(proposal), approved=True)
+
+        if not approved:
+            approvals.refuse(run_id)
+        elif waiting is not None:
+            approve(waiting.proposal)
+        try:
+            place.connection.wait_ready(10)
+            with translated():
+                run = _find(training.ListRuns(pb.ListRunsRequest(), timeout=RPC_TIMEOUT_S), run_id)
+            proposal = run.proposal if waiting is None else waiting.proposal
+            if approved and waiting is None:
+                if run.state in OVER:
+                    raise TrainingError(Reason.WRONG_STEP, item=f"{run_id[:64]} is {STATES[run.state]}")
+                approve(proposal)
+            digest = proposal_digest(proposal)
+            word = pb.DecideRunRequest(run_id=run_id, proposal_sha256=digest, approved=approved, reason=reason)
+            with translated():
+                run = training.DecideRun(word, timeout=RPC_TIMEOUT_S).run
+        except EntenteError as error:
+            if error.reason is not Reason.UNKNOWN_RUN or waiting is None:
+                if not approved or waiting is not None:
+                    error.fix = "Your word holds at this partner all the same."
+                raise
+            state = pb.RUN_STATE_APPROVED if approved else pb.RUN_STATE_FAILED
+            run = pb.RunInfo(run_id=run_id, state=state, proposal=waiting.proposal)
+        show_run(run, as_json=as_json)
 
 
 def _find(listed: pb.ListRunsResponse, run_id: str) -> pb.RunInfo:

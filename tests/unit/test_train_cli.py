@@ -11,7 +11,7 @@ import pytest
 
 from federation.cli import train_audit, train_control, train_runs
 from federation.cli.console import INTERRUPTED, Left, exit_code
-from federation.client.config import Limits
+from federation.client.config import Limits, PartnerConfig
 from federation.client.training.approvals import Approvals
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
@@ -21,7 +21,7 @@ from federation.v1 import common_pb2
 from federation.v1 import training_pb2 as pb
 from tests.conftest import NOW
 from tests.kits.agent import Setup, message, proposal, propose
-from tests.kits.training import FrameData, make_rows
+from tests.kits.training import FrameData, OwnRules, make_rows
 
 
 def told(state: int, done: int = 0, reason: str = "", seconds_left: float = 0) -> pb.StartRunResponse:
@@ -142,7 +142,9 @@ def test_a_run_that_is_over_cannot_be_approved_and_no_limit_is_blamed(monkeypatc
 
     @contextmanager
     def workplace(_config: Path) -> Iterator[Any]:
-        yield SimpleNamespace(connection=connection, config=None)
+        yield SimpleNamespace(
+            connection=connection, config=None, engine=open_database(None), clock=FixedClock(NOW), policy=None
+        )
 
     monkeypatch.setattr(train_control, "workplace", workplace)
     with pytest.raises(TrainingError, match="run-1 is finished") as caught:
@@ -167,7 +169,7 @@ def test_a_refusal_holds_at_the_partner_without_the_gateway(monkeypatch: pytest.
     assert propose(agent) is None
     with pytest.raises(TransportError) as caught:
         train_control.refuse(Path("bank"), "run-1")
-    assert "holds here all the same" in caught.value.fix
+    assert "holds at this partner all the same" in caught.value.fix
     for answer in (agent.answer(message("a")), propose(agent), propose(setup.restart(), learning_rate=2.0)):
         assert answer is not None
         assert answer.refusal.reason == "PROPOSAL_REFUSED"
@@ -175,6 +177,41 @@ def test_a_refusal_holds_at_the_partner_without_the_gateway(monkeypatch: pytest.
     Approvals(setup.engine, place.clock).decide(proposal(), proposal_digest(proposal()), approved=True)
     assert propose(setup.restart()) is None
     assert propose(setup.restart(), learning_rate=2.0) is not None  # what was approved is this proposal alone
+
+
+@pytest.mark.parametrize("listed", [(), (0.5,)])
+def test_what_is_approved_is_the_proposal_that_waits_here(
+    listed: tuple[float, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one that came over a SuperLink, of which the gateway knows nothing; and not what the gateway lists now."""
+    told: list[pb.DecideRunRequest] = []
+
+    def decide(word: pb.DecideRunRequest, timeout: float) -> pb.DecideRunResponse:
+        told.append(word)
+        return pb.DecideRunResponse(run=runs.runs[0])
+
+    runs = pb.ListRunsResponse(
+        runs=[pb.RunInfo(run_id="run-1", proposal=proposal(learning_rate=rate)) for rate in listed]
+    )
+    setup = Setup(open_database(None), FrameData(make_rows(2000, 1)), Limits(training_approval="manual"))
+    settings = PartnerConfig(party="bank", gateway="127.0.0.1:1", limits=setup.limits)
+    place = SimpleNamespace(engine=setup.engine, clock=FixedClock(NOW), config=settings, policy=OwnRules())
+    training = SimpleNamespace(ListRuns=lambda _request, timeout: runs, DecideRun=decide)
+    place.connection = SimpleNamespace(wait_ready=lambda _timeout_s: None, training=training)
+
+    @contextmanager
+    def workplace(_config: Path) -> Iterator[Any]:
+        yield place
+
+    monkeypatch.setattr(train_control, "workplace", workplace)
+    agent = setup.restart()
+    asked = pb.ProposedRun(proposal=proposal(), expires_at="2026-11-08T00:00:00+00:00")
+    assert agent.answer(pb.ExchangeMessagesResponse(proposed=asked)) is None
+    capsys.readouterr()
+    train_control.approve(Path("bank"), "run-1", as_json=True)
+    assert json.loads(capsys.readouterr().out)["run_id"] == "run-1"
+    assert propose(agent) is None
+    assert [word.proposal_sha256 for word in told] == [proposal_digest(proposal())] * len(listed)
 
 
 @pytest.mark.parametrize("reason", [Reason.UNAVAILABLE, Reason.WRONG_STEP])
