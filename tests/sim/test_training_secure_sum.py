@@ -16,7 +16,7 @@ from federation.training.flower import unpack
 from federation.training.learner import Rows
 from federation.training.models import initial
 from federation.training.plan import read_plan
-from federation.training.secure_sum import RoundKey
+from federation.training.secure_sum import KEY, Attempt, RoundKey
 from federation.v1 import common_pb2
 from federation.v1 import training_pb2 as pb
 from gateway.training.hub import Hub
@@ -191,6 +191,21 @@ def test_key_that_the_gateway_made_itself_ends_the_run_by_name(monkeypatch: pyte
         assert last.state == pb.RUN_STATE_FAILED
         assert "BAD_KEY" in last.reason
         assert any("airline" in entry["item"] for entry in logged if entry["event"] == "training_refused")
+        assert all(partner.agent.accountant.spent() == 0 for partner in partners.values())
+
+
+def test_partner_whose_key_is_no_good_is_named_and_not_only_who_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer_key = Workbench.offer_key
+
+    def cheat(self: Workbench, message_id: str, attempt: Attempt) -> bytes:
+        offer = offer_key(self, message_id, attempt)
+        if self._identity.subject.party != "bank":
+            return offer
+        return self._identity.sign(KEY, attempt.signed_payload("bank", bytes(32))).SerializeToString()  # of low order
+
+    monkeypatch.setattr(Workbench, "offer_key", cheat)
+    with alliance(SUMMED) as (gateway, partners):
+        assert follow(gateway)[-1].reason.endswith("BAD_KEY: bank: low order")
         assert all(partner.agent.accountant.spent() == 0 for partner in partners.values())
 
 

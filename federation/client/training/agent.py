@@ -268,5 +268,8 @@ class TrainingAgent:
 
 def _refusal(run_id: str, exc: EntenteError) -> pb.ExchangeMessagesRequest:
     """The reason's code alone, because the gateway tells it to every party. The item has the partner's private limits,
-    what is left in its account, or where in its file a row is broken: that is in the partner's own log."""
-    return pb.ExchangeMessagesRequest(refusal=pb.TrainerRefusal(run_id=run_id, reason=str(exc.reason)))
+    what is left in its account, or where in its file a row is broken: that is in the partner's own log.
+
+    But of a key that does not verify it has whose it is, and nothing of this partner, which else would be blamed."""
+    text = exc.item if exc.reason is Reason.BAD_KEY else ""
+    return pb.ExchangeMessagesRequest(refusal=pb.TrainerRefusal(run_id=run_id, reason=str(exc.reason), text=text))
