@@ -45,6 +45,8 @@ MAX_PARTS = 10_000
 MAX_COUNT = 10**9
 NOISE_MULTIPLIERS = (1e-3, 1e7)
 """Outside, the sampled Gaussian's series overflows or loses its digits in floating point."""
+_STATED = 10_000
+"""Parts of an epsilon that are told apart where it is stated."""
 
 _FIELDS = {
     "gaussian": {"noise_multiplier"},
@@ -132,6 +134,11 @@ class Shares:
     parts: tuple[float, ...]  # for each event, its Renyi loss at ``order``
     conversion: float
     order: float  # the Renyi order that gives the smallest epsilon for all events together
+
+
+def as_stated(epsilon: float) -> float:
+    """An epsilon as it is stated to people: four places, rounded up, so that a card never understates a loss."""
+    return math.ceil(round(epsilon * _STATED, 6)) / _STATED  # round: 1.8 is 18000.000000000004 of them
 
 
 def shares_of(events: Sequence[DpEvent], delta: float) -> Shares:

@@ -11,7 +11,7 @@ from typing import Any
 
 from federation.core.canonical import canonical_json
 from federation.core.clock import to_text
-from federation.privacy.composition import epsilon_of
+from federation.privacy.composition import as_stated, epsilon_of
 from federation.training.accounting import tight_epsilon
 from federation.training.features import MISSING, UNSEEN
 from federation.training.judging import Judging
@@ -100,11 +100,11 @@ def write_card(
         "unit": UNIT,
         "collusion": 0 if plan.noise is None else plan.noise.collusion,
         "attempts": attempts,
-        "epsilon_per_customer": round(epsilon_of(plan.customer_events(attempts), plan.delta), 4),
-        "epsilon_per_person": round(epsilon_of([plan.person_event(attempts)], plan.delta), 4),
+        "epsilon_per_customer": as_stated(epsilon_of(plan.customer_events(attempts), plan.delta)),
+        "epsilon_per_person": as_stated(epsilon_of([plan.person_event(attempts)], plan.delta)),
         # By privacy loss distributions, nearly exact; limits and ledgers count by the two above.
-        "tight_epsilon_per_customer": round(tight_epsilon(plan.customer_events(attempts), plan.delta), 4),
-        "tight_epsilon_per_person": round(tight_epsilon([plan.person_event(attempts)], plan.delta), 4),
+        "tight_epsilon_per_customer": as_stated(tight_epsilon(plan.customer_events(attempts), plan.delta)),
+        "tight_epsilon_per_person": as_stated(tight_epsilon([plan.person_event(attempts)], plan.delta)),
         "delta": plan.delta,
         "policy_version": policy_version,
         "trained_at": to_text(trained_at),

@@ -26,6 +26,7 @@ from federation.core.errors import BudgetError, Reason
 from federation.privacy.composition import (
     MAX_DEPTH,
     ORDERS,
+    as_stated,
     describe,
     epsilon_of,
     event_from_json,
@@ -122,6 +123,14 @@ def test_an_event_without_a_defined_loss_is_refused(event: DpEvent) -> None:
 def test_a_written_event_of_another_form_is_refused(value: Any) -> None:
     with pytest.raises(BudgetError):
         event_from_json(value)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "said"),
+    [(1.8, 1.8), (0.1, 0.1), (0.30000000000000004, 0.3), (1.99990001, 2.0), (1e-9, 0.0001), (0.0, 0.0)],
+)
+def test_a_stated_epsilon_is_no_smaller_than_it_is(epsilon: float, said: float) -> None:
+    assert as_stated(epsilon) == said
 
 
 def test_depth_is_bounded_however_deep_the_event() -> None:

@@ -48,7 +48,7 @@ from federation.core.clock import Clock, SystemClock, to_text
 from federation.core.errors import ConfigError, DataError, Reason, TrainingError
 from federation.core.files import write_secret
 from federation.core.logs import configure_logs
-from federation.privacy.composition import epsilon_of
+from federation.privacy.composition import as_stated, epsilon_of
 from federation.training.flower import ArrayRecord, Context, Grid, ServerApp, to_record
 from federation.training.models import Weights, initial, save_weights, weights_digest
 from federation.training.plan import RUN_ID, Plan, read_plan
@@ -149,7 +149,7 @@ def keep_run(run: StockRun, home: Path, clock: Clock) -> Path:
         "partners": list(plan.partners),
         "rounds": plan.rounds,
         "attempts": run.attempts,
-        "epsilon_per_person": round(epsilon_of([plan.person_event(run.attempts)], plan.delta), 4),
+        "epsilon_per_person": as_stated(epsilon_of([plan.person_event(run.attempts)], plan.delta)),
         "delta": plan.delta,
         "weights_sha256": weights_digest(data),
         "trained_at": to_text(clock.now()),
