@@ -15,19 +15,32 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from federation.core.errors import CATALOG, EntenteError, Reason
+from federation.core.terminal import harmless
 
 if TYPE_CHECKING:
     from federation.client.connection import Connection
     from federation.v1 import common_pb2
 
 T = TypeVar("T")
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Screen(Console):
+    """Shows what peers and files say, and lets the terminal obey nothing of it: rich takes out only some of that."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The same segments, those of rich's own control sequences as they are."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else harmless(text), style, control)
+
+
+out = _Screen(highlight=False, soft_wrap=True)
+err = _Screen(stderr=True, highlight=False, soft_wrap=True)
 
 ConfigOption = Annotated[
     Path,
@@ -110,7 +123,7 @@ def report(error: EntenteError) -> None:
 def emit(as_json: bool, value: Any, text: Callable[[], None]) -> None:
     """Prints a result: the value as one JSON object, or the text form."""
     if as_json:
-        print(json.dumps(value, ensure_ascii=False, sort_keys=True), flush=True)
+        print(harmless(json.dumps(value, ensure_ascii=False, sort_keys=True)), flush=True)
     else:
         text()
 
@@ -124,7 +137,7 @@ class _Whole(Table):
 
     def add_row(self, *cells: str | Text, **options: Any) -> None:  # type: ignore[override]
         """A row; columns in which every cell is one word do not give way, others not below their longest word."""
-        shown = [cell if isinstance(cell, Text) else Text(cell) for cell in cells]
+        shown = [cell if isinstance(cell, Text) else Text(harmless(cell)) for cell in cells]
         super().add_row(*shown, **options)
         for column, cell in zip(self.columns, shown, strict=False):
             plain = cell.plain
@@ -141,14 +154,14 @@ class _Whole(Table):
 
 def table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
     """A table in the style of all commands; columns named in ``right`` hold numbers, and words give way to them."""
-    heading = Text(title, style="bold")
+    heading = Text(harmless(title), style="bold")
     made = _Whole(title=heading, title_justify="left", header_style="bold", box=None, pad_edge=False)
     numbers = set(right)
     for column in columns:
         justify: Literal["left", "right"] = "right" if column in numbers else "left"
         single = justify == "right" or " " not in column
         least = cell_len(column) if single else max(map(cell_len, column.split()))
-        made.add_column(Text(column), justify=justify, no_wrap=single, min_width=least, overflow="fold")
+        made.add_column(Text(harmless(column)), justify=justify, no_wrap=single, min_width=least, overflow="fold")
     return made
 
 
@@ -159,7 +172,7 @@ def moment(text: str) -> str:
 
 def styled(text: str, style: str) -> Text:
     """A cell of a table with a style."""
-    return Text(text, style=style)
+    return Text(harmless(text), style=style)
 
 
 @contextmanager

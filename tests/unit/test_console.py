@@ -1,5 +1,6 @@
 """Tables of commands: what a peer wrote is shown, and is no markup."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.text import Text
 from federation.cli import console
 from federation.cli.console import moment, styled, table
 from federation.core.errors import EntenteError, Reason
+from federation.v1 import common_pb2
 
 CLI = Path(console.__file__).parent
 
@@ -30,6 +32,31 @@ def test_a_peers_words_are_shown_as_they_are(words: str) -> None:
     text = shown(made)
     assert Text.from_ansi(text).plain.count(words) == 4
     assert "evil.example" not in text or "\x1b]8" not in text
+
+
+@pytest.mark.parametrize("word", ["\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "\u202eabc\u202c", "\x7f", "\rAll well"])
+def test_a_terminal_obeys_nothing_of_what_a_peer_wrote(
+    word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In an error, in a table, as markup and as progress; rich takes out some of these characters, not escape."""
+    words = f"partner bank: {word} 数 ok"
+    monkeypatch.setattr("sys.argv", ["entente", "overlap", "build"])
+    console.report(EntenteError(Reason.BUILD_FAILED, item=words, fix=words))
+    made = table(words, words)
+    made.add_row(words)
+    console.out.print(made)
+    console.out.print(words, markup=False)
+    console.follow([common_pb2.Progress(stage="blind", total=2, text=words)], lambda step: step, quiet=False)
+    console.emit(True, {words: words}, lambda: None)
+    said = "".join(capsys.readouterr())
+    assert said.count("数") == 9
+    assert all(character.isprintable() for character in said.replace("\n", ""))
+
+
+def test_json_with_what_a_terminal_obeys_is_read_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"benefit": 'a\x9b31m \u202e "b" \\ \x1b[0m'}
+    console.emit(True, value, lambda: None)
+    assert json.loads(capsys.readouterr().out) == value
 
 
 def test_a_style_of_ours_is_a_style() -> None:

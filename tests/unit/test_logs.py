@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from federation.core.clock import FixedClock
 from federation.core.database import open_database
 from federation.core.ids import PartyId
+from federation.core.logs import configure_logs
 from federation.policy.specs import CubeSpec
 from federation.privacy import noise as opendp_noise
 from gateway.rpc.interceptor import abort
@@ -107,3 +108,13 @@ def test_an_error_of_the_database_does_not_quote_values(tmp_path: Path) -> None:
         assert "INSERT INTO people" in str(caught.value)
         assert address not in str(caught.value)
         engine.dispose()
+
+
+@pytest.mark.usefixtures("as_started")
+def test_a_terminal_that_shows_the_log_obeys_nothing_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """Words with a space were quoted by structlog, others not."""
+    configure_logs()
+    structlog.get_logger().info("refused", item="\x1b[2J\x9b31m\u202erun-1", party="bank", rows=3)
+    said = capsys.readouterr().out
+    assert r"item=\u001b[2J\u009b31m\u202erun-1 party=bank rows=3" in said
+    assert said.replace("\n", "").isprintable()
