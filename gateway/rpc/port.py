@@ -1,7 +1,8 @@
 """Opens a gRPC port with TLS, the gatekeeper, health and reflection.
 
-Limits that hold for every peer: message size, header size, streams a connection, idle connections; what a stream may
-carry in all is each servicer's to bound. Strangers have little room: in a message, and in calls at a time.
+Limits that hold for every peer: message size, header size, streams a connection, connections, idle ones; what a stream
+may carry in all is each servicer's to bound. Strangers have little room: in a message, in calls at a time, in
+connections.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ MAX_STRANGER_BYTES = 32 << 10
 somebody who is nobody yet."""
 MAX_STRANGERS = 64
 """Calls without a certificate that are under way at a time; further ones are refused, so that none of them piles up."""
+MAX_CONNECTIONS, MAX_STRANGERS_CONNECTIONS = 512, 128
+"""Of all peers of a port together; further ones are closed at once. Whoever can reach a port may open any number, and
+what the process needs files for, databases and batches, must go on: 1,024 are what a process often may have."""
 OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 32 << 10),
@@ -33,6 +37,8 @@ OPTIONS = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 60_000),  # an agent's has a stream, and whoever comes back opens another
 ]
 
 
@@ -71,7 +77,12 @@ async def open_port(
         ConfigError: the address cannot be bound.
     """
     most, at_once = (MAX_MESSAGE_BYTES, None) if client_certificates else (MAX_STRANGER_BYTES, MAX_STRANGERS)
-    options = [*OPTIONS, ("grpc.max_receive_message_length", most)]
+    connections = MAX_CONNECTIONS if client_certificates else MAX_STRANGERS_CONNECTIONS
+    options = [
+        *OPTIONS,
+        ("grpc.max_receive_message_length", most),
+        ("grpc.max_allowed_incoming_connections", connections),
+    ]
     server = grpc.aio.server(interceptors=[gatekeeper], options=options, maximum_concurrent_rpcs=at_once)
     health = health_aio.HealthServicer()
     names = [service.add_to(server) for service in services]

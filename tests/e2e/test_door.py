@@ -1,7 +1,9 @@
 """The gateway's door with real TLS: who gets in, who does not, and what an error looks like from outside."""
 
 import asyncio
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -30,7 +32,14 @@ from gateway.identity.caller import current_caller
 from gateway.identity.registry import MAX_PENDING, PAGE, Registry
 from gateway.rpc.enrolment import EnrolmentServicer
 from gateway.rpc.interceptor import Gatekeeper
-from gateway.rpc.port import MAX_STRANGER_BYTES, MAX_STRANGERS, Service, open_port
+from gateway.rpc.port import (
+    MAX_CONNECTIONS,
+    MAX_STRANGER_BYTES,
+    MAX_STRANGERS,
+    MAX_STRANGERS_CONNECTIONS,
+    Service,
+    open_port,
+)
 
 BANK = Subject("skyline", Role.PARTNER, PartyId("bank"))
 OPEN = "/federation.v1.EnrolmentService/RequestCertificate"
@@ -323,3 +332,29 @@ def test_strangers_are_turned_away_while_many_wait_and_parties_are_served(
         codes = [call.code() for call in asked]
     assert codes.count(grpc.StatusCode.OK) >= MAX_STRANGERS
     assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+
+
+@pytest.mark.parametrize(("port", "most"), [("address", MAX_CONNECTIONS), ("enrolment", MAX_STRANGERS_CONNECTIONS)])
+def test_nobody_takes_all_files_of_the_process_by_connections(door: Door, port: str, most: int) -> None:
+    """Else no database and no batch could be opened, and nobody else come in."""
+    host, number = getattr(door, port).split(":")
+    with contextlib.ExitStack() as opened, Connection(door.address, door.identity()) as bank:
+        assert who(bank).party == "bank"
+        lines = [
+            opened.enter_context(socket.create_connection((host, int(number)), timeout=60)) for _ in range(most + 40)
+        ]
+        assert closed(lines[-1])
+        lines[0].setblocking(False)
+        with pytest.raises(BlockingIOError):  # so it was for their number, and not because they say nothing
+            lines[0].recv(1)
+        assert who(bank).party == "bank"  # who is there stays
+        if port == "enrolment":
+            with Connection(door.address, door.identity()) as other:
+                assert who(other).party == "bank"
+
+
+def closed(line: socket.socket) -> bool:
+    """Whether the other end hung up; raises TimeoutError where it did not."""
+    with contextlib.suppress(ConnectionResetError):
+        return line.recv(1) == b""
+    return True
