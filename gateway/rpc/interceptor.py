@@ -6,21 +6,25 @@ that a revoked certificate stops working in mid-stream. Any ``EntenteError`` bec
 ``ErrorInfo`` (and ``BadRequest``, ``QuotaFailure`` or ``RetryInfo`` where it fits); anything else becomes INTERNAL with
 an incident id, and its text stays in the gateway's log.
 
-Health and reflection pass: TLS already asked for an alliance certificate, and they tell nothing about anybody.
+Health and reflection are for every role: they tell nothing about anybody.
 """
 
 import inspect
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, NoReturn
 
 import grpc
 import structlog
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from federation.core.database import is_busy
-from federation.core.errors import CATALOG, BudgetError, EntenteError, IdentityError, Reason
+from federation.core.errors import CATALOG, BudgetError, DataError, EntenteError, IdentityError, Reason
+from federation.core.ids import PartyId
 from gateway.identity.caller import Caller, set_caller
 from gateway.identity.registry import Registry
 from gateway.identity.roles import check_role
@@ -28,6 +32,8 @@ from gateway.identity.roles import check_role
 DOMAIN = "entente"
 PACKAGE = "/federation.v1."
 RETRY_AFTER_S = 2
+MAX_CALLS = 64
+"""Calls of one party that are under way at a time, over all its connections. Each may hold one message in memory."""
 _log = structlog.get_logger()
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -88,58 +94,74 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
 
     def __init__(self, registry: Registry | None, open_methods: frozenset[str] = frozenset()) -> None:
         self._registry, self._open = registry, open_methods
+        self._calls: Counter[PartyId] = Counter()  # under way
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
-        """Wraps the handler of one of our methods; unknown methods stay UNIMPLEMENTED."""
+        """Wraps the handler of a method; unknown methods stay UNIMPLEMENTED.
+
+        To grpc each takes a stream, of which it reads nothing unasked: a request would be read whole before anybody
+        knows whose it is.
+        """
         handler = await continuation(details)
         method = details.method
-        if handler is None or not method.startswith(PACKAGE):
+        if handler is None or (self._registry is None and not method.startswith(PACKAGE)):
             return handler
         inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        wrapped = self._stream(inner, method) if handler.response_streaming else self._unary(inner, method)
-        kinds = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }
-        make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
+        streams = handler.request_streaming
+        if handler.response_streaming:
+            make, wrapped = grpc.stream_stream_rpc_method_handler, self._stream(inner, method, streams=streams)
+        else:
+            make, wrapped = grpc.stream_unary_rpc_method_handler, self._unary(inner, method, streams=streams)
         return make(wrapped, handler.request_deserializer, handler.response_serializer)
 
-    def _enter(self, context: Context, method: str) -> Caller | None:
-        """Who calls, set for the servicer. Raises IdentityError."""
+    @contextmanager
+    def _entered(self, context: Context, method: str) -> Iterator[Caller | None]:
+        """Who calls, set for the servicer and counted until the call ends. Raises IdentityError, EntenteError."""
         if self._registry is None:
             if method not in self._open:
                 raise IdentityError(Reason.NO_CERTIFICATE)
             set_caller(None)
-            return None
+            yield None
+            return
         pem = list((context.auth_context() or {}).get("x509_pem_cert", []))
         if len(pem) != 1:
             raise IdentityError(Reason.NO_CERTIFICATE)
         caller = self._registry.authenticate(pem[0])
-        check_role(method, caller.role)
+        if method.startswith(PACKAGE):
+            check_role(method, caller.role)
+        if self._calls[caller.party] >= MAX_CALLS:
+            raise EntenteError(Reason.UNAVAILABLE, item=f"more than {MAX_CALLS} calls of {caller.party} at a time")
         set_caller(caller)
-        return caller
+        self._calls[caller.party] += 1
+        try:
+            yield caller
+        finally:
+            self._calls[caller.party] -= 1
 
-    def _unary(self, inner: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
-        async def serve(request: Any, context: Context) -> Any:
+    def _unary(self, inner: Callable[..., Awaitable[Any]], method: str, *, streams: bool) -> Callable[..., Any]:
+        async def serve(requests: AsyncIterator[Any], context: Context) -> Any:
             try:
-                caller = self._enter(context, method)
-                return await inner(self._checked(request, caller), context)
+                with self._entered(context, method) as caller:
+                    return await inner(self._checked(requests, caller) if streams else await _only(requests), context)
             except Exception as exc:
                 await abort(context, exc, method)
 
         return serve
 
-    def _stream(self, inner: Callable[..., AsyncIterator[Any]], method: str) -> Callable[..., AsyncIterator[Any]]:
-        async def serve(request: Any, context: Context) -> AsyncIterator[Any]:
+    def _stream(self, inner: Callable[..., Any], method: str, *, streams: bool) -> Callable[..., Any]:
+        async def serve(requests: AsyncIterator[Any], context: Context) -> None:
             try:
-                caller = self._enter(context, method)
-                async for message in inner(self._checked(request, caller), context):
-                    self._check_live(caller)
-                    yield message
+                with self._entered(context, method) as caller:
+                    answers = inner(self._checked(requests, caller) if streams else await _only(requests), context)
+                    if inspect.isawaitable(answers):  # as that of health, which writes its answers itself
+                        await answers
+                        return
+                    async with aclosing(answers):
+                        async for message in answers:
+                            self._check_live(caller)
+                            await context.write(message)
             except Exception as exc:
                 await abort(context, exc, method)
 
@@ -149,14 +171,25 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         if caller is not None and self._registry is not None:
             self._registry.check_live(caller)
 
-    def _checked(self, request: Any, caller: Caller | None) -> Any:
-        """The request itself, or a request stream whose every message is checked."""
-        if not inspect.isasyncgen(request) and not hasattr(request, "__aiter__"):
+    async def _checked(self, requests: AsyncIterator[Any], caller: Caller | None) -> AsyncIterator[Any]:
+        """The same requests, at each of which the caller is checked again."""
+        async for message in _readable(requests):
+            self._check_live(caller)
+            yield message
+
+
+async def _readable(requests: AsyncIterator[Any]) -> AsyncGenerator[Any]:
+    """The same requests. Raises DataError (BAD_FIELD) for bytes that are none."""
+    try:
+        async for request in requests:
+            yield request
+    except DecodeError as exc:
+        raise DataError(Reason.BAD_FIELD, item="request") from exc
+
+
+async def _only(requests: AsyncIterator[Any]) -> Any:
+    """The request of a call that has one. Raises DataError (BAD_FIELD, TRUNCATED_STREAM)."""
+    async with aclosing(_readable(requests)) as readable:
+        async for request in readable:
             return request
-
-        async def messages() -> AsyncIterator[Any]:
-            async for message in request:
-                self._check_live(caller)
-                yield message
-
-        return messages()
+    raise DataError(Reason.TRUNCATED_STREAM, item="request")

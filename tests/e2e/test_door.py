@@ -31,7 +31,7 @@ from gateway.identity.authority import MAX_CSR_BYTES, PARTY_DAYS, Authority
 from gateway.identity.caller import current_caller
 from gateway.identity.registry import MAX_PENDING, PAGE, Registry
 from gateway.rpc.enrolment import EnrolmentServicer
-from gateway.rpc.interceptor import Gatekeeper
+from gateway.rpc.interceptor import MAX_CALLS, Gatekeeper
 from gateway.rpc.port import (
     MAX_CONNECTIONS,
     MAX_STRANGER_BYTES,
@@ -351,6 +351,53 @@ def test_nobody_takes_all_files_of_the_process_by_connections(door: Door, port: 
         if port == "enrolment":
             with Connection(door.address, door.identity()) as other:
                 assert who(other).party == "bank"
+
+
+def test_no_party_takes_all_memory_by_calls_that_it_does_not_end(door: Door) -> None:
+    """Each may hold a message of 16 MiB of which the last byte never comes."""
+    identity, unread = door.identity(Subject("skyline", Role.AUDITOR, PartyId("auditor"))), list[Connection]()
+    with contextlib.ExitStack() as opened, Connection(door.address, door.identity()) as bank:
+        unread = [opened.enter_context(Connection(door.address, identity)) for _ in range(2)]
+        streams = [line.audit.ListEntries(audit_pb2.ListEntriesRequest()) for line in unread * (MAX_CALLS // 2)]
+        for stream in streams:
+            next(stream)
+        for line in unread:
+            error = refusal(lambda line=line: who(line))
+            assert (error.reason, error.item) == (Reason.UNAVAILABLE, "more than 64 calls of auditor at a time")
+        assert who(bank).party == "bank"
+        for stream in streams:
+            stream.cancel()
+        deadline = time.monotonic() + 60
+        while True:  # the gateway hears of it a moment later
+            try:
+                with translated():
+                    assert who(unread[0]).party == "auditor"
+                break
+            except EntenteError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+def test_nothing_is_read_of_who_may_not_call(door: Door) -> None:
+    asked = threading.Event()
+    with Connection(door.address, door.identity()) as connection:
+        method = "/federation.v1.EnrolmentService/ListCertificateRequests"
+        call = connection.channel.stream_unary(method, lambda text: text, lambda text: text)
+        error = refusal(lambda: call(iter(lambda: asked.wait(60), True), timeout=60))  # no message at all
+    asked.set()
+    assert error.reason is Reason.ROLE_NOT_ALLOWED
+
+
+def test_what_is_no_message_is_refused_and_no_fault_of_ours(door: Door) -> None:
+    with Connection(door.address, door.identity()) as connection:
+        for kind in ("unary_unary", "stream_unary"):
+            call = getattr(connection.channel, kind)("/federation.v1.EnrolmentService/WhoAmI", bytes, bytes)
+            text = b"\xff\xff"
+            error = refusal(lambda call=call, text=text, kind=kind: call(
+                text if kind == "unary_unary" else iter([text]), timeout=60))  # fmt: skip
+            assert (error.reason, error.item) == (Reason.BAD_FIELD, "request")
+        none = connection.channel.stream_unary("/federation.v1.EnrolmentService/WhoAmI", bytes, bytes)
+        assert refusal(lambda: none(iter([]), timeout=60)).reason is Reason.TRUNCATED_STREAM
 
 
 def closed(line: socket.socket) -> bool:
