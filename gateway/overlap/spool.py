@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+from weakref import WeakValueDictionary
 
 from federation.core.errors import OverlapError, Reason
 from federation.core.files import sync_folder
@@ -186,6 +187,7 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self._folder, self._lock = folder, threading.Lock()
         self._arriving: dict[Path, Incoming] = {}
+        self._turns: WeakValueDictionary[Path, threading.Lock] = WeakValueDictionary()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def receive(self, batch_id: str, stage: int, shape: Shape) -> Incoming:
@@ -200,10 +202,15 @@ class Spool:
         _check_room(self._folder, wanted, shape.rows)
         path = self._path(batch_id, stage)
         with self._lock:
-            before = self._arriving.pop(path, None)
+            turn = self._turns.setdefault(path, threading.Lock())
+        with turn:  # of this batch alone: the rows that are there are read, which takes a second or more where many are
+            with self._lock:
+                before = self._arriving.pop(path, None)
             if before is not None:
                 before.close()
-            incoming = self._arriving[path] = Incoming(path, shape)
+            incoming = Incoming(path, shape)
+            with self._lock:
+                self._arriving[path] = incoming
         return incoming
 
     def sync(self) -> None:

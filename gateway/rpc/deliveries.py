@@ -1,7 +1,8 @@
 """How batches cross between a partner and ``gateway.overlap.carrying``: as streams, or small ones together.
 
 A delivery whose rows are all there is taken to the end, also where the connection that brought it is lost meanwhile:
-the next hop is told in any case.
+the next hop is told in any case. What a partner brings or fetches is done in threads of its own: many signatures to
+verify, or many rows that an earlier connection left, hold up its own batches alone.
 """
 
 import asyncio
@@ -15,7 +16,10 @@ from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.carrying import Carrier, Expected
 from gateway.overlap.spool import Incoming
 from gateway.rpc.motion import Motion
+from gateway.rpc.threads import PartyThreads
 
+AT_ONCE = 8
+"""What an agent does at a time: four batches, each of which may come while another goes."""
 T = TypeVar("T")
 
 
@@ -30,21 +34,22 @@ class Deliveries:
 
     def __init__(self, carrier: Carrier, settle: Callable[[], object], motion: Motion) -> None:
         self._carrier, self._settle, self._motion = carrier, settle, motion
+        self._run = PartyThreads(AT_ONCE, "batches").run
         self._going_on: set[asyncio.Task[Any]] = set()
         self._settler: asyncio.Task[None] | None = None
         self._due = False
 
     async def get(self, party: PartyId, request: pb.GetBatchRequest) -> AsyncIterator[pb.GetBatchResponse]:
         """The batch whose turn at a partner it is."""
-        header, chunks = await asyncio.to_thread(self._carrier.carry, party, request.batch_id, request.from_row)
+        header, chunks = await self._run(party, self._carrier.carry, party, request.batch_id, request.from_row)
         yield pb.GetBatchResponse(header=header)
-        while chunk := await asyncio.to_thread(next, chunks, b""):
+        while chunk := await self._run(party, next, chunks, b""):
             yield pb.GetBatchResponse(chunk=pb.PointsChunk(points=chunk))
             self._motion.points += len(chunk) // POINT_BYTES
 
     async def get_together(self, party: PartyId, names: Sequence[str]) -> list[pb.WholeBatch]:
         """Small batches whose turn at a partner it is."""
-        batches = await asyncio.to_thread(self._carrier.carry_together, party, names)
+        batches = await self._run(party, self._carrier.carry_together, party, names)
         self._motion.points += sum(len(batch.points) for batch in batches) // POINT_BYTES
         return batches
 
@@ -55,19 +60,19 @@ class Deliveries:
         first = await anext(requests, None)
         if first is None or first.WhichOneof("part") != "header":
             raise OverlapError(Reason.TRUNCATED_STREAM, item="batch header")
-        expected = await asyncio.to_thread(self._carrier.expect, party, first.header)
+        expected = await self._run(party, self._carrier.expect, party, first.header)
         if expected.here:  # delivered before, and the answer was lost
             await self._stepped(expected.chain)  # the process may have died before it woke the next hop
             yield expected.delivered
             return
-        incoming = await asyncio.to_thread(self._carrier.receive, expected)
+        incoming = await self._run(party, self._carrier.receive, expected)
         try:
             told = incoming.durable_rows
             yield pb.PutBatchResponse(batch_id=expected.batch.batch_id, durable_rows=told)
             async for part in requests:
                 if part.WhichOneof("part") != "chunk":
                     raise OverlapError(Reason.BAD_FIELD, item="field chunk")
-                await asyncio.to_thread(incoming.add, part.chunk.points, part.chunk.handles)
+                await self._run(party, incoming.add, part.chunk.points, part.chunk.handles)
                 self._motion.points += len(part.chunk.points) // POINT_BYTES
                 if incoming.durable_rows != told:
                     told = incoming.durable_rows
@@ -76,28 +81,28 @@ class Deliveries:
             incoming.discard()  # what was sent is wrong, to the last row
             raise
         except BaseException:  # a connection that was lost: what came so far stays
-            await asyncio.to_thread(incoming.close)
+            await self._run(party, incoming.close)
             raise
-        [answer] = await self._to_the_end(self._accept(expected, incoming))
+        [answer] = await self._to_the_end(self._accept(party, expected, incoming))
         yield answer
 
     async def put_together(self, party: PartyId, batches: Sequence[pb.WholeBatch]) -> list[pb.PutBatchResponse]:
         """Takes small batches, all or none."""
         return await self._to_the_end(self._take(party, batches))
 
-    async def _accept(self, expected: Expected, incoming: Incoming) -> list[pb.PutBatchResponse]:
+    async def _accept(self, party: PartyId, expected: Expected, incoming: Incoming) -> list[pb.PutBatchResponse]:
         try:
-            answers = await asyncio.to_thread(self._carrier.accept, (expected, incoming))
+            answers = await self._run(party, self._carrier.accept, (expected, incoming))
         except OverlapError:
             incoming.discard()  # what was sent is wrong, to the last row
             raise
         finally:
-            await asyncio.to_thread(incoming.close)
+            await self._run(party, incoming.close)
         await self._stepped(expected.chain)
         return answers
 
     async def _take(self, party: PartyId, batches: Sequence[pb.WholeBatch]) -> list[pb.PutBatchResponse]:
-        taken = await asyncio.to_thread(self._carrier.take, party, batches)
+        taken = await self._run(party, self._carrier.take, party, batches)
         self._motion.points += sum(len(batch.points) for batch in batches) // POINT_BYTES
         await self._stepped(*(chain for chain, _ in taken))
         return [answer for _, answer in taken]

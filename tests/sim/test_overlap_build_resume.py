@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from federation.client.overlap import carry, files
 from federation.client.overlap.files import shuffled, write_rows
 from federation.core.clock import FixedClock
 from federation.core.errors import OverlapError, Reason
+from federation.overlap.blind import low_order_rows
 from federation.overlap.decoys import LEAST
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap import spool as spool_module
@@ -175,6 +178,38 @@ def test_a_later_connection_takes_over(tmp_path: Path) -> None:
     fast.add(ROWS[64:], b"")
     fast.check()
     fast.keep()
+
+
+def test_rows_that_an_earlier_connection_left_hold_up_their_own_batch_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fifty million of them took a second to read, again with each connection for them, and all others waited."""
+    spool, reading, read = Spool(tmp_path), threading.Event(), threading.Event()
+    left = spool.receive("b", 0, shape(ROWS))
+    left.add(ROWS[:64], b"")
+    left.close()
+
+    def slow(points: bytes) -> list[int]:
+        reading.set()
+        assert read.wait(60)
+        return low_order_rows(points)
+
+    monkeypatch.setattr("gateway.overlap.spool.low_order_rows", slow)
+    with ThreadPoolExecutor(3) as pool:
+        again = pool.submit(spool.receive, "b", 0, shape(ROWS))
+        assert reading.wait(60)
+        later = pool.submit(spool.receive, "b", 0, shape(ROWS))
+        other = pool.submit(spool.receive, "c", 0, shape(ROWS))
+        try:
+            assert other.result(30).rows == 0
+            assert not again.done()
+        finally:
+            read.set()
+        assert later.result(30).rows == 2
+        with pytest.raises(OverlapError):  # the one that came last has it
+            again.result(30).sync()
+    for incoming in (again, later, other):
+        incoming.result().close()
 
 
 def test_a_prefix_that_does_not_belong_is_found_and_thrown_away(tmp_path: Path) -> None:
