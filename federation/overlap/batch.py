@@ -174,6 +174,18 @@ def verify_chain(
     return Chain(manifest, manifest_digest, len(header.receipts), digest)
 
 
+def batch_id_of(epoch: str, origin: str, index: int, label: str, *, operation: int = BASE, sequence: int = 0) -> str:
+    """The id of a batch follows from what it is; it is no secret."""
+    delta = f"/{operation}/{sequence}" if sequence or operation != BASE else ""
+    return hashlib.sha256(f"{epoch}/{origin}/{index}/{label}{delta}".encode()).hexdigest()[:32]
+
+
+def id_of(manifest: pb.Manifest) -> str:
+    """The id of the batch that a manifest is of."""
+    where = (manifest.plan.epoch, manifest.origin, manifest.index, manifest.label)
+    return batch_id_of(*where, operation=manifest.operation, sequence=manifest.sequence)
+
+
 def check_content(chain: Chain, content: Content) -> None:
     """Checks that points are those a chain speaks of.
 

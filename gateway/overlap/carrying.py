@@ -16,7 +16,7 @@ from cryptography.x509 import Certificate
 from federation.core.clock import Clock
 from federation.core.errors import IdentityError, OverlapError, Reason
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES, PartyId
-from federation.overlap.batch import Chain, declared_keys, verify_chain
+from federation.overlap.batch import Chain, declared_keys, id_of, verify_chain
 from federation.overlap.decoys import enough
 from federation.overlap.plan import (
     MAX_TOGETHER,
@@ -28,7 +28,7 @@ from federation.overlap.plan import (
 )
 from federation.v1 import overlap_pb2 as pb
 from gateway.overlap.deltas import Deltas
-from gateway.overlap.epochs import Batch, Epochs, Step, batch_id_of, known_epoch
+from gateway.overlap.epochs import Batch, Epochs, Step, known_epoch
 from gateway.overlap.spool import MAX_NAMED_ROWS, Incoming, Shape, Spool
 
 
@@ -94,7 +94,7 @@ class Carrier:
                 OUT_OF_SEQUENCE for a delta that is not the next one.
         """
         chain = self._checked(party, header)
-        manifest, batch_id = chain.manifest, _id_of(chain.manifest)
+        manifest, batch_id = chain.manifest, id_of(chain.manifest)
         closed = self._epochs.closed(batch_id) if manifest.sequence else None
         if manifest.sequence and closed is None and not chain.position:
             self._deltas.admit(manifest, declared_keys(manifest, self._policies.active.parties[manifest.origin]))
@@ -253,8 +253,3 @@ def _check_together(batches: Sequence[pb.WholeBatch]) -> None:
     if len(batches) > MAX_TOGETHER or points > MAX_TOGETHER_POINTS:
         most = f"at most {MAX_TOGETHER} with {MAX_TOGETHER_POINTS}"
         raise OverlapError(Reason.TOO_LARGE, item=f"{len(batches)} batches with {points} points together, {most}")
-
-
-def _id_of(manifest: pb.Manifest) -> str:
-    where = (manifest.plan.epoch, manifest.origin, manifest.index, manifest.label)
-    return batch_id_of(*where, operation=manifest.operation, sequence=manifest.sequence)

@@ -8,7 +8,6 @@ A delta belongs to one origin in one complete epoch. Its batches go the same way
 only when every earlier delta of that origin is in the index, because hops take them in no other order.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -215,9 +214,3 @@ def known_epoch(epochs: Epochs, name: str) -> Epoch:
     if found is None:
         raise OverlapError(Reason.UNKNOWN_EPOCH, item=name[:64])
     return found
-
-
-def batch_id_of(epoch: str, origin: str, index: int, label: str, *, operation: int = BASE, sequence: int = 0) -> str:
-    """The id of a batch follows from what it is; it is no secret."""
-    delta = f"/{operation}/{sequence}" if sequence or operation != BASE else ""
-    return hashlib.sha256(f"{epoch}/{origin}/{index}/{label}{delta}".encode()).hexdigest()[:32]

@@ -15,11 +15,12 @@ from federation.core.clock import to_text
 from federation.core.database import reading
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import EpochId, PartyId
+from federation.overlap.batch import batch_id_of
 from federation.overlap.plan import BatchKey
 from federation.v1 import overlap_pb2 as pb
 from gateway.changes import Changes, Stamp
 from gateway.overlap import epochs_tables as ask
-from gateway.overlap.epochs import AWAITED, MAX_WAITING, Batch, Counts, Delta, Epoch, Kind, Step, Task, batch_id_of
+from gateway.overlap.epochs import AWAITED, MAX_WAITING, Batch, Counts, Delta, Epoch, Kind, Step, Task
 from gateway.overlap.epochs_tables import BATCHES as _BATCHES
 from gateway.overlap.epochs_tables import DELTAS as _DELTAS
 from gateway.overlap.epochs_tables import EPOCHS as _EPOCHS

@@ -10,10 +10,11 @@ from sqlalchemy import Engine
 from federation.core.database import open_database
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import PartyId
+from federation.overlap.batch import batch_id_of
 from federation.overlap.plan import BASE
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
-from gateway.overlap.epochs import AWAITED, MAX_WAITING, Step, batch_id_of
+from gateway.overlap.epochs import AWAITED, MAX_WAITING, Step
 from gateway.overlap.epochs_sql import SqlEpochs
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)

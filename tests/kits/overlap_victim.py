@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from google.protobuf.message import DecodeError
 
 from federation.core.errors import EntenteError, Reason
-from federation.overlap.batch import MANIFEST, Content, sign_manifest, sign_receipt, verify_chain
+from federation.overlap.batch import MANIFEST, Content, id_of, sign_manifest, sign_receipt, verify_chain
 from federation.overlap.hash_to_curve import hash_to_curve
 from federation.v1 import overlap_pb2 as pb
 from tests.kits.overlap_world import Parts, World
@@ -16,6 +17,15 @@ BATCHES = 6  # bank: basic, high, unknown, switchboard, and two of decoys
 LABEL = "value_tier=basic"
 ROWS = 16
 POINTS = hash_to_curve([b"%d" % n for n in range(ROWS)], b"dst")  # what they are does not matter to a hop
+
+
+def name_of(*parts: Any) -> str:
+    """The id of a batch by its header; any where there is none."""
+    header = next((part for part in parts if isinstance(part, pb.BatchHeader)), pb.BatchHeader())
+    try:
+        return id_of(pb.Manifest.FromString(header.manifest.payload))
+    except DecodeError:
+        return "some-batch"
 
 
 class Victim:
@@ -42,7 +52,7 @@ class Victim:
 
     def feed(self, *parts: Any) -> None:
         self.parts = list(parts)
-        self.agent.blind("some-batch")
+        self.agent.blind(name_of(*parts))
 
     def refuses(self, reason: Reason, *parts: Any) -> str:
         with pytest.raises(EntenteError) as caught:

@@ -12,13 +12,12 @@ from federation.client.overlap import writing
 from federation.core.clock import FixedClock
 from federation.core.errors import OverlapError, Reason
 from federation.core.ids import PartyId
-from federation.overlap.batch import Chain
+from federation.overlap.batch import Chain, batch_id_of
 from federation.overlap.blind import blind
 from federation.overlap.decoys import LEAST, ROWS_PER_DECOY
 from federation.overlap.plan import ADD, BASE, CHECK, REMOVE, STATISTICS, SWITCHBOARD
 from gateway.overlap import arrived
 from gateway.overlap.arrived import Arrived
-from gateway.overlap.epochs import batch_id_of
 from tests.kits.overlap_changes import add, counted, expected, handle, withdraw
 from tests.kits.overlap_world import SMALL_SEGMENTS, World, make_policy, people, small_world
 from tests.kits.refused import refused

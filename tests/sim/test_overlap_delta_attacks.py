@@ -15,6 +15,7 @@ from federation.overlap.decoys import LEAST
 from federation.overlap.hash_to_curve import hash_to_curve
 from federation.overlap.plan import BASE, MAX_DELTAS
 from federation.v1 import overlap_pb2 as pb
+from tests.kits.overlap_victim import name_of
 from tests.kits.overlap_world import Parts, World, small_world
 
 ADD, REMOVE, CHECK = pb.OPERATION_ADD, pb.OPERATION_REMOVE, pb.OPERATION_CHECK
@@ -57,7 +58,7 @@ class Victim:
 
     def feed(self, header: pb.BatchHeader, points: bytes = POINTS) -> None:
         self.parts = [header, points] if points else [header]
-        self.agent.blind("some-batch")
+        self.agent.blind(name_of(header))
 
     def whole(self, sequence: int) -> None:
         """A delta of removals."""

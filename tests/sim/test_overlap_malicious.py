@@ -1,7 +1,7 @@
 """What a hop does when the gateway, or another partner, does not play by the rules: it refuses, and blinds nothing."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from federation.overlap.decoys import LEAST
 from federation.overlap.hash_to_curve import hash_to_curve
 from federation.v1 import common_pb2
 from federation.v1 import overlap_pb2 as pb
-from tests.kits.overlap_victim import POINTS, ROWS, Victim
+from tests.kits.overlap_victim import POINTS, ROWS, Victim, name_of
 from tests.kits.overlap_world import small_world
 
 
@@ -273,3 +273,23 @@ class TestReceipts:
         receipt.manifest_digest = hashlib.sha256(again.manifest.payload).digest()
         again.receipts[0].CopyFrom(victim.world.identities["bank"].sign(RECEIPT, receipt.SerializeToString()))
         victim.refuses(Reason.QUOTA_EXCEEDED, again, guesses)
+
+
+def test_one_batch_takes_up_room_once_by_whatever_names_it_comes(victim: Victim) -> None:
+    """It is reserved, so it may come again; broken off near its end under ever new names it would fill the disk."""
+    header, hops = victim.header(), victim.world.folder / "insurer" / "hops"
+
+    def broken_off() -> Iterator[pb.BatchHeader | bytes]:
+        yield header
+        yield POINTS[:-32]
+        raise ConnectionError
+
+    honest = name_of(header)
+    for name in (honest, *map(str, range(5)), "../../x", honest.upper(), ""):
+        victim.parts = broken_off()  # type: ignore[assignment]
+        with pytest.raises(ConnectionError if name == honest else EntenteError):
+            victim.agent.blind(name)
+        assert len(list(hops.iterdir())) == 1, name
+    victim.feed(header, POINTS[-32:])  # the rest
+    assert len(victim.sent) == 1
+    assert list(hops.iterdir()) == []

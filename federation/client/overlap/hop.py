@@ -28,6 +28,7 @@ from federation.overlap.batch import (
     Content,
     Random,
     check_content,
+    id_of,
     sign_receipt,
     verify_chain,
 )
@@ -82,7 +83,6 @@ class Hop:
             OverlapError: the batch is not what was signed, or more than the limits allow.
         """
         folder = self._state.hop_folder(batch_id)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         done = StoredBatch.load(folder / "out.points")
         if done is None:
             done = self._blind_arriving(batch_id, folder)
@@ -106,7 +106,7 @@ class Hop:
             raise OverlapError(Reason.UNKNOWN_BATCH, item="a batch that was not asked for, or twice")
         if sum(len(batch.points) for batch in found) > MAX_TOGETHER_POINTS * POINT_BYTES:
             raise OverlapError(Reason.TOO_LARGE, item="batches together")
-        chains = [self._chain(batch.header) for batch in found]
+        chains = [self._chain(batch.header, batch.batch_id) for batch in found]
         for plan in {chain.manifest.plan.SerializeToString(): chain.manifest.plan for chain in chains}.values():
             self._state.pin_plan(plan, self._clock.now(), self._limits.max_epochs_per_day)
         self._state.reserve(chains, self._limits.max_rows_blinded_per_epoch)
@@ -166,7 +166,8 @@ class Hop:
             request = pb.GetBatchRequest(batch_id=batch_id, from_row=_rows(target, known) if known else 0)
             parts = self._stub.GetBatch(request)
             try:
-                header, chain = self._header(next(parts, None))
+                header, chain = self._header(next(parts, None), batch_id)
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 # Recorded before a row is read: what arrives must have the digest that is recorded here.
                 self._state.reserve([chain], self._limits.max_rows_blinded_per_epoch)
                 width = row_bytes(chain.manifest.plan)
@@ -182,15 +183,18 @@ class Hop:
                 parts.cancel()
         raise OverlapError(Reason.DIGEST_MISMATCH, item="batch that changes while it is fetched")
 
-    def _header(self, part: pb.GetBatchResponse | None) -> tuple[pb.BatchHeader, Chain]:
+    def _header(self, part: pb.GetBatchResponse | None, batch_id: str) -> tuple[pb.BatchHeader, Chain]:
         if part is None or part.WhichOneof("part") != "header":
             raise OverlapError(Reason.TRUNCATED_STREAM, item="batch header")
-        chain = self._chain(part.header)
+        chain = self._chain(part.header, batch_id)
         self._state.pin_plan(chain.manifest.plan, self._clock.now(), self._limits.max_epochs_per_day)
         return part.header, chain
 
-    def _chain(self, header: pb.BatchHeader) -> Chain:
-        """What a header says, once all of it is verified and it is this partner's turn."""
+    def _chain(self, header: pb.BatchHeader, batch_id: str) -> Chain:
+        """What a header says, once all of it is verified and it is this partner's turn.
+
+        A batch has one name, so it is on this disk once, and what others left here is bounded by what was reserved.
+        """
         subject = self._identity.subject
         chain = verify_chain(
             header,
@@ -201,6 +205,8 @@ class Hop:
         )
         if chain.next_hop != subject.party:
             raise OverlapError(Reason.BAD_MANIFEST, item=f"next hop {chain.next_hop}")
+        if batch_id != id_of(chain.manifest):
+            raise OverlapError(Reason.UNKNOWN_BATCH, item="a batch under another's name")
         return chain
 
 
