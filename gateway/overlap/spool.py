@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 from federation.core.errors import OverlapError, Reason
 from federation.core.files import sync_folder
 from federation.core.ids import HANDLE_BYTES, POINT_BYTES
+from federation.overlap.batch import MAX_ROWS
 from federation.overlap.blind import CHUNK_ROWS, low_order_rows, row_count
 
 FREE_BYTES = 1 << 28
@@ -265,7 +266,7 @@ def _chunks(path: Path, width: int, from_row: int) -> Iterator[bytes]:
     except FileNotFoundError as exc:
         raise OverlapError(Reason.UNKNOWN_BATCH, item="it was removed meanwhile") from exc
     with file:
-        file.seek(from_row * width)
+        file.seek(min(from_row, MAX_ROWS) * width)  # a peer may name any number, also one that no file has
         while chunk := file.read(CHUNK_ROWS * width):
             yield chunk
 

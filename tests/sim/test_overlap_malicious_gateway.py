@@ -87,6 +87,8 @@ def test_only_the_next_hop_gets_a_batch(victim: Victim) -> None:
     header, chunks = coordinator.carrier.carry(PartyId("insurer"), batch_id)
     assert b"".join(chunks) == POINTS
     assert header.decoys == 0
+    for beyond in (ROWS, 2**40, 2**64 - 1):
+        assert list(coordinator.carrier.carry(PartyId("insurer"), batch_id, beyond)[1]) == []
     for party, name in (("airline", batch_id), ("bank", batch_id), ("insurer", "0" * 32)):
         with pytest.raises(EntenteError) as caught:
             coordinator.carrier.carry(PartyId(party), name)
