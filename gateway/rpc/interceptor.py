@@ -9,11 +9,12 @@ an incident id, and its text stays in the gateway's log.
 Health and reflection are for every role: they tell nothing about anybody.
 """
 
+import asyncio
 import inspect
 import secrets
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any, NoReturn
 
 import grpc
@@ -34,6 +35,8 @@ PACKAGE = "/federation.v1."
 RETRY_AFTER_S = 2
 MAX_CALLS = 64
 """Calls of one party that are under way at a time, over all its connections. Each may hold one message in memory."""
+REQUEST_S, STRANGER_REQUEST_S = 60.0, 5.0
+"""How long a request may take to come; else who sends it byte by byte would keep others' places."""
 _log = structlog.get_logger()
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -95,6 +98,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
     def __init__(self, registry: Registry | None, open_methods: frozenset[str] = frozenset()) -> None:
         self._registry, self._open = registry, open_methods
         self._calls: Counter[PartyId] = Counter()  # under way
+        self._patience_s = STRANGER_REQUEST_S if registry is None else REQUEST_S
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -144,7 +148,9 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         async def serve(requests: AsyncIterator[Any], context: Context) -> Any:
             try:
                 with self._entered(context, method) as caller:
-                    return await inner(self._checked(requests, caller) if streams else await _only(requests), context)
+                    return await inner(
+                        self._checked(requests, caller) if streams else await self._only(requests), context
+                    )
             except Exception as exc:
                 await abort(context, exc, method)
 
@@ -154,7 +160,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         async def serve(requests: AsyncIterator[Any], context: Context) -> None:
             try:
                 with self._entered(context, method) as caller:
-                    answers = inner(self._checked(requests, caller) if streams else await _only(requests), context)
+                    answers = inner(self._checked(requests, caller) if streams else await self._only(requests), context)
                     if inspect.isawaitable(answers):  # as that of health, which writes its answers itself
                         await answers
                         return
@@ -177,6 +183,14 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             self._check_live(caller)
             yield message
 
+    async def _only(self, requests: AsyncIterator[Any]) -> Any:
+        """The request of a call that has one. Raises DataError (BAD_FIELD, TRUNCATED_STREAM)."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience_s), aclosing(_readable(requests)) as readable:
+                async for request in readable:
+                    return request
+        raise DataError(Reason.TRUNCATED_STREAM, item="request")
+
 
 async def _readable(requests: AsyncIterator[Any]) -> AsyncGenerator[Any]:
     """The same requests. Raises DataError (BAD_FIELD) for bytes that are none."""
@@ -185,11 +199,3 @@ async def _readable(requests: AsyncIterator[Any]) -> AsyncGenerator[Any]:
             yield request
     except DecodeError as exc:
         raise DataError(Reason.BAD_FIELD, item="request") from exc
-
-
-async def _only(requests: AsyncIterator[Any]) -> Any:
-    """The request of a call that has one. Raises DataError (BAD_FIELD, TRUNCATED_STREAM)."""
-    async with aclosing(_readable(requests)) as readable:
-        async for request in readable:
-            return request
-    raise DataError(Reason.TRUNCATED_STREAM, item="request")

@@ -400,6 +400,25 @@ def test_what_is_no_message_is_refused_and_no_fault_of_ours(door: Door) -> None:
         assert refusal(lambda: none(iter([]), timeout=60)).reason is Reason.TRUNCATED_STREAM
 
 
+def test_strangers_who_send_nothing_do_not_keep_the_places_of_others(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr("gateway.rpc.interceptor.STRANGER_REQUEST_S", 0.5)
+    door, asked = request.getfixturevalue("door"), threading.Event()
+    try:
+        with Connection(door.enrolment, None, ca_pem=door.authority.pem) as strangers:
+            call = strangers.channel.stream_unary(OPEN, bytes, bytes)
+            silent = [call.future(iter(lambda: asked.wait(60), True), timeout=60) for _ in range(MAX_STRANGERS)]
+            codes = {one.code() for one in silent}
+            with Connection(door.enrolment, None, ca_pem=door.authority.pem) as other:
+                call = other.enrolment.RequestCertificate
+                error = refusal(lambda: call(enrolment_pb2.RequestCertificateRequest(csr_pem="x"), timeout=60))
+    finally:
+        asked.set()
+    assert codes == {grpc.StatusCode.INVALID_ARGUMENT}  # and not that their own patience was at its end
+    assert error.reason is Reason.BAD_CSR
+
+
 def closed(line: socket.socket) -> bool:
     """Whether the other end hung up; raises TimeoutError where it did not."""
     with contextlib.suppress(ConnectionResetError):
