@@ -6,7 +6,7 @@ that a revoked certificate stops working in mid-stream. Any ``EntenteError`` bec
 ``ErrorInfo`` (and ``BadRequest``, ``QuotaFailure`` or ``RetryInfo`` where it fits); anything else becomes INTERNAL with
 an incident id, and its text stays in the gateway's log.
 
-Health and reflection are for every role: they tell nothing about anybody.
+Health and reflection are for every role, and health for strangers too: they tell nothing about anybody.
 """
 
 import asyncio
@@ -103,15 +103,15 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
-        """Wraps the handler of a method; unknown methods stay UNIMPLEMENTED.
+        """Wraps the handler of a method; unknown methods stay UNIMPLEMENTED, and so do for strangers those that go on.
 
         To grpc each takes a stream, of which it reads nothing unasked: a request would be read whole before anybody
         knows whose it is.
         """
         handler = await continuation(details)
         method = details.method
-        if handler is None or (self._registry is None and not method.startswith(PACKAGE)):
-            return handler
+        if handler is None or (self._registry is None and handler.response_streaming):
+            return None
         inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         streams = handler.request_streaming
         if handler.response_streaming:
@@ -124,7 +124,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
     def _entered(self, context: Context, method: str) -> Iterator[Caller | None]:
         """Who calls, set for the servicer and counted until the call ends. Raises IdentityError, EntenteError."""
         if self._registry is None:
-            if method not in self._open:
+            if method.startswith(PACKAGE) and method not in self._open:
                 raise IdentityError(Reason.NO_CERTIFICATE)
             set_caller(None)
             yield None

@@ -313,6 +313,22 @@ def test_health_says_serving(door: Door) -> None:
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
+def test_strangers_may_ask_once_whether_it_serves_and_not_stay(door: Door) -> None:
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    asked = health_pb2.HealthCheckRequest()
+    with Connection(door.address, door.identity()) as bank:
+        assert (
+            next(health_pb2_grpc.HealthStub(bank.channel).Watch(asked)).status == health_pb2.HealthCheckResponse.SERVING
+        )
+    with Connection(door.enrolment, None, ca_pem=door.authority.pem) as stranger:
+        stub = health_pb2_grpc.HealthStub(stranger.channel)
+        assert stub.Check(asked, timeout=60).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stub.Watch(asked, timeout=60))
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
 def test_strangers_are_turned_away_while_many_wait_and_parties_are_served(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
