@@ -20,6 +20,9 @@ from federation.core.identity import Identity
 from gateway.rpc.interceptor import Gatekeeper
 
 MAX_MESSAGE_BYTES = 16 << 20
+"""Of what is sent: an answer of a large table."""
+MAX_REQUEST_BYTES = 8 << 20
+"""Of what is read: more than anybody honest sends. Each of the calls that a party has under way may hold so much."""
 MAX_STRANGER_BYTES = 32 << 10
 """Of a message where no certificate is asked for: a certificate request and an invitation, and no more to be read for
 somebody who is nobody yet."""
@@ -76,7 +79,7 @@ async def open_port(
     Raises:
         ConfigError: the address cannot be bound.
     """
-    most, at_once = (MAX_MESSAGE_BYTES, None) if client_certificates else (MAX_STRANGER_BYTES, MAX_STRANGERS)
+    most, at_once = (MAX_REQUEST_BYTES, None) if client_certificates else (MAX_STRANGER_BYTES, MAX_STRANGERS)
     connections = MAX_CONNECTIONS if client_certificates else MAX_STRANGERS_CONNECTIONS
     options = [
         *OPTIONS,

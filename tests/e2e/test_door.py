@@ -34,6 +34,7 @@ from gateway.rpc.enrolment import EnrolmentServicer
 from gateway.rpc.interceptor import MAX_CALLS, Gatekeeper
 from gateway.rpc.port import (
     MAX_CONNECTIONS,
+    MAX_REQUEST_BYTES,
     MAX_STRANGER_BYTES,
     MAX_STRANGERS,
     MAX_STRANGERS_CONNECTIONS,
@@ -252,7 +253,7 @@ def test_a_message_over_the_limit_is_refused_and_the_process_lives_on(door: Door
         request = enrolment_pb2.RequestCertificateRequest(csr_pem="x" * 100_000)
         error = refusal(lambda: connection.enrolment.RequestCertificate(request, timeout=60))
         assert (error.reason, error.item) == (Reason.TOO_LARGE, "field csr_pem")
-        huge = enrolment_pb2.RequestCertificateRequest(csr_pem="x" * (17 << 20))
+        huge = enrolment_pb2.RequestCertificateRequest(csr_pem="x" * MAX_REQUEST_BYTES)
         assert refusal(lambda: connection.enrolment.RequestCertificate(huge, timeout=60)).reason is Reason.UNAVAILABLE
         assert who(connection).party == "bank"
 
