@@ -120,24 +120,30 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             make, wrapped = grpc.stream_unary_rpc_method_handler, self._unary(inner, method, streams=streams)
         return make(wrapped, handler.request_deserializer, handler.response_serializer)
 
-    @contextmanager
-    def _entered(self, context: Context, method: str) -> Iterator[Caller | None]:
-        """Who calls, set for the servicer and counted until the call ends. Raises IdentityError, EntenteError."""
+    def _authenticated(self, context: Context, method: str) -> Caller | None:
+        """Who calls, and may; None for a stranger where strangers may. Raises IdentityError."""
         if self._registry is None:
             if method.startswith(PACKAGE) and method not in self._open:
                 raise IdentityError(Reason.NO_CERTIFICATE)
-            set_caller(None)
-            yield None
-            return
+            return None
         pem = list((context.auth_context() or {}).get("x509_pem_cert", []))
         if len(pem) != 1:
             raise IdentityError(Reason.NO_CERTIFICATE)
         caller = self._registry.authenticate(pem[0])
         if method.startswith(PACKAGE):
             check_role(method, caller.role)
+        return caller
+
+    @contextmanager
+    def _entered(self, context: Context, method: str) -> Iterator[Caller | None]:
+        """Who calls, set for the servicer and counted until the call ends. Raises IdentityError, EntenteError."""
+        caller = self._authenticated(context, method)
+        set_caller(caller)
+        if caller is None:
+            yield None
+            return
         if self._calls[caller.party] >= MAX_CALLS:
             raise EntenteError(Reason.UNAVAILABLE, item=f"more than {MAX_CALLS} calls of {caller.party} at a time")
-        set_caller(caller)
         self._calls[caller.party] += 1
         try:
             yield caller

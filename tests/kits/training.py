@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -33,7 +34,7 @@ from federation.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from federation.v1.training_pb2_grpc import TrainingServiceStub, add_TrainingServiceServicer_to_server
 from gateway.budget.overview import ScopePreview
 from gateway.identity.authority import Authority
-from gateway.identity.caller import Caller, set_caller
+from gateway.identity.caller import Caller
 from gateway.release import ReleasePath
 from gateway.rpc.interceptor import Gatekeeper
 from gateway.rpc.models import ModelServicer
@@ -199,10 +200,13 @@ def make_versions(engine: Engine, gates: Gates) -> Versions:
 class MetadataGate(Gatekeeper):
     """The real interceptor, but the caller comes from metadata: these tests have no certificates."""
 
-    def _enter(self, context: Any, method: str) -> Caller | None:
+    def __init__(self) -> None:
+        registry: Any = SimpleNamespace(check_live=lambda _caller: None)
+        super().__init__(registry)
+
+    def _authenticated(self, context: Any, method: str) -> Caller | None:
         names = dict(context.invocation_metadata())
-        set_caller(make_caller(names["party"], Role(names["role"])))
-        return None
+        return make_caller(names["party"], Role(names["role"]))
 
 
 def make_caller(party: str = "marketing", role: Role = Role.MARKETING) -> Caller:
@@ -272,7 +276,7 @@ class Gateway:
 
     async def _run(self) -> None:
         self._stop = asyncio.Event()
-        server = grpc.aio.server(interceptors=[MetadataGate(None)])
+        server = grpc.aio.server(interceptors=[MetadataGate()])
         add_TrainingServiceServicer_to_server(TrainingServicer(self.service, self.hub), server)
         add_ModelServiceServicer_to_server(ModelServicer(self.versions, self.runs, self.press), server)
         self.port = server.add_insecure_port("127.0.0.1:0")
