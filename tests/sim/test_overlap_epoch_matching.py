@@ -115,11 +115,11 @@ def test_groups_of_another_width_are_refused(tmp_path: Path, clock: FixedClock) 
     agent = world.agents["airline"]
     manifest = pb.Manifest.FromString(batch.header.manifest.payload)
     assert manifest.plan.key_type == "email+phone"
-    agent._hop._header(pb.GetBatchResponse(header=batch.header))
+    agent._hop._header(pb.GetBatchResponse(header=batch.header), batch.batch_id)
     manifest.plan.key_type = "email"
     batch.header.manifest.payload = manifest.SerializeToString(deterministic=True)
     with pytest.raises(EntenteError) as caught:
-        agent._hop._header(pb.GetBatchResponse(header=batch.header))
+        agent._hop._header(pb.GetBatchResponse(header=batch.header), batch.batch_id)
     assert caught.value.reason is Reason.BAD_SIGNATURE
 
 
