@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from federation.core.clock import from_text
 from federation.core.errors import DataError, Reason
+from federation.core.identity import PARTY_PATTERN
 from federation.policy.facts import ConsentFact
 
 T = TypeVar("T")
@@ -38,9 +39,9 @@ MAX_AHEAD = timedelta(minutes=5)
 MAX_ID_CHARS = 128
 MAX_RECIPIENTS = 32
 _CACHED = 50_000
-_PURPOSE = re.compile(r"[a-z][a-z0-9_-]{0,47}")
-PARTY = re.compile(r"[a-z][a-z0-9-]{0,31}")
+PURPOSE = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 LAW = re.compile(r"[A-Z]{2,8}")
+REGION = re.compile(r"[A-Z]{2}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -85,7 +86,7 @@ class StatementReader:
             raise _broken("customer_id has spaces around it")
         if len(record_id) > MAX_ID_CHARS or not record_id.isprintable():
             raise _broken("record_id is not readable")
-        if not _PURPOSE.fullmatch(purpose):
+        if not PURPOSE.fullmatch(purpose):
             raise _broken("purpose is not readable")
         if status not in STATUSES:
             raise _broken("status is none of given, withdrawn, refused")
@@ -150,7 +151,7 @@ def _check_given(fact: ConsentFact, now: datetime) -> None:
 
 def _read_names(text: str) -> frozenset[str] | None:
     names = frozenset(text.split())
-    usable = len(names) <= MAX_RECIPIENTS and all(PARTY.fullmatch(name) for name in names)
+    usable = len(names) <= MAX_RECIPIENTS and all(PARTY_PATTERN.fullmatch(name) for name in names)
     return names if usable else None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from federation.consent.message import to_message
+from federation.consent.statements import LAW, MAX_RECIPIENTS, PURPOSE, REGION
 from federation.core.clock import Clock, from_text, to_text
 from federation.core.errors import EntenteError, OfferError, Reason
 from federation.core.identity import PARTY_PATTERN
@@ -24,11 +25,7 @@ from gateway.identity.caller import current_caller
 from gateway.rpc.threads import PartyThreads
 
 MAX_STATES = 10_000
-MAX_RECIPIENTS = 32
 _CACHED = 10_000
-_PURPOSE = re.compile(r"[a-z][a-z0-9_-]{0,47}")
-_JURISDICTION = re.compile(r"[A-Z]{2,8}")
-_REGION = re.compile(r"[A-Z]{2}")
 _STATUSES = ("given", "withdrawn", "refused")
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -52,7 +49,7 @@ class ConsentServicer(consent_pb2_grpc.ConsentServiceServicer):
     ) -> pb.WithdrawConsentResponse:
         """In force, and queued offers gone, before the answer."""
         party = current_caller().party
-        handle, purpose = read_handle(request.handle, "handle"), _read(_PURPOSE, request.purpose, "purpose")
+        handle, purpose = read_handle(request.handle, "handle"), _read(PURPOSE, request.purpose, "purpose")
         said_at = from_text(request.withdrawn_at, item="withdrawn_at") if request.withdrawn_at else None
         ended = await self._threads.run(party, self._store.withdraw, party, handle, purpose, said_at)
         return pb.WithdrawConsentResponse(offers_removed=ended.offers_removed, effective_at=to_text(ended.at))
@@ -84,13 +81,13 @@ def _read_state(state: pb.ConsentState, now: datetime) -> ConsentRecord:
         expires_at=from_text(state.expires_at, item="expires_at") if state.expires_at else None,
         separate=state.separate_consent,
         cross_border=state.cross_border_consent,
-        jurisdiction=_optional(_JURISDICTION, state.jurisdiction, "jurisdiction"),
+        jurisdiction=_optional(LAW, state.jurisdiction, "jurisdiction"),
     )
     return ConsentRecord(
         handle=read_handle(state.handle, "handle"),
-        purpose=_read(_PURPOSE, state.purpose, "purpose"),
+        purpose=_read(PURPOSE, state.purpose, "purpose"),
         fact=fact,
-        region=_optional(_REGION, state.region, "region"),
+        region=_optional(REGION, state.region, "region"),
         stated_at=stated_at(fact, now),
     )
 

@@ -10,7 +10,6 @@ written in the same transaction, until it is acknowledged. What the gateway has 
 outcome says so.
 """
 
-import re
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from federation.client.consent.sent import SentStates
 from federation.client.data import PartnerData
 from federation.client.handles import HandleBook
 from federation.consent.message import to_message
+from federation.consent.statements import REGION
 from federation.core.clock import to_text
 from federation.core.ids import CustomerId, Handle
 from federation.offers.offer import PURPOSE
@@ -38,7 +38,6 @@ STATES_PER_CALL = 5_000
 CALL_TIMEOUT_S = 60.0
 FLUSH_EVERY_S = 5.0
 _CACHED = 10_000
-_REGION = re.compile(r"[A-Z]{2}")
 OFFER_PURPOSES = (PURPOSE, PURPOSE + SENSITIVE_SUFFIX, OBJECTION_PURPOSE)
 """What the gateway must know of a person before it decides about an offer."""
 _log = structlog.get_logger()
@@ -223,7 +222,7 @@ class ConsentLink:
     @staticmethod
     def _state(handle: Handle, purpose: str, fact: ConsentFact, region: str | None) -> pb.ConsentState:
         # What is no country is unknown: the gateway refuses a message as a whole, and others wait for it.
-        known = region if region and _REGION.fullmatch(region) else ""
+        known = region if region and REGION.fullmatch(region) else ""
         state = pb.ConsentState(handle=handle, purpose=purpose, region=known)
         state.MergeFrom(_said(fact))
         return state
