@@ -31,7 +31,7 @@ T = TypeVar("T")
 AGGREGATES = frozenset({"table", "model", "training_attempt"})
 """Kinds of exits whose reasons name columns and rules. Of others only codes are told: their reasons are a person's."""
 MAX_ITEM = 300
-"""Letters that a caller is told of the reasons; the log has all."""
+"""Letters that a caller is told of why not; the log has all."""
 
 
 class Terms(Protocol):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federation.cli.console import MAX_NUMBER, ConfigOption, JsonOption, connect, emit, moment, out, styled, table
+from federation.cli.console import MAX_NUMBER, ConfigOption, JsonOption, connect, emit, moment, out, table
 from federation.core.errors import ConfigError, Reason
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ def list_entries(
     def text() -> None:
         shown = table("Audit log", "index", "at", "kind", "who", "about", "why", right=["index"])
         for line in found:
-            texts = (line.kind, line.who, line.about, line.why)  # callers chose some of the words: no markup
-            shown.add_row(str(line.index), moment(line.at), *(styled(text, "") for text in texts))
+            shown.add_row(str(line.index), moment(line.at), line.kind, line.who, line.about, line.why)
         out.print(shown)
         left = f", the newest of {fit:,}; see --limit and --start" if fit > len(found) else ""
         out.print(f"{len(found):,} entries{left}")

@@ -16,9 +16,9 @@ from federation.v1 import overlap_pb2 as pb
 from gateway.identity.caller import Caller
 from gateway.overlap.answers import Stored
 from gateway.overlap.figures import respond
-from gateway.overlap.tables import MAX_ITEM, Tables
+from gateway.overlap.tables import Tables
 from gateway.overlap.wanted import Made, Wanted
-from gateway.release import Terms
+from gateway.release import MAX_ITEM, Terms
 
 PURPOSE = "overlap_statistics"
 

@@ -9,8 +9,9 @@ from federation.overlap.links import Link, Noisy, Ratio, find_links, rules_of
 from federation.v1 import overlap_pb2 as pb
 from gateway.identity.caller import Caller
 from gateway.overlap.cubes import CubeRelease
-from gateway.overlap.tables import MAX_ITEM, Tables
+from gateway.overlap.tables import Tables
 from gateway.overlap.wanted import Made
+from gateway.release import MAX_ITEM
 
 
 class LinkRelease:

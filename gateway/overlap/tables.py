@@ -55,7 +55,7 @@ from gateway.overlap.answers import Answer, AnswerStore, Stored
 from gateway.overlap.consistency import fit, margins_of
 from gateway.overlap.epochs import Epochs
 from gateway.overlap.wanted import Index, Made, Noise, Wanted
-from gateway.release import Cost, Exit, Released, ReleasePath
+from gateway.release import MAX_ITEM, Cost, Exit, Released, ReleasePath
 
 MECHANISM = "discrete_gaussian"
 MAX_CELLS = 100_000
@@ -64,7 +64,6 @@ MAX_ANSWER_BYTES = 14 << 20
 nobody."""
 _NUMBER_BYTES, _TEXT_BYTES = 110, 4
 """At most, of a cell: what says how many, or why not; around each of its names."""
-MAX_ITEM = 300
 NO_EPOCH = "none is built yet; the operator runs: entente overlap build"
 T = TypeVar("T")
 _log = structlog.get_logger()
